@@ -1,0 +1,38 @@
+# tagwarden: every target works from a fresh clone; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+LOCKS  := requirements/dev.txt requirements/torch.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-all check openapi bench lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv with the pinned dependencies
+
+# torch comes before the locked set, which its small dependencies are part of; --no-deps keeps pip from adding to either.
+$(STAMP): $(LOCKS) pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tagwarden needs Python >= 3.11, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.3'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Ranges -> hash-locked pins. torch and the CUDA packages that only its GPU builds need stay out: the installed build decides.
+NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --constraint requirements/torch.txt $(NOT_LOCKED:%=--no-emit-package %)
+
+lock: ## renew requirements/*.txt from the ranges in pyproject.toml
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(COMPILE) pyproject.toml --extra registry -o requirements/registry.txt
+	$(COMPILE) pyproject.toml --extra trainer -o requirements/trainer.txt
+	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
+	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt

@@ -1,0 +1,119 @@
+"""Strict reading of compact JWS, shared by tickets and proofs.
+
+The library (joserfc) does the cryptography; everything a parser can be lenient about is settled here first, because
+each leniency was seen to accept something: `==` appended, duplicate members (last one wins), UTF-16 text, `crit: []`.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from enforcer.keys import ALGORITHM, SigningKey
+
+MAX_LENGTH = 8_192
+MAX_CONTAINERS = 256
+MAX_DEPTH = 16
+_COMPACT = re.compile(r"[A-Za-z0-9_-]{1,1024}\.[A-Za-z0-9_-]{1,7000}\.[A-Za-z0-9_-]{86}")
+
+
+class Malformed(ValueError):
+    """Not a compact JWS as RFC 7515 and RFC 8725 want it; `step` is the number in `enforcer.tickets.verify`."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(why)
+        self.step = step
+
+
+def read(token: str, header_members: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and payload of a token whose signature is *not* checked yet: steps 1 to 4.
+
+    Raises:
+        Malformed: length, alphabet, non-canonical base64url, not strict JSON objects, or other header members.
+    """
+    # 1. Length and alphabet. Ed25519 signatures have exactly 86 characters, so nothing can be appended.
+    if len(token) > MAX_LENGTH or not _COMPACT.fullmatch(token):
+        raise Malformed(1, "it is not three base64url parts with an Ed25519 signature")
+    # 2. One spelling per value: the unused bits of the last character must be zero.
+    parts = [_decode(part) for part in token.split(".")]
+    # 3. UTF-8 JSON objects without duplicate members, floats, huge integers or deep nesting.
+    header, payload = (_strict_object(part) for part in parts[:2])
+    # 4. Exactly the header members that we write. No `crit`, `jku`, `x5u`, `zip`, `b64`.
+    if set(header) != set(header_members):
+        raise Malformed(4, f"its header must hold exactly {', '.join(sorted(header_members))}")
+    return header, payload
+
+
+def signature_holds(token: str, key: OKPKey) -> bool:
+    try:
+        jws.deserialize_compact(token, key, algorithms=[ALGORITHM])
+    except (JoseError, ValueError):
+        return False
+    return True
+
+
+def sign(header: dict[str, Any], payload: dict[str, Any], key: SigningKey) -> str:
+    """A compact JWS. The payload is written compactly, in the order given."""
+    content = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    return jws.serialize_compact({"alg": ALGORITHM, **header}, content, key.private, algorithms=[ALGORITHM])
+
+
+def b64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _decode(part: str) -> bytes:
+    try:
+        content = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    except (binascii.Error, ValueError):
+        raise Malformed(2, "one of its parts is not base64url") from None
+    if b64url(content) != part:
+        raise Malformed(2, "one of its parts is not canonical base64url")
+    return content
+
+
+def _strict_object(content: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise ValueError("a member stands twice")
+        return members
+
+    def refuse(literal: str) -> NoReturn:
+        raise ValueError(f"the number {literal[:20]} is not an integer of at most 16 digits")
+
+    def integer(literal: str) -> int:
+        return int(literal) if len(literal.lstrip("-")) <= 16 else refuse(literal)
+
+    try:
+        text = content.decode("utf-8")
+        # Counted before parsing, so that a deep document cannot exhaust the parser's stack.
+        if text.startswith("\ufeff") or text.count("{") + text.count("[") > MAX_CONTAINERS or _depth(text) > MAX_DEPTH:
+            raise ValueError("a byte-order mark, or too many or too deep containers")
+        document = json.loads(
+            text, object_pairs_hook=unique, parse_float=refuse, parse_constant=refuse, parse_int=integer
+        )
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates from \\u escapes
+    except (ValueError, RecursionError) as error:
+        raise Malformed(3, f"one of its parts is not strict JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise Malformed(3, "one of its parts is not a JSON object")
+    return document
+
+
+def _depth(text: str) -> int:
+    """An upper bound of the nesting; brackets inside strings count too, which no token of ours has in such number."""
+    level = deepest = 0
+    for character in text:
+        if character in "[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif character in "]}":
+            level -= 1
+    return deepest

@@ -1,0 +1,218 @@
+"""The tree of refusals. One class, both ends, one renderer.
+
+The registry raises them, the wire carries `application/problem+json` (RFC 9457), and the client raises the same class
+again. Clients switch on `code`, never on the text. Messages are lower case, name what was given in backticks, and say
+what to do next.
+
+    Problem
+    ├── Invalid (422)            the request cannot be meant
+    ├── Unauthenticated (401)    nobody we know
+    ├── NotPermitted (403)       somebody we know, but the policy says no
+    ├── NotFound (404)           no such thing
+    ├── Conflict (409)           the state of things forbids it
+    └── Unavailable (503)        try again later
+"""
+
+from typing import Any, ClassVar
+
+
+class Problem(Exception):
+    """A refusal the caller can act on.
+
+    `facts` travel as extension members of the problem document and come back as attributes of the same name in `facts`.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "problem"
+    title: ClassVar[str] = "the request was refused"
+
+    def __init__(self, detail: str, **facts: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.facts: dict[str, Any] = {name: fact for name, fact in facts.items() if fact is not None}
+
+    def document(self) -> dict[str, Any]:
+        """The RFC 9457 problem document. `type` is a stable URN; `code` is its last part."""
+        return {
+            "type": f"urn:tagwarden:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            **self.facts,
+        }
+
+
+class Invalid(Problem):
+    status, code, title = 422, "invalid", "the request is not valid"
+
+
+class Unauthenticated(Problem):
+    status, code, title = 401, "unauthenticated", "nobody we know"
+
+
+class NotPermitted(Problem):
+    """The policy says no. `reason_code`, `rule`, `who_may` and `policy_revision` tell which part of it."""
+
+    status, code, title = 403, "not-permitted", "the policy does not allow this"
+
+
+class NotFound(Problem):
+    status, code, title = 404, "not-found", "no such thing"
+
+
+class Conflict(Problem):
+    status, code, title = 409, "conflict", "the state of things forbids it"
+
+
+class Unavailable(Problem):
+    status, code, title = 503, "unavailable", "not now"
+
+
+# --- names and profiles -----------------------------------------------------------------------------------------------
+
+
+class NameInvalid(Invalid):
+    code, title = "name-invalid", "not a name for a task type"
+
+
+class NameIsVariant(Conflict):
+    code, title = "name-is-variant", "a variant of a task type that exists"
+
+
+class ProfileInvalid(Invalid):
+    code, title = "profile-invalid", "the profile is not valid"
+
+
+class ArgumentInvalid(Invalid):
+    """A training argument that the tag's profile does not take. `pointer` (RFC 6901) names the argument."""
+
+    code, title = "argument-invalid", "the task type does not take this argument"
+
+
+# --- tags and proposals -----------------------------------------------------------------------------------------------
+
+
+class UnknownTaskType(NotFound):
+    code, title = "unknown-task-type", "no such task type"
+
+
+class TaskTypeNotActive(Conflict):
+    code, title = "task-type-not-active", "this task type takes no new runs"
+
+
+class UnknownProposal(NotFound):
+    code, title = "unknown-proposal", "no such proposal"
+
+
+class AlreadyDecided(Conflict):
+    code, title = "already-decided", "the proposal is closed"
+
+
+class AlreadyProposed(Conflict):
+    code, title = "already-proposed", "an open proposal exists for this tag"
+
+
+class SelfApproval(NotPermitted):
+    code, title = "self-approval", "nobody approves their own proposal"
+
+
+class AlreadyReviewed(Conflict):
+    code, title = "already-reviewed", "one reviewer, one review"
+
+
+class StaleReview(Conflict):
+    code, title = "stale-review", "the proposal changed after you saw it"
+
+
+# --- tickets and runs -------------------------------------------------------------------------------------------------
+
+
+class TicketInvalid(Unauthenticated):
+    """A ticket or proof that does not verify. `step` is the number of the check that failed (`enforcer.tickets`)."""
+
+    code, title = "ticket-invalid", "the run ticket does not verify"
+
+
+class UnknownTicket(NotFound):
+    code, title = "unknown-ticket", "no such ticket"
+
+
+class TicketUsed(Conflict):
+    code, title = "ticket-used", "a ticket starts one run"
+
+
+class TicketExpired(Conflict):
+    code, title = "ticket-expired", "the ticket was not redeemed in time"
+
+
+class UnknownRun(NotFound):
+    code, title = "unknown-run", "no such run"
+
+
+class RunClosed(Conflict):
+    code, title = "run-closed", "the run has ended"
+
+
+class IdempotencyConflict(Invalid):
+    code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
+
+
+class Malformed(Invalid):
+    """The body, a query parameter or a header is not what the API takes. `errors` lists pointer and message."""
+
+    code, title = "malformed-request", "the request is not what the API takes"
+
+
+class TooLarge(Invalid):
+    status, code, title = 413, "too-large", "the body is too large"
+
+
+class MethodNotAllowed(Problem):
+    status, code, title = 405, "method-not-allowed", "not here"
+
+
+class InternalError(Problem):
+    status, code, title = 500, "internal-error", "a broken promise of ours"
+
+
+# --- the client's own -------------------------------------------------------------------------------------------------
+
+
+class RegistryUnreachable(Unavailable):
+    """No registry, no ticket, no run."""
+
+    code, title = "registry-unreachable", "the registry cannot be reached"
+
+
+class NotConfigured(Invalid):
+    code, title = "not-configured", "a setting is missing"
+
+
+class DatasetInvalid(Invalid):
+    code, title = "dataset-invalid", "the dataset cannot be trained on"
+
+
+class ModelInvalid(Invalid):
+    code, title = "model-invalid", "the model cannot be loaded"
+
+
+class OutputInvalid(Invalid):
+    code, title = "output-invalid", "the output directory cannot be written"
+
+
+class TrainingFailed(Problem):
+    code, title = "training-failed", "training stopped with an error"
+
+
+def from_document(document: dict[str, Any], status: int) -> Problem:
+    """Raise-able again on the other end: the class with this `code`, or the nearest by status."""
+    known = {problem.code: problem for problem in _tree(Problem)}
+    by_status = {problem.status: problem for problem in Problem.__subclasses__()}
+    kind = known.get(str(document.get("code"))) or by_status.get(status) or Problem
+    facts = {k: v for k, v in document.items() if k not in {"type", "title", "status", "code", "detail"}}
+    return kind(str(document.get("detail") or document.get("title") or f"HTTP {status}"), **facts)
+
+
+def _tree(problem: type[Problem]) -> list[type[Problem]]:
+    return [problem, *(deeper for child in problem.__subclasses__() for deeper in _tree(child))]

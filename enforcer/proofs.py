@@ -1,0 +1,70 @@
+"""Proof of possession of a run's key: DPoP (RFC 9449), bound to one request and one ticket.
+
+The launcher makes a key for each run, the ticket names its thumbprint (`cnf.jkt`), and whoever redeems the ticket signs
+a proof over method, URL, time and the ticket's hash. A ticket seen in a log or an annotation redeems nothing.
+"""
+
+import hashlib
+import time
+import uuid
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from enforcer import jws
+from enforcer.keys import ALGORITHM, KeyUnusable, SigningKey, public_key
+from enforcer.problems import TicketInvalid
+from enforcer.tickets import LEEWAY_S, Clock
+
+TYP = "dpop+jwt"
+
+
+class _Proof(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    jti: str
+    htm: str
+    htu: str
+    iat: int
+    ath: str
+
+
+@dataclass(frozen=True)
+class ProvenKey:
+    """The key that signed: its thumbprint and the id of this proof."""
+
+    thumbprint: str
+    proof_id: str
+
+
+def prove(key: SigningKey, *, method: str, url: str, ticket: str, now: Clock = time.time) -> str:
+    jwk = {name: value for name, value in key.public_jwk().items() if name in {"kty", "crv", "x"}}
+    payload = {"jti": str(uuid.uuid4()), "htm": method, "htu": url, "iat": int(now()), "ath": _hash(ticket)}
+    return jws.sign({"typ": TYP, "jwk": jwk}, payload, key)
+
+
+def check(proof: str, *, method: str, url: str, ticket: str, now: Clock = time.time) -> ProvenKey:
+    """The key behind a proof (RFC 9449 section 4.3). The caller compares its thumbprint with the ticket's `cnf.jkt`.
+
+    Raises:
+        TicketInvalid: step 13, with the reason.
+    """
+    try:
+        header, payload = jws.read(proof, ("alg", "typ", "jwk"))
+        if header["typ"] != TYP or header["alg"] != ALGORITHM or not isinstance(header["jwk"], dict):
+            raise ValueError("its header is not that of a DPoP proof")
+        key = public_key(header["jwk"])
+        claims = _Proof.model_validate(payload)
+    except (ValueError, ValidationError, KeyUnusable) as error:
+        raise TicketInvalid(f"the proof of possession is refused: {error}", step=13) from error
+    if not jws.signature_holds(proof, key):
+        raise TicketInvalid("the proof of possession is refused: its signature does not hold", step=13)
+    if (claims.htm, claims.htu, claims.ath) != (method, url, _hash(ticket)):
+        raise TicketInvalid("the proof of possession is refused: it was made for another request", step=13)
+    if abs(now() - claims.iat) > LEEWAY_S:
+        raise TicketInvalid("the proof of possession is refused: it is too old; check this machine's clock", step=13)
+    return ProvenKey(key.thumbprint(), claims.jti)
+
+
+def _hash(ticket: str) -> str:
+    return jws.b64url(hashlib.sha256(ticket.encode()).digest())

@@ -1,0 +1,123 @@
+"""The run specification: everything that decides what a run does, as canonical bytes with one digest.
+
+The registry resolves it, returns its RFC 8785 bytes, and the client stores them verbatim: `run-spec.json` *is* the
+canonical form, so that whoever holds the ticket checks it with nothing but `sha256sum`.
+"""
+
+import hashlib
+from typing import Annotated, Any, Literal, Self
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field
+
+from enforcer.problems import Invalid, TicketInvalid
+from enforcer.profiles import Limits, Profile
+
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 16
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]
+
+
+class SpecificationInvalid(Invalid):
+    code, title = "specification-invalid", "the run specification has no canonical form"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Model(_Frozen):
+    """The base model: where the client found it, and the digest over its files."""
+
+    name: str = Field(min_length=1, max_length=500)
+    digest: Digest
+
+
+class Dataset(_Frozen):
+    """One data set: the digest over its bytes (or canonical rows, when it never was a file)."""
+
+    role: Literal["train", "eval"]
+    name: str = Field(min_length=1, max_length=500)
+    digest: Digest
+    rows: int = Field(ge=1)
+
+
+class Code(_Frozen):
+    """The working tree the run was submitted from; None values mean that it was no repository."""
+
+    commit: Commit | None
+    dirty: bool | None
+
+
+class Inputs(_Frozen):
+    """What the run reads, resolved to digests by the client and bound by the ticket."""
+
+    model: Model
+    datasets: list[Dataset] = Field(min_length=1, max_length=64)
+    code: Code
+    eval_fraction: float = Field(ge=0, lt=1)
+    columns: dict[str, str] = Field(max_length=64)
+
+
+class RunSpec(_Frozen):
+    """One run, resolved."""
+
+    v: Literal[1]
+    run_id: str
+    task_type: str
+    version: int
+    profile_digest: Digest
+    profile: Profile
+    arguments: dict[str, Any]
+    inputs: Inputs
+    business_unit: str
+    target: str
+    gpus: int
+    limits: Limits
+
+    @classmethod
+    def read(cls, canonical: bytes, *, expected_digest: str) -> Self:
+        """Parse the bytes that a ticket binds.
+
+        Raises:
+            TicketInvalid: the bytes are not those that were signed (tickets.md step 11), or not a specification.
+        """
+        if digest(canonical) != expected_digest:
+            raise TicketInvalid(
+                "`run-spec.json` is not the specification that the ticket was issued for; ask for a new ticket", step=11
+            )
+        try:
+            return cls.model_validate_json(canonical)
+        except ValueError as error:
+            raise TicketInvalid(f"`run-spec.json` is not a run specification: {error}", step=11) from error
+
+
+def canonical_bytes(specification: RunSpec | dict[str, Any]) -> bytes:
+    """RFC 8785 bytes.
+
+    Raises:
+        SpecificationInvalid: numbers beyond 2^53, NaN, lone surrogates, too deep or too large.
+    """
+    document = specification.model_dump(mode="json") if isinstance(specification, RunSpec) else specification
+    if _depth(document) > MAX_DEPTH:
+        raise SpecificationInvalid(f"the specification nests deeper than {MAX_DEPTH} levels")
+    try:
+        canonical = rfc8785.dumps(document)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise SpecificationInvalid(f"the specification has no canonical form: {error}") from error
+    if len(canonical) > MAX_BYTES:
+        raise SpecificationInvalid(f"the specification has {len(canonical)} bytes, the limit is {MAX_BYTES}")
+    return canonical
+
+
+def digest(content: bytes) -> str:
+    """`sha256:<64 hex>`, the only digest form on the wire."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _depth(value: object, level: int = 1) -> int:
+    if level > MAX_DEPTH or not isinstance(value, dict | list | tuple):
+        return level
+    children = value.values() if isinstance(value, dict) else value
+    return max((_depth(child, level + 1) for child in children), default=level)

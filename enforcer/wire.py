@@ -1,0 +1,357 @@
+"""Bodies of the HTTP API, both directions. Requests are strict; answers have no default fields."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from enforcer.gates import Judgement, Score, Verdict
+from enforcer.profiles import Kind, Limits, Profile, ProfileOverrides
+from enforcer.runspec import Digest, Inputs
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=1_000)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Thumbprint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+
+class Tag(_Answer):
+    """A task type and its current version."""
+
+    name: str
+    kind: Kind
+    parent: str | None
+    aliases: list[str]
+    description: str
+    state: str
+    version: int
+    profile_digest: Digest
+
+
+class TagVersion(_Answer):
+    """One immutable version with its whole profile, inherited parts included."""
+
+    tag: str
+    version: int
+    profile_digest: Digest
+    profile: Profile
+    created_at: datetime
+    proposal_id: str | None
+
+
+class TagDetail(Tag):
+    profile: Profile
+
+
+class TagPage(_Answer):
+    items: list[Tag]
+    next_page_token: str | None
+
+
+class TagVersionPage(_Answer):
+    items: list[TagVersion]
+
+
+class NameCheckRequest(_Request):
+    name: Name
+
+
+class NameMatch(_Answer):
+    rule: str
+    evidence: str
+    tag: str | None
+
+
+class NameCheck(_Answer):
+    name: str
+    ruling: str
+    matches: list[NameMatch]
+    suggestion: str | None
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+
+
+class NewTag(_Request):
+    """A task type that shall exist. With a parent it inherits the parent's profile and says only what is narrower."""
+
+    kind: Literal["new-tag"]
+    tag: Name
+    tag_kind: Kind
+    parent: Name | None = None
+    description: Line
+    aliases: list[Name] = Field(default_factory=list, max_length=20)
+    profile: Profile | None = None
+    overrides: ProfileOverrides | None = None
+
+
+class NewVersion(_Request):
+    """The next version of a task type that exists."""
+
+    kind: Literal["new-version"]
+    tag: Name
+    profile: Profile | None = None
+    overrides: ProfileOverrides | None = None
+
+
+Change = Annotated[NewTag | NewVersion, Field(discriminator="kind")]
+
+
+class ProposalRequest(_Request):
+    change: Change
+    reason: Reason
+
+
+class Review(_Request):
+    """A verdict on exactly the content with this digest; if the proposal changed since, the review is refused."""
+
+    verdict: Literal["approve", "reject"]
+    digest: Digest
+    reason: Reason
+
+
+class ReviewGiven(_Answer):
+    reviewer: str
+    verdict: str
+    reason: str
+    at: datetime
+
+
+class Proposal(_Answer):
+    id: str
+    state: str
+    change: Change
+    digest: Digest
+    reason: str
+    author: str
+    opened_at: datetime
+    decided_at: datetime | None
+    approvals_needed: int
+    reviews: list[ReviewGiven]
+    version: int | None
+
+
+class ProposalPage(_Answer):
+    items: list[Proposal]
+    next_page_token: str | None
+
+
+# --- decisions (OpenID AuthZEN Authorization API 1.0) -----------------------------------------------------------------
+
+
+class EvaluationResource(_Request):
+    type: Literal["task-type"]
+    id: Name
+
+
+class EvaluationAction(_Request):
+    name: Name
+
+
+class EvaluationContext(_Request):
+    business_unit: Name | None = None
+    target: Name = "local"
+    gpus: int = Field(default=0, ge=0, le=4096)
+    model: Line | None = None
+
+
+class EvaluationRequest(_Request):
+    """May the caller do this? The subject is always the caller: asking for others is a right of its own."""
+
+    resource: EvaluationResource
+    action: EvaluationAction
+    context: EvaluationContext = Field(default_factory=EvaluationContext)
+
+
+class NearRule(_Answer):
+    rule: str
+    who: str
+    failed: str
+
+
+class EvaluationReason(_Answer):
+    reason: str
+    rule: str | None
+    policy_revision: Digest
+    nearest: list[NearRule]
+
+
+class Evaluation(_Answer):
+    decision: bool
+    context: EvaluationReason
+
+
+# --- tickets ----------------------------------------------------------------------------------------------------------
+
+
+class TicketRequest(_Request):
+    """Ask to run. `arguments` are those the trainer gave; the registry fills in the rest from the profile."""
+
+    task_type: Name
+    version: int | None = Field(default=None, ge=1)
+    business_unit: Name | None = None
+    target: Name = "local"
+    gpus: int = Field(default=0, ge=0, le=4096)
+    arguments: dict[str, Any] = Field(max_length=200)
+    inputs: Inputs
+    audience: Line
+    jkt: Thumbprint
+    client_id: Line
+
+
+class TicketGrant(_Answer):
+    """The permit. `run_spec` holds the canonical bytes as text: store it verbatim as `run-spec.json`."""
+
+    ticket: str
+    jti: str
+    run_id: str
+    run_spec: str
+    run_spec_digest: Digest
+    expires_at: datetime
+    policy_rule: str
+
+
+class TicketPlan(_Answer):
+    """What `validate_only` answers: it would be granted, like this."""
+
+    task_type: str
+    version: int
+    policy_rule: str
+    pool: str
+    limits: Limits
+    arguments: dict[str, Any]
+    gates: list[str]
+
+
+class TicketStatus(_Answer):
+    jti: str
+    run_id: str
+    state: str
+    issued_at: datetime
+    expires_at: datetime
+    redeemed_at: datetime | None
+
+
+class Redemption(_Request):
+    """`redemption_id` is made by the process that starts the run and kept in its memory: the same process may ask again
+    after a lost answer, a second process with the same ticket may not."""
+
+    redemption_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
+
+
+class Lease(_Answer):
+    run_id: str
+    lease_token: str
+    expires_at: datetime
+    heartbeat_s: int
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+class Heartbeat(_Request):
+    step: int = Field(ge=0, lt=2**53)
+    total_steps: int = Field(ge=0, lt=2**53)
+    logs: dict[Line, float] = Field(default_factory=dict, max_length=50)
+
+
+class HeartbeatAnswer(_Answer):
+    expires_at: datetime
+    stop: str | None
+
+
+class Report(_Request):
+    """How a run ended. Scores are evidence; the verdict is the registry's."""
+
+    state: Literal["finished", "failed", "interrupted"]
+    scores: dict[Line, Score] = Field(default_factory=dict, max_length=100)
+    steps: int = Field(default=0, ge=0, lt=2**53)
+    train_seconds: float = Field(default=0.0, ge=0)
+    peak_memory_bytes: int = Field(default=0, ge=0, lt=2**53)
+    outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=1_000)
+    error: Annotated[str, StringConstraints(max_length=2_000)] | None = None
+
+
+class Run(_Answer):
+    id: str
+    task_type: str
+    version: int
+    business_unit: str
+    actor: str
+    state: str
+    target: str
+    pool: str
+    policy_rule: str
+    run_spec_digest: Digest
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    step: int
+    total_steps: int
+    scores: dict[str, Score]
+    gates: list[Judgement]
+    verdict: Verdict | None
+
+
+class RunPage(_Answer):
+    items: list[Run]
+    next_page_token: str | None
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------
+
+
+class Event(_Answer):
+    """One thing that happened or was refused. Logged exactly as it stands here (`enforcer.tlog`)."""
+
+    id: str
+    at: datetime
+    kind: str
+    outcome: Literal["done", "refused"]
+    actor: str
+    groups: list[str]
+    business_unit: str
+    task_type: str | None
+    version: int | None
+    rule: str | None
+    policy_revision: str | None
+    run_id: str | None
+    ticket_id: str | None
+    proposal_id: str | None
+    reason: str | None
+    detail: dict[str, Any]
+
+
+class EventPage(_Answer):
+    items: list[Event]
+    next_page_token: str | None
+
+
+class Checkpoint(_Answer):
+    """The signed head of the log in C2SP tlog-checkpoint form."""
+
+    size: int
+    note: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457 problem details. `code` is stable; further members depend on it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str

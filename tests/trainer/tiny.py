@@ -1,0 +1,104 @@
+"""A real but tiny world for training tests: a random BERT, its tokenizer, rows that can be learned, a listener.
+
+    labels    each text carries the word that gives its label away; the rest of the words are noise
+    pairs     anchor and positive share a word that no other pair has
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from trainer.job import Job, Row
+from trainer.layout import RunFolder
+
+LABELS = ("科技", "体育", "财经")
+GIVEAWAY = {"科技": "chip", "体育": "goal", "财经": "stock"}
+NOISE = "the a of and in on some very new old big small people say today".split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+ARGUMENTS: dict[str, Any] = {
+    "max_length": 32, "truncation": False, "use_lora": False, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.0,
+    "learning_rate": 3e-3, "num_train_epochs": 1.0, "max_steps": 12, "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 32, "gradient_accumulation_steps": 1, "warmup_ratio": 0.1, "weight_decay": 0.0,
+    "lr_scheduler_type": "linear", "seed": 7, "logging_steps": 1,
+}  # fmt: skip
+CLASSIFICATION = {**ARGUMENTS, "num_labels": len(LABELS), "label_names": list(LABELS)}
+EMBEDDING = {
+    **ARGUMENTS, "pooling_method": "mean", "normalize_embeddings": True, "use_inbatch_negatives": True, "temperature": 0.05,
+}  # fmt: skip
+
+
+@dataclass
+class Watcher:
+    """A listener that remembers, and that asks for a stop at a given step."""
+
+    stop_at: int | None = None
+    steps: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        self.steps.append((step, total, logs))
+
+    def should_stop(self) -> str | None:
+        return "interrupted" if self.stop_at is not None and len(self.steps) >= self.stop_at else None
+
+    @property
+    def losses(self) -> list[float]:
+        return [logs["loss"] for _, _, logs in self.steps]
+
+
+def labelled_rows(count: int, seed: int) -> list[Row]:
+    pick = random.Random(seed)
+    labels = [LABELS[i % len(LABELS)] for i in range(count)]
+    return [{"text": " ".join([*pick.choices(NOISE, k=4), GIVEAWAY[label]]), "label": label} for label in labels]
+
+
+def pair_rows(count: int, seed: int, negatives: bool = False) -> list[Row]:
+    pick = random.Random(seed)
+    rows: list[Row] = []
+    for i in range(count):
+        row = {"anchor": f"{pick.choice(NOISE)} w{i}", "positive": f"w{i} {pick.choice(NOISE)} {pick.choice(NOISE)}"}
+        rows.append({**row, "negative": f"w{(i + 1) % count} {pick.choice(NOISE)}"} if negatives else row)
+    return rows
+
+
+def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: str = "run-1", **changes: Any) -> Job:
+    """A job as the registry permits it; `changes` override `arguments`, except for the rows and the listener."""
+    embedding = "pooling_method" in arguments
+    task_type = "embedding" if embedding else "sequence-classification"
+    train = changes.pop("train_rows", None) or (pair_rows(96, 1) if embedding else labelled_rows(192, 1))
+    held_out = changes.pop("eval_rows", None) or (pair_rows(48, 2) if embedding else labelled_rows(60, 2))
+    listener = changes.pop("listener", None) or Watcher()
+    folder = RunFolder.of(root, task_type, run_id).create()
+    return Job(task_type, run_id, {**arguments, **changes}, model_dir, train, held_out, folder, listener)
+
+
+def make_encoder(folder: Path, head: bool = False) -> Path:
+    """A random BERT of 2 layers and 64 hidden units, with a word-level WordPiece tokenizer trained here."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    words = [row["text"] for row in labelled_rows(60, 0)] + [f"w{i}" for i in range(96)] * 2
+    tokenizer.train_from_iterator(words, trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=64,
+    ).save_pretrained(folder)  # fmt: skip
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=128, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    (BertForMaskedLM(config) if head else BertModel(config)).save_pretrained(folder)
+    return folder

@@ -1,0 +1,84 @@
+"""Where a run leaves its traces: `<output_dir>/task-type=<tag>/<run>/`.
+
+    run-spec.json    the run specification, byte for byte as the registry signed it
+    ticket.jwt       the run ticket
+    jwks.json        the registry's public keys as seen at submission, for offline checks
+    metrics.json     scores with intervals, confusion matrix, peak memory, times
+    report.json      what the registry is told at the end; `report.pending` stands beside it until it has been told
+    README.md        model card
+    model/           the trained model (or adapter)
+    checkpoints/     what a stopped run leaves behind
+    tensorboard/     event files; the text summary `task` says `task=<tag>`
+    train.log        everything the training libraries had to say
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run. Nothing is created before `create`."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, output_dir: Path, task_type: str, run_id: str) -> "RunFolder":
+        return cls(output_dir.expanduser().absolute() / f"task-type={task_type}" / run_id)
+
+    def create(self) -> "RunFolder":
+        """Make the folder; raises `OSError` when the place cannot be written or the run already has one."""
+        self.root.mkdir(parents=True, exist_ok=False)
+        return self
+
+    @property
+    def run_spec(self) -> Path:
+        return self.root / "run-spec.json"
+
+    @property
+    def ticket(self) -> Path:
+        return self.root / "ticket.jwt"
+
+    @property
+    def jwks(self) -> Path:
+        return self.root / "jwks.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def report_pending(self) -> Path:
+        return self.root / "report.pending"
+
+    @property
+    def card(self) -> Path:
+        return self.root / "README.md"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "train.log"
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file only its owner can read. Refuses to follow a link or to overwrite."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -1,0 +1,221 @@
+"""What every recipe does around its own trainer: the arguments, the adapter, the watcher, the board, the memory.
+
+Nothing here touches a batch, a loss or a gradient. At one seed, a recipe computes what the plain library script computes.
+"""
+
+import contextlib
+import json
+import logging
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from trainer.job import Job, Outcome
+
+log = logging.getLogger(__name__)
+
+# How models are loaded: from this disk, without the code or the pickles that a model folder may carry, weights in float32.
+# Read-only, because sentence-transformers writes into the dictionaries that it is given.
+LOCAL: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
+WEIGHTS: Mapping[str, Any] = MappingProxyType({**LOCAL, "use_safetensors": True, "dtype": torch.float32})
+
+
+class RowsTooLong(ValueError):
+    """Rows longer than `max_length` reached a recipe that was told not to truncate."""
+
+    def __init__(self, longer: int, longest: int, max_length: int) -> None:
+        super().__init__(
+            f"{longer} rows are longer than `max_length` {max_length} (the longest has {longest} tokens) and `truncation` is "
+            "off; raise `max_length`, shorten the rows, or allow `truncation`"
+        )
+
+
+def compute_dtype() -> torch.dtype:
+    """bfloat16 autocast where the GPU has it, float32 elsewhere. Weights and optimizer state are float32 in both cases."""
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    log.info("dtype: %s", "bfloat16 autocast (the GPU supports it)" if on_gpu else "float32 (no GPU with bfloat16)")
+    return torch.bfloat16 if on_gpu else torch.float32
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder; one without a padding token (many decoders) pads with its end token."""
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+def base_of(adapter: Path) -> Path | None:
+    """Where the base model of an adapter folder lies; None when the folder holds a whole model."""
+    config = adapter / "adapter_config.json"
+    return Path(json.loads(config.read_text())["base_model_name_or_path"]) if config.exists() else None
+
+
+def training_arguments(job: Job) -> dict[str, Any]:
+    """The keyword arguments of a `transformers.TrainingArguments` (or a subclass) for this job.
+
+    Checkpoints are written only when a run is told to stop, and logs go to our own callbacks only.
+    """
+    asked = job.arguments
+    return {
+        "output_dir": str(job.folder.checkpoints),
+        "learning_rate": asked["learning_rate"],
+        "num_train_epochs": asked["num_train_epochs"],
+        "max_steps": asked["max_steps"],
+        "per_device_train_batch_size": asked["per_device_train_batch_size"],
+        "per_device_eval_batch_size": asked["per_device_eval_batch_size"],
+        "gradient_accumulation_steps": asked["gradient_accumulation_steps"],
+        "warmup_steps": _warmup(asked["warmup_ratio"]),
+        "weight_decay": asked["weight_decay"],
+        "lr_scheduler_type": asked["lr_scheduler_type"],
+        "seed": asked["seed"],
+        "logging_steps": asked["logging_steps"],
+        "bf16": compute_dtype() is torch.bfloat16,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": True,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+
+
+def _warmup(ratio: float) -> float:
+    """transformers 5 reads `warmup_steps` below 1 as a ratio; 1.0 itself would mean one step."""
+    if not 0 <= ratio < 1:
+        raise ValueError(f"`warmup_ratio` {ratio} is no share of the run; give a number from 0 up to, but not, 1")
+    return ratio
+
+
+def lora(job: Job, task: TaskType, base: Path, save_whole: list[str] | None = None) -> LoraConfig:
+    """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv:2106.09685; all layers: Dettmers et al. 2023,
+    arXiv:2305.14314, section 4). `save_whole` modules are trained in full and saved with the adapter."""
+    return LoraConfig(
+        base_model_name_or_path=str(base),
+        task_type=task,
+        r=job.arguments["lora_rank"],
+        lora_alpha=job.arguments["lora_alpha"],
+        lora_dropout=job.arguments["lora_dropout"],
+        target_modules="all-linear",
+        modules_to_save=save_whole,
+    )
+
+
+def refuse_overlong(lengths: Sequence[int], max_length: int) -> None:
+    """Raise `RowsTooLong` for any row over the limit: nothing is cut or dropped unless `truncation` allowed it."""
+    longer = sum(length > max_length for length in lengths)
+    if longer:
+        raise RowsTooLong(longer, max(lengths), max_length)
+
+
+def parameters(model: torch.nn.Module) -> dict[str, int]:
+    """How many parameters learn, and how many there are."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"trainable_parameters": sum(n for n, learns in sizes if learns), "parameters": sum(n for n, _ in sizes)}
+
+
+def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
+    """Train to the end or until the listener says stop. The outcome has no scores yet.
+
+    A stopped run leaves `checkpoints/checkpoint-<step>` with optimizer, scheduler and random state, and keeps it.
+    """
+    watcher = _Watcher(job)
+    trainer.remove_callback(PrinterCallback)  # it prints every log line to stdout when tqdm is off
+    trainer.add_callback(_Board(board))
+    trainer.add_callback(watcher)
+    _forget_peak_memory()
+
+    started = perf_counter()
+    trainer.train()
+    return Outcome(
+        scores={},
+        steps=trainer.state.global_step,
+        train_seconds=perf_counter() - started,
+        peak_memory_bytes=peak_memory_bytes(),
+        stopped=watcher.stopped,
+        details={**parameters(trainer.model), "log_history": trainer.state.log_history},
+    )
+
+
+def finish(job: Job, outcome: Outcome, board: SummaryWriter) -> Outcome:
+    """Put the scores on the board beside the arguments, and measure the memory peak again, evaluation included."""
+    for name, score in outcome.scores.items():
+        board.add_scalar(f"eval/{name}", score.value, outcome.steps)
+    values = {name: score.value for name, score in outcome.scores.items()}
+    # Through the writer's own file: `SummaryWriter.add_hparams` would open a second run beside this one.
+    for summary in hparams({k: _plain(v) for k, v in sorted(job.arguments.items())}, values):
+        board._get_file_writer().add_summary(summary)
+    return replace(outcome, peak_memory_bytes=peak_memory_bytes())
+
+
+@contextlib.contextmanager
+def board(job: Job) -> Iterator[SummaryWriter]:
+    """The run's TensorBoard, whose text summary `task` reads `task=<tag>`."""
+    with SummaryWriter(log_dir=str(job.folder.tensorboard)) as writer:
+        writer.add_text("task", f"task={job.task_type}")
+        yield writer
+
+
+def peak_memory_bytes() -> int:
+    """The most memory held since training began: allocated by torch on a GPU, else resident in this process.
+
+    `VmHWM` counts what `ru_maxrss` counts but can be reset; where there is no /proc, `ru_maxrss` speaks for the whole process.
+    """
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kilobytes elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _forget_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # proc(5): 5 resets VmHWM; not everybody may write here
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+@dataclass
+class _Watcher(TrainerCallback):
+    """Tells the listener about each optimizer step, once, and carries its wish to stop to the trainer."""
+
+    job: Job
+    stopped: str | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not control.should_log:  # else `on_log` follows for the same step, with the logs
+            self.job.listener.on_step(state.global_step, state.max_steps, {})
+        self.stopped = self.job.listener.should_stop()
+        if self.stopped is not None:
+            log.warning("stopping at step %d of %d: %s", state.global_step, state.max_steps, self.stopped)
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:  # the closing summary of a run has none
+            numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+            self.job.listener.on_step(state.global_step, state.max_steps, numbers)
+
+
+class _Board(TensorBoardCallback):  # type: ignore[misc]
+    """Leaves our writer open at the end of training: the scores are still to come."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tb_writer.flush()
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,185 @@
+"""embedding -- dual encoder: put a query and the texts that answer it close together, everything else far away.
+
+Row      {"anchor": str, "positive": str} or {"anchor": str, "positive": str, "negative": str}, all rows alike
+Loss     s = cosine / temperature; anchor i, documents j
+         in-batch negatives: InfoNCE, -log softmax_j(s_ij)[i] over all positives and negatives of the batch   [nats]
+           van den Oord et al. 2018, eq. 4 (arXiv:1807.03748); a batch holds no text twice, else a positive were a negative
+         without: softplus(s_negative - s_positive), the same loss over the pair alone   [nats]
+           keeps the meaning of `temperature`, where a triplet loss would need a margin that no profile sets
+Trains   sentence_transformers.SentenceTransformerTrainer on Transformer -> Pooling -> Normalize; with `use_lora` peft adapters
+         on every linear layer. Batches above 64 rows go through GradCache (Gao et al. 2021, arXiv:2101.06983): same gradient,
+         memory of 32 rows, about twice the time
+Scores   ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation rows, searching their distinct positives by
+         cosine; every positive of an anchor is relevant; bootstrap interval over anchors
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel, TaskType
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, softplus
+from transformers import AutoModel, set_seed
+
+from enforcer.gates import Score
+from trainer import evaluate
+from trainer.job import Job, Outcome, Row
+from trainer.recipes import _steps
+
+log = logging.getLogger(__name__)
+
+CACHED_ABOVE = 64  # rows per batch
+CACHED_ROWS = 32  # rows in memory at a time when cached
+CUTOFF = 10
+
+
+def train(job: Job) -> Outcome:
+    """Train, evaluate, and save the model (with `use_lora` its adapter) under `job.folder.model`."""
+    set_seed(job.arguments["seed"])  # before any module exists: the trainer seeds too late for a new adapter
+    columns = _columns(job.train_rows, needs_negative=not job.arguments["use_inbatch_negatives"])
+    model = _model(job)
+    _refuse_overlong(job, model)
+    with _steps.board(job) as board:
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                **_steps.training_arguments(job), batch_sampler=BatchSamplers.NO_DUPLICATES
+            ),
+            train_dataset=Dataset.from_dict({name: [row[name] for row in job.train_rows] for name in columns}),
+            loss=_loss(job, model),
+        )
+        outcome = _steps.run(job, trainer, board)
+        if outcome.stopped is not None:
+            return outcome
+        model.save_pretrained(str(job.folder.model), create_model_card=False)
+        outcome = replace(outcome, model=model, scores=_scores(job, model))
+        return _steps.finish(job, outcome, board)
+
+
+def load(folder: Path) -> SentenceTransformer:
+    """A model that `train` saved, ready to encode. An adapter looks for its base where it was trained.
+
+    Raises:
+        ValueError: `modules.json` names a module that is not ours; sentence-transformers would import it.
+    """
+    for module in json.loads((folder / "modules.json").read_text()):
+        if not module["type"].startswith("sentence_transformers."):
+            raise ValueError(f"`{module['type']}` in `{folder / 'modules.json'}` is no sentence-transformers module")
+    return SentenceTransformer(str(folder), model_kwargs=dict(_steps.WEIGHTS), **_steps.LOCAL).eval()
+
+
+def merge(folder: Path) -> SentenceTransformer:
+    """The model of an adapter folder with the adapter added into the weights of its base."""
+    model = load(folder)
+    base = AutoModel.from_pretrained(_steps.base_of(folder), **_steps.WEIGHTS)
+    model[0].model = PeftModel.from_pretrained(base, folder, use_safetensors=True).merge_and_unload()
+    return model.to(model.device).eval()
+
+
+def _model(job: Job) -> SentenceTransformer:
+    """Transformer, pooling and normalisation as the arguments say, whatever pipeline the base model came with."""
+    weights = _transformer_folder(job.model_dir)
+    transformer = Transformer(
+        str(weights),
+        max_seq_length=job.arguments["max_length"],
+        model_kwargs=dict(_steps.WEIGHTS),
+        processor_kwargs=dict(_steps.LOCAL),
+        config_kwargs=dict(_steps.LOCAL),
+    )
+    if transformer.tokenizer.pad_token is None:  # many decoders have none
+        transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=job.arguments["pooling_method"])
+    normalize = [Normalize()] if job.arguments["normalize_embeddings"] else []
+    model = SentenceTransformer(modules=[transformer, pooling, *normalize])
+    log.info("attention: %s; pooling: %s", transformer.model.config._attn_implementation, pooling.pooling_mode)
+    if job.arguments["use_lora"]:
+        model.add_adapter(_steps.lora(job, TaskType.FEATURE_EXTRACTION, weights))
+    return model
+
+
+def _transformer_folder(model_dir: Path) -> Path:
+    """Where the weights lie: in the folder itself, or where a sentence-transformers `modules.json` says."""
+    listing = model_dir / "modules.json"
+    if not listing.exists():
+        return model_dir
+    first = json.loads(listing.read_text())[0]
+    return model_dir / first["path"]
+
+
+def _loss(job: Job, model: SentenceTransformer) -> nn.Module:
+    scale = 1 / job.arguments["temperature"]
+    if not job.arguments["use_inbatch_negatives"]:
+        return PairLoss(model, scale)
+    if job.arguments["per_device_train_batch_size"] > CACHED_ABOVE:
+        return CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=CACHED_ROWS)
+    return MultipleNegativesRankingLoss(model, scale=scale)
+
+
+class PairLoss(nn.Module):
+    """InfoNCE with one negative, the row's own: -log(e^p / (e^p + e^n)) = softplus(n - p), with p, n the scaled cosines.
+
+    RankNet's loss on a pair (Burges et al. 2005, eq. 3, target 1).
+    """
+
+    def __init__(self, model: SentenceTransformer, scale: float) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        anchor_BE, positive_BE, negative_BE = (self.model(f)["sentence_embedding"] for f in sentence_features)
+        positive_B = self.scale * cosine_similarity(anchor_BE, positive_BE)
+        negative_B = self.scale * cosine_similarity(anchor_BE, negative_BE)
+        return softplus(negative_B - positive_B).mean()
+
+    def get_config_dict(self) -> dict[str, float]:
+        return {"scale": self.scale}
+
+
+def _columns(rows: Sequence[Row], needs_negative: bool) -> list[str]:
+    with_negative = sum("negative" in row for row in rows)
+    if with_negative not in (0, len(rows)):
+        raise ValueError(f"{with_negative} of {len(rows)} rows have a `negative`; give it to all rows or to none")
+    if needs_negative and not with_negative:
+        raise ValueError("`use_inbatch_negatives` is off and the rows have no `negative`; add that column or turn it on")
+    return ["anchor", "positive", "negative"] if with_negative else ["anchor", "positive"]
+
+
+def _refuse_overlong(job: Job, model: SentenceTransformer) -> None:
+    """sentence-transformers always truncates, so the check comes first."""
+    if not job.arguments["truncation"]:
+        texts = sorted({text for row in (*job.train_rows, *job.eval_rows) for text in row.values()})
+        lengths = [len(ids) for ids in model.tokenizer(texts, truncation=False)["input_ids"]]
+        _steps.refuse_overlong(lengths, job.arguments["max_length"])
+
+
+def _scores(job: Job, model: SentenceTransformer) -> dict[str, Score]:
+    if not job.eval_rows:
+        return {}
+    documents = list(dict.fromkeys(row["positive"] for row in job.eval_rows))
+    number = {text: i for i, text in enumerate(documents)}
+    relevant: dict[str, set[int]] = {}
+    for row in job.eval_rows:
+        relevant.setdefault(row["anchor"], set()).add(number[row["positive"]])
+
+    def encode(texts: Sequence[str]) -> Any:
+        batch = job.arguments["per_device_eval_batch_size"]
+        return model.encode(list(texts), batch_size=batch, convert_to_numpy=True, show_progress_bar=False)
+
+    ranked_QK = evaluate.top_documents(encode([*relevant]), encode(documents), CUTOFF)
+    return evaluate.retrieval_scores(ranked_QK, [*relevant.values()], CUTOFF, seed=job.arguments["seed"])

@@ -1,0 +1,159 @@
+"""sequence-classification -- give a text one of a fixed set of labels.
+
+Row      {"text": str, "label": str}, the label being one of `label_names`
+Loss     cross-entropy over the K labels: -log softmax(logits)[label]   [nats]
+Trains   transformers.Trainer on AutoModelForSequenceClassification; with `use_lora` peft adapters on every linear layer, and
+         the head (with whatever else the base model has no weights for) in full
+Scores   accuracy: share of rows given their label, Wilson interval
+         macro_f1: mean over labels of 2PR/(P+R), bootstrap interval over rows
+Leaves   confusion matrix in the details, as `confusion-matrix.png` and on TensorBoard; per-label precision, recall, F1, support
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from peft import PeftModel, TaskType, get_peft_model
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from trainer import evaluate
+from trainer.job import Job, Outcome, Row
+from trainer.recipes import _steps
+
+log = logging.getLogger(__name__)
+
+HEADS = ("classifier", "score")  # what peft trains in full by itself (PeftModelForSequenceClassification)
+
+CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei")
+
+
+def train(job: Job) -> Outcome:
+    """Train, evaluate, and save the model (with `use_lora` the adapter) under `job.folder.model`."""
+    set_seed(job.arguments["seed"])  # before any module exists: Trainer seeds too late for a new head or adapter
+    tokenizer = _steps.tokenizer(job.model_dir)
+    model, fresh = _model(job, tokenizer)
+    with _steps.board(job) as board:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(**_steps.training_arguments(job)),
+            train_dataset=_encoded(job, job.train_rows, tokenizer),
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        outcome = _steps.run(job, trainer, board)
+        if outcome.stopped is not None:
+            return outcome
+        model.save_pretrained(job.folder.model)
+        model.config.save_pretrained(job.folder.model)  # an adapter folder has none, and the labels live there
+        tokenizer.save_pretrained(job.folder.model)
+        outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
+        return _steps.finish(job, _scored(job, outcome, trainer, tokenizer, board), board)
+
+
+def load(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A saved model ready to answer, with its tokenizer. An adapter looks for its base where it was trained."""
+    config = AutoConfig.from_pretrained(folder, **_steps.LOCAL)
+    base = _steps.base_of(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base or folder, config=config, ignore_mismatched_sizes=base is not None, **_steps.WEIGHTS
+    )
+    if base is not None:
+        model = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    return model.eval(), _steps.tokenizer(folder)
+
+
+def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]]:
+    """The model with a head of K labels, and the names of the modules that the base had no (fitting) weights for."""
+    names: Sequence[str] = job.arguments["label_names"]
+    assert len(names) == job.arguments["num_labels"], "preflight lets no run through whose labels do not add up"
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        job.model_dir,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        problem_type="single_label_classification",
+        ignore_mismatched_sizes=True,  # a base that was a classifier before gets a new head
+        output_loading_info=True,
+        **_steps.WEIGHTS,
+    )
+    model.config.pad_token_id = tokenizer.pad_token_id  # decoders read the logits at the last token that is no padding
+    fresh = _modules_of([*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])])
+    log.info("attention: %s; newly initialised: %s", model.config._attn_implementation, ", ".join(fresh) or "nothing")
+    if job.arguments["use_lora"]:
+        # A module with random weights must learn in full and be saved: an adapter on it would be lost with the weights.
+        whole = [name for name in fresh if not any(part in HEADS for part in name.split("."))]
+        model = get_peft_model(model, _steps.lora(job, TaskType.SEQ_CLS, job.model_dir, whole or None))
+    return model, fresh
+
+
+def _modules_of(keys: Sequence[str]) -> list[str]:
+    return sorted({key.rpartition(".")[0] for key in keys})
+
+
+def _encoded(job: Job, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Token ids and label numbers of every row, in order."""
+    number = {name: i for i, name in enumerate(job.arguments["label_names"])}
+    limit = job.arguments["max_length"]
+    texts = [row["text"] for row in rows]
+    tokens = tokenizer(texts, truncation=job.arguments["truncation"], max_length=limit)
+    _steps.refuse_overlong([len(ids) for ids in tokens["input_ids"]], limit)
+    return Dataset.from_dict({**tokens, "labels": [number[row["label"]] for row in rows]})
+
+
+def _scored(
+    job: Job, outcome: Outcome, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter
+) -> Outcome:
+    if not job.eval_rows:
+        return outcome
+    answers = trainer.predict(_encoded(job, job.eval_rows, tokenizer))
+    predicted_N = np.argmax(answers.predictions, axis=-1)
+    names: Sequence[str] = job.arguments["label_names"]
+    confusion_KK = evaluate.confusion_matrix(answers.label_ids, predicted_N, len(names))
+    _draw(confusion_KK, names, job.folder.root / "confusion-matrix.png", board, outcome.steps)
+    return replace(
+        outcome,
+        scores={
+            "accuracy": evaluate.accuracy(confusion_KK),
+            "macro_f1": evaluate.macro_f1(confusion_KK, seed=job.arguments["seed"]),
+        },
+        details={
+            **outcome.details,
+            "confusion_matrix": {"labels": list(names), "rows_are_truth": confusion_KK.tolist()},
+            "per_class": evaluate.per_class(confusion_KK, names),
+        },
+    )
+
+
+def _draw(confusion_KK: evaluate.Ints, names: Sequence[str], path: Path, board: SummaryWriter, step: int) -> None:
+    """The confusion matrix as a picture, in a file and on the board. Without a CJK font the labels show as boxes."""
+    from matplotlib import font_manager
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    wanted = [font for font in CJK_FONTS if font in installed]
+    size = 3 + 0.4 * len(names)
+    figure = Figure(figsize=(size, size), layout="constrained")  # no pyplot: it keeps global state and opens windows
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="truth", xticks=range(len(names)), yticks=range(len(names)))
+    axes.imshow(confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticklabels(names, rotation=45, ha="right", fontfamily=[*wanted, "DejaVu Sans"])
+    axes.set_yticklabels(names, fontfamily=[*wanted, "DejaVu Sans"])
+    for truth, predicted in np.argwhere(confusion_KK):
+        count, share = confusion_KK[truth, predicted], confusion_KK[truth, predicted] / confusion_KK[truth].sum()
+        axes.text(predicted, truth, count, ha="center", va="center", color="white" if share > 0.5 else "black")
+    canvas.draw()
+    figure.savefig(path)
+    board.add_image("confusion-matrix", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
