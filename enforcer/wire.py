@@ -279,7 +279,7 @@ class Report(_Request):
     steps: int = Field(default=0, ge=0, lt=2**53)
     train_seconds: float = Field(default=0.0, ge=0)
     peak_memory_bytes: int = Field(default=0, ge=0, lt=2**53)
-    outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=1_000)
+    outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=300)
     error: Annotated[str, StringConstraints(max_length=2_000)] | None = None
 
 

@@ -1,11 +1,14 @@
 """Scores with intervals, in numpy alone, so that anybody can judge a run's numbers without torch.
 
-Shapes: N rows, K classes, Q queries, D documents, R resamples. A confusion matrix `confusion_KK` counts truth in rows and
-prediction in columns.
+Shapes: N rows, K classes, C occupied cells of a confusion matrix, Q queries, D documents, E dimensions, R resamples.
+A confusion matrix `confusion_KK` counts truth in rows and prediction in columns.
 
-Intervals are percentile bootstraps (Efron & Tibshirani 1993, chapter 13) except for accuracy, a proportion, which has the
-Wilson interval. A percentile interval of a biased statistic can miss its own point estimate; it is then widened to hold it.
+Intervals are percentile bootstraps (Efron & Tibshirani 1993, chapter 13) except for accuracy, a proportion, which has
+the Wilson interval. A percentile interval of a biased statistic can miss its own point estimate; it is then widened to
+hold it.
 """
+
+# ruff: noqa: N803, N806 -- names end in their shape
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 
 from enforcer.gates import Score
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 CONFIDENCE = 0.95
@@ -27,7 +30,8 @@ CELLS_AT_ONCE = 4_000_000  # of the (R, N) array of drawn indices: 32 MB
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The Wilson score interval of a proportion (Wilson 1927, JASA 22:209; Brown, Cai & DasGupta 2001, eq. 4).
 
-    (p + z^2/2n  +-  z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with p = successes/n. Never leaves [0, 1], unlike p +- z*se.
+    (p + z^2/2n  +-  z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with p = successes/n. Unlike p +- z*se it never leaves
+    [0, 1].
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes in {n} trials make no proportion")
@@ -45,7 +49,7 @@ def confusion_matrix(truth_N: Sequence[int] | Ints, predicted_N: Sequence[int] |
     truth, predicted = np.asarray(truth_N, np.int64), np.asarray(predicted_N, np.int64)
     if truth.shape != predicted.shape:
         raise ValueError(f"{truth.size} labels but {predicted.size} predictions")
-    if truth.size and not (0 <= min(truth.min(), predicted.min()) and max(truth.max(), predicted.max()) < classes):
+    if truth.size and (min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= classes):
         raise ValueError(f"class numbers must lie in 0..{classes - 1}")
     return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
@@ -60,12 +64,12 @@ def accuracy(confusion_KK: Ints, confidence: float = CONFIDENCE) -> Score:
 def macro_f1(confusion_KK: Ints, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Score:
     """The unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), with a bootstrap interval over rows.
 
-    A class that neither occurs nor is predicted has no F1 and is left out of the mean, in the score and in each resample
-    (scikit-learn's default for `average="macro"`). Drawing N rows with replacement is one multinomial draw over the cells of
-    the matrix, so the cost does not grow with N.
+    A class that neither occurs nor is predicted has no F1 and is left out of the mean, in the score and in each
+    resample (scikit-learn's default for `average="macro"`). Drawing N rows with replacement is one multinomial draw
+    over the cells of the matrix, so the cost does not grow with N.
     """
     n = int(confusion_KK.sum())
-    truth_C, predicted_C = np.nonzero(confusion_KK)  # C occupied cells, at most min(N, K*K)
+    truth_C, predicted_C = np.nonzero(confusion_KK)  # C is at most min(N, K * K)
     counts_C = confusion_KK[truth_C, predicted_C]
     classes = np.arange(confusion_KK.shape[0])
     of_truth_CK = (truth_C[:, None] == classes).astype(np.float64)
@@ -95,7 +99,7 @@ def per_class(confusion_KK: Ints, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def top_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> Ints:
-    """The k nearest documents of each query by cosine, best first, as (Q, min(k, D)). Ties go to the earlier document."""
+    """The k nearest documents of each query by cosine, best first: (Q, min(k, D)). The earlier document wins a tie."""
     documents = _unit(documents_DE)
     step = max(1, CELLS_AT_ONCE // max(1, len(documents)))
     parts = [
@@ -134,9 +138,7 @@ def retrieval_scores(
     }
 
 
-def bootstrap_mean(
-    values_N: Floats, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES
-) -> Score:
+def bootstrap_mean(values_N: Floats, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Score:
     """The mean of N independent values, with its percentile bootstrap interval."""
     n = len(values_N)
     step = max(1, CELLS_AT_ONCE // n)

@@ -1,12 +1,12 @@
 """Hand a finished run's model over in the shape somebody else needs.
 
-    hugging-face   the model folder as training saved it (for a LoRA run: adapter, labels, tokenizer), with the run's card
+    hugging-face   the model folder as training saved it (for a LoRA run: adapter, labels, tokenizer) and the run's card
     adapter        the LoRA weights alone
     merged         the adapter added into its base: a model that needs no peft; `merge.json` says how far the two agree
     faiss          embedding only: model, documents and index in one pack that answers queries by itself
 
-The run's own folder is read and never changed; a target that exists is never written to. No format holds a pickle. Importing
-this module imports no torch.
+The run's own files are read and never changed; a target that exists is never written to. No format holds a pickle.
+Importing this module imports no torch.
 """
 
 import json
@@ -34,7 +34,9 @@ def export(job: Job, outcome: Outcome, format: str, path: Path | None = None) ->
         ExportRefused: a stopped run, an unknown format, one that this run cannot have, or a target that exists.
     """
     if outcome.stopped is not None:
-        raise ExportRefused(f"run `{job.run_id}` was stopped (`{outcome.stopped}`) and left no final model; run it to the end")
+        raise ExportRefused(
+            f"run `{job.run_id}` was stopped (`{outcome.stopped}`) and left no final model; run it to the end"
+        )
     if format not in formats(job):
         raise ExportRefused(_why_not(job, format))
     target = path or job.folder.root / format
@@ -59,7 +61,9 @@ def _why_not(job: Job, format: str) -> str:
         reason = "needs a run with `use_lora`, and this one trained every weight"
     if format == "faiss":
         reason = f"needs embeddings, and a `{job.task_type}` model gives none"
-    return f"`{format}` {reason}; run `{job.run_id}` can be exported as {', '.join(f'`{name}`' for name in formats(job))}"
+    return (
+        f"`{format}` {reason}; run `{job.run_id}` can be exported as {', '.join(f'`{name}`' for name in formats(job))}"
+    )
 
 
 def _is_adapter(job: Job) -> bool:
@@ -92,7 +96,9 @@ def _write_merged(job: Job, folder: Path) -> None:
     (folder / "merge.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
-Merged = tuple[Callable[[Path], None], Any, Any, str]  # save into a folder, answers before, answers after, what they are
+Merged = tuple[
+    Callable[[Path], None], Any, Any, str
+]  # save into a folder, answers before, answers after, what they are
 
 
 def _merge_classifier(job: Job) -> Merged:

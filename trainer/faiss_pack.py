@@ -1,16 +1,19 @@
 """A retrieval pack: model, documents and FAISS index in one folder that answers queries by itself.
 
-    manifest.json   what follows, each file with its sha256; dimension, metric, faiss version, model digest, probe, recall
+    manifest.json   sha256 of each file below; dimension, metric, faiss version, model digest, probe, recall
     index.faiss     inner product over L2-normalised float32 vectors, which is cosine; ids as in docs.jsonl
     docs.jsonl      one {"id", "text"} a line; the id is the first 63 bits of the text's sha256
     model/          the whole encoder (adapters merged), tokenizer and pooling
 
-Below `HNSW_FROM` documents the index is exact. From there on it is an HNSW graph (Malkov & Yashunin 2016, arXiv:1603.09320),
-built on one thread so that the same vectors give the same bytes. Either way `recall@10` against exact search is measured.
+Below `HNSW_FROM` documents the index is exact. From there on it is an HNSW graph (Malkov & Yashunin 2016,
+arXiv:1603.09320), built on one thread so that the same vectors give the same bytes. Either way `recall@10` against
+exact search is measured.
 
-The digests find damage and a model that does not belong to its index. They are no signature: whoever can rewrite a file can
-rewrite the manifest too, so trust the run manifest, which signs the pack's digest.
+The digests find damage, and the probe a model that does not belong to its index. Neither is a signature: whoever can
+rewrite a file can rewrite the manifest too.
 """
+
+# ruff: noqa: N803, N806 -- names end in their shape: D documents, Q queries, E dimensions, K neighbours
 
 import hashlib
 import json
@@ -32,7 +35,9 @@ HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 200, 128
 RECALL_QUERIES = 200
 UNIT_TOLERANCE = 1e-4  # float32 normalisation stays within 1e-6
 PROBE_TOLERANCE = 1e-3  # between machines; another model is off by whole units
-FILES = frozenset({".json", ".jsonl", ".faiss", ".safetensors", ".txt", ".model", ".jinja"})  # none of them can hold code
+FILES = frozenset(
+    {".json", ".jsonl", ".faiss", ".safetensors", ".txt", ".model", ".jinja"}
+)  # none of them can hold code
 
 
 class ExportRefused(ValueError):
@@ -62,14 +67,16 @@ class FaissPack:
         """Check every byte, load, and ask the model for the probe's vector again.
 
         Raises:
-            ExportRefused: not a folder, a file missing, added, changed or of a kind that can hold code, or another model.
+            ExportRefused: no folder; a file is missing, added, changed or can hold code; or this is another model.
         """
         manifest = _checked_manifest(path)
         model = _load_model(path / "model")
         probe = np.asarray(manifest["probe"]["vector"], np.float32)
         drift = float(np.abs(_encode(model, [manifest["probe"]["text"]])[0] - probe).max())
         if drift > PROBE_TOLERANCE:
-            raise ExportRefused(f"the model in `{path}` gives the probe another vector (off by {drift:.2g}); export it again")
+            raise ExportRefused(
+                f"the model in `{path}` gives the probe another vector (off by {drift:.2g}); export it again"
+            )
         lines = map(json.loads, (path / "docs.jsonl").read_text(encoding="utf-8").splitlines())
         texts = {line["id"]: line["text"] for line in lines}
         return cls(manifest, model, faiss.read_index(str(path / "index.faiss")), texts)
@@ -78,18 +85,20 @@ class FaissPack:
         """The k nearest documents, best first; fewer when the pack holds fewer."""
         scores_1K, ids_1K = self.index.search(_encode(self.model, [text]), min(k, self.index.ntotal))
         found = zip(ids_1K[0].tolist(), scores_1K[0].tolist(), strict=True)
-        return [Hit(id, score, self.texts[id]) for id, score in found if id != -1]
+        return [Hit(number, score, self.texts[number]) for number, score in found if number != -1]
 
 
 def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[str]) -> None:
-    """Fill an existing, empty folder with a pack. `queries` only serve to measure recall; documents are taken once each.
+    """Fill an existing, empty folder with a pack. `queries` only measure the recall; documents are taken once each.
 
     Raises:
         ExportRefused: no documents, or vectors that are not of length 1, whose inner product would be no cosine.
     """
     texts = list(dict.fromkeys(documents))
     if not texts:
-        raise ExportRefused("a `faiss` pack needs documents; give the run training or evaluation rows with a `positive`")
+        raise ExportRefused(
+            "a `faiss` pack needs documents; give the run training or evaluation rows with a `positive`"
+        )
     ids = np.array([_id(text) for text in texts], np.int64)
     assert len(set(ids.tolist())) == len(ids), "two texts share 63 bits of sha256"
     vectors_DE = _encode(model, texts)
@@ -99,7 +108,9 @@ def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[
     model.save_pretrained(str(folder / "model"), create_model_card=False)
     faiss.write_index(index, str(folder / "index.faiss"))
     with (folder / "docs.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(_json({"id": int(id), "text": text}) + "\n" for id, text in zip(ids, texts, strict=True))
+        file.writelines(
+            _json({"id": number, "text": text}) + "\n" for number, text in zip(ids.tolist(), texts, strict=True)
+        )
     probe = texts[0]
     digests = _digests(folder)
     manifest = {
@@ -110,11 +121,15 @@ def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[
         "index": type(faiss.downcast_index(index.index)).__name__,
         "faiss": faiss.__version__,
         "files": digests,
-        "model_sha256": hashlib.sha256(_json({k: v for k, v in digests.items() if k.startswith("model/")}).encode()).hexdigest(),
+        "model_sha256": hashlib.sha256(
+            _json({k: v for k, v in digests.items() if k.startswith("model/")}).encode()
+        ).hexdigest(),
         "probe": {"text": probe, "vector": vectors_DE[0].tolist()},
         "recall@10": _recall(index, ids, vectors_DE, _encode(model, list(queries)[:RECALL_QUERIES] or [probe])),
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
+    )
 
 
 def _id(text: str) -> int:
@@ -124,7 +139,7 @@ def _id(text: str) -> int:
 def _index(vectors_DE: Vectors, ids: NDArray[np.int64]) -> Any:
     dimension = vectors_DE.shape[1]
     if len(ids) < HNSW_FROM:
-        inner = faiss.IndexFlatIP(dimension)
+        inner: Any = faiss.IndexFlatIP(dimension)
     else:
         inner = faiss.IndexHNSWFlat(dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
         inner.hnsw.efConstruction, inner.hnsw.efSearch = HNSW_BUILD, HNSW_SEARCH
@@ -161,7 +176,7 @@ def _checked_manifest(path: Path) -> Mapping[str, Any]:
     if any(file.is_symlink() for file in path.rglob("*")):
         raise ExportRefused(f"`{path}` holds a symbolic link; copy the pack with its files")
     if not (path / "manifest.json").is_file():
-        raise ExportRefused(f"`{path}` has no `manifest.json`; point at a pack that `format=\"faiss\"` wrote")
+        raise ExportRefused(f'`{path}` has no `manifest.json`; point at a pack that `format="faiss"` wrote')
     manifest: Mapping[str, Any] = json.loads((path / "manifest.json").read_bytes())
     found, expected = _digests(path), manifest["files"]
     for name in sorted(found.keys() | expected.keys()):

@@ -1,7 +1,7 @@
 """A real but tiny world for training tests: a random BERT, its tokenizer, rows that can be learned, a listener.
 
-    labels    each text carries the word that gives its label away; the rest of the words are noise
-    pairs     anchor and positive share a word that no other pair has
+labels    each text carries the word that gives its label away; the rest of the words are noise
+pairs     anchor and positive share a word that no other pair has
 """
 
 import random
@@ -28,7 +28,8 @@ ARGUMENTS: dict[str, Any] = {
 }  # fmt: skip
 CLASSIFICATION = {**ARGUMENTS, "num_labels": len(LABELS), "label_names": list(LABELS)}
 EMBEDDING = {
-    **ARGUMENTS, "pooling_method": "mean", "normalize_embeddings": True, "use_inbatch_negatives": True, "temperature": 0.05,
+    **ARGUMENTS,
+    "pooling_method": "mean", "normalize_embeddings": True, "use_inbatch_negatives": True, "temperature": 0.05,
 }  # fmt: skip
 
 
@@ -101,4 +102,20 @@ def make_encoder(folder: Path, head: bool = False) -> Path:
         intermediate_size=128, max_position_embeddings=64, pad_token_id=0,
     )  # fmt: skip
     (BertForMaskedLM(config) if head else BertModel(config)).save_pretrained(folder)
+    return folder
+
+
+def make_decoder(folder: Path, encoder: Path) -> Path:
+    """A random Llama with the encoder's words and, like many decoders, no padding token."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = AutoTokenizer.from_pretrained(encoder).backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=words.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=128, max_position_embeddings=64, eos_token_id=3, bos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder

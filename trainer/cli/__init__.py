@@ -1,0 +1,111 @@
+"""`swift-submit`: ask for a permit and train under it.
+
+Commands live in modules of their own and load when they are called: `--help` imports click and nothing else.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Mapping
+
+import click
+
+from trainer.cli import flags
+from trainer.exits import FINE, INTERRUPTED, MEANING
+
+COMMANDS = {  # name: (where it lives, its first line of help)
+    "run": ("trainer.cli.run:run", "Ask for a ticket, train, evaluate, report."),
+    "plan": ("trainer.cli.plan:plan", "Say what `run` would do. Nothing is made."),
+    "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
+    "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
+    "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),
+    "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),
+    "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline."),
+}
+VARIABLES = {
+    "SWIFT_SUBMIT_SERVER": "the registry's address (http://127.0.0.1:8710)",
+    "SWIFT_SUBMIT_TOKEN": "your API token",
+    "SWIFT_SUBMIT_TOKEN_FILE": "a 0600 file that holds it",
+    "SWIFT_SUBMIT_ISSUER": "what tickets name as issuer (the server's address)",
+}
+PLACES = "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout)."
+
+
+class LazyGroup(click.Group):
+    """A group that knows names and one-line helps, and imports a command when it is called."""
+
+    def __init__(self, *args: object, lazy: Mapping[str, tuple[str, str]], **settings: object) -> None:
+        super().__init__(*args, **settings)  # type: ignore[arg-type]
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module, _, name = self._lazy[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self._lazy and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0].replace("_", "-"), self._lazy, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(self._lazy)}."
+            ctx.fail(f"`{args[0]}` is no command; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in self._lazy.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Environment"):
+            formatter.write_dl(list(VARIABLES.items()))
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in MEANING.items()])
+        formatter.write_paragraph()
+        formatter.write_text(PLACES)
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"swift-submit {version('tagwarden')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    name="swift-submit",
+    params=flags.options(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Train under a governed task type: a signed ticket first, then the run, then the registry's verdict."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: every way out is a message and an exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="swift-submit", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else FINE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `swift-submit runs list | head`
+        sys.stderr.close()
+        sys.exit(FINE)
+    except Exception as error:
+        from trainer.cli import errors
+
+        sys.exit(errors.show(error, flags.last_seen()))

@@ -1,7 +1,8 @@
 """Recipes, one module per task type that trains by its own rules, found by name.
 
-A module's name is its recipe's with underscores (`sequence-classification` -> `sequence_classification.py`) and its docstring
-is its data sheet: row, loss, trainer, scores. Importing a recipe imports torch; importing this package does not.
+A module's name is its recipe's with underscores (`sequence-classification` -> `sequence_classification.py`) and its
+docstring is its data sheet: row, loss, trainer, scores. Importing a recipe imports torch, importing this package does
+not.
 """
 
 import importlib

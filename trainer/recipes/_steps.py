@@ -1,6 +1,6 @@
 """What every recipe does around its own trainer: the arguments, the adapter, the watcher, the board, the memory.
 
-Nothing here touches a batch, a loss or a gradient. At one seed, a recipe computes what the plain library script computes.
+Nothing here touches a batch, a loss or a gradient: at one seed, a recipe computes what a plain library script computes.
 """
 
 import contextlib
@@ -19,14 +19,22 @@ import torch
 from peft import LoraConfig, TaskType
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
 from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging as logging_of_transformers
 
 from trainer.job import Job, Outcome
 
 log = logging.getLogger(__name__)
 
-# How models are loaded: from this disk, without the code or the pickles that a model folder may carry, weights in float32.
+# How models are loaded: from this disk, without the code or the pickles that a model folder may carry, in float32.
 # Read-only, because sentence-transformers writes into the dictionaries that it is given.
 LOCAL: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
 WEIGHTS: Mapping[str, Any] = MappingProxyType({**LOCAL, "use_safetensors": True, "dtype": torch.float32})
@@ -37,13 +45,19 @@ class RowsTooLong(ValueError):
 
     def __init__(self, longer: int, longest: int, max_length: int) -> None:
         super().__init__(
-            f"{longer} rows are longer than `max_length` {max_length} (the longest has {longest} tokens) and `truncation` is "
-            "off; raise `max_length`, shorten the rows, or allow `truncation`"
+            f"{longer} rows are longer than `max_length` {max_length} (the longest has {longest} tokens) and `truncation` "
+            "is off; raise `max_length`, shorten the rows, or allow `truncation`"
         )
 
 
+def begin(job: Job) -> None:
+    """Seed everything. Comes before any module exists: the trainers seed too late for a new head or adapter."""
+    set_seed(job.arguments["seed"])
+    logging_of_transformers.disable_progress_bar()
+
+
 def compute_dtype() -> torch.dtype:
-    """bfloat16 autocast where the GPU has it, float32 elsewhere. Weights and optimizer state are float32 in both cases."""
+    """bfloat16 autocast where the GPU has it, else float32. Weights and optimizer state are float32 in both cases."""
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     log.info("dtype: %s", "bfloat16 autocast (the GPU supports it)" if on_gpu else "float32 (no GPU with bfloat16)")
     return torch.bfloat16 if on_gpu else torch.float32
@@ -152,10 +166,11 @@ def finish(job: Job, outcome: Outcome, board: SummaryWriter) -> Outcome:
     """Put the scores on the board beside the arguments, and measure the memory peak again, evaluation included."""
     for name, score in outcome.scores.items():
         board.add_scalar(f"eval/{name}", score.value, outcome.steps)
+    arguments = {name: _plain(value) for name, value in sorted(job.arguments.items())}
     values = {name: score.value for name, score in outcome.scores.items()}
     # Through the writer's own file: `SummaryWriter.add_hparams` would open a second run beside this one.
-    for summary in hparams({k: _plain(v) for k, v in sorted(job.arguments.items())}, values):
-        board._get_file_writer().add_summary(summary)
+    for summary in hparams(arguments, values):  # type: ignore[no-untyped-call]
+        board._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
     return replace(outcome, peak_memory_bytes=peak_memory_bytes())
 
 
@@ -170,7 +185,7 @@ def board(job: Job) -> Iterator[SummaryWriter]:
 def peak_memory_bytes() -> int:
     """The most memory held since training began: allocated by torch on a GPU, else resident in this process.
 
-    `VmHWM` counts what `ru_maxrss` counts but can be reset; where there is no /proc, `ru_maxrss` speaks for the whole process.
+    `VmHWM` counts what `ru_maxrss` counts but can be reset. Without /proc, `ru_maxrss` speaks for the whole process.
     """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
@@ -190,30 +205,32 @@ def _forget_peak_memory() -> None:
 
 
 @dataclass
-class _Watcher(TrainerCallback):
+class _Watcher(TrainerCallback):  # type: ignore[misc]
     """Tells the listener about each optimizer step, once, and carries its wish to stop to the trainer."""
 
     job: Job
     stopped: str | None = None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
         if not control.should_log:  # else `on_log` follows for the same step, with the logs
-            self.job.listener.on_step(state.global_step, state.max_steps, {})
+            self._tell(state, control, {})
+
+    def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:  # the closing summary of a run has none
+            self._tell(state, control, {k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
+
+    def _tell(self, state: Any, control: Any, logs: Mapping[str, float]) -> None:
+        self.job.listener.on_step(state.global_step, state.max_steps, logs)
         self.stopped = self.job.listener.should_stop()
         if self.stopped is not None:
             log.warning("stopping at step %d of %d: %s", state.global_step, state.max_steps, self.stopped)
             control.should_save = control.should_training_stop = True
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs:  # the closing summary of a run has none
-            numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
-            self.job.listener.on_step(state.global_step, state.max_steps, numbers)
-
 
 class _Board(TensorBoardCallback):  # type: ignore[misc]
     """Leaves our writer open at the end of training: the scores are still to come."""
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         self.tb_writer.flush()
 
 

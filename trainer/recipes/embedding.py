@@ -3,14 +3,14 @@
 Row      {"anchor": str, "positive": str} or {"anchor": str, "positive": str, "negative": str}, all rows alike
 Loss     s = cosine / temperature; anchor i, documents j
          in-batch negatives: InfoNCE, -log softmax_j(s_ij)[i] over all positives and negatives of the batch   [nats]
-           van den Oord et al. 2018, eq. 4 (arXiv:1807.03748); a batch holds no text twice, else a positive were a negative
-         without: softplus(s_negative - s_positive), the same loss over the pair alone   [nats]
+           van den Oord et al. 2018, eq. 4 (arXiv:1807.03748). A batch holds no text twice: it would be its own negative
+         without: softplus(s_negative - s_positive), the same loss over the row's own pair   [nats]
            keeps the meaning of `temperature`, where a triplet loss would need a margin that no profile sets
-Trains   sentence_transformers.SentenceTransformerTrainer on Transformer -> Pooling -> Normalize; with `use_lora` peft adapters
-         on every linear layer. Batches above 64 rows go through GradCache (Gao et al. 2021, arXiv:2101.06983): same gradient,
-         memory of 32 rows, about twice the time
-Scores   ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation rows, searching their distinct positives by
-         cosine; every positive of an anchor is relevant; bootstrap interval over anchors
+Trains   sentence_transformers.SentenceTransformerTrainer on Transformer -> Pooling -> Normalize; with `use_lora` peft
+         adapters on every linear layer. Batches above 64 rows go through GradCache (Gao et al. 2021, arXiv:2101.06983):
+         same gradient, memory of 32 rows, about twice the time
+Scores   ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation rows, searching their distinct positives
+         by cosine; every positive of an anchor is relevant; bootstrap interval over anchors
 """
 
 import json
@@ -24,6 +24,7 @@ from datasets import Dataset
 from peft import PeftModel, TaskType
 from sentence_transformers import (
     SentenceTransformer,
+    SentenceTransformerModelCardData,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
@@ -35,7 +36,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
-from transformers import AutoModel, set_seed
+from transformers import AutoModel
 
 from enforcer.gates import Score
 from trainer import evaluate
@@ -51,7 +52,7 @@ CUTOFF = 10
 
 def train(job: Job) -> Outcome:
     """Train, evaluate, and save the model (with `use_lora` its adapter) under `job.folder.model`."""
-    set_seed(job.arguments["seed"])  # before any module exists: the trainer seeds too late for a new adapter
+    _steps.begin(job)
     columns = _columns(job.train_rows, needs_negative=not job.arguments["use_inbatch_negatives"])
     model = _model(job)
     _refuse_overlong(job, model)
@@ -106,7 +107,9 @@ def _model(job: Job) -> SentenceTransformer:
         transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=job.arguments["pooling_method"])
     normalize = [Normalize()] if job.arguments["normalize_embeddings"] else []
-    model = SentenceTransformer(modules=[transformer, pooling, *normalize])
+    card = SentenceTransformerModelCardData(local_files_only=True, generate_widget_examples=False)
+    card.widget = [{"text": "none"}]  # else the trainer looks through the rows for examples, for a card nobody writes
+    model = SentenceTransformer(modules=[transformer, pooling, *normalize], model_card_data=card)
     log.info("attention: %s; pooling: %s", transformer.model.config._attn_implementation, pooling.pooling_mode)
     if job.arguments["use_lora"]:
         model.add_adapter(_steps.lora(job, TaskType.FEATURE_EXTRACTION, weights))
@@ -118,11 +121,11 @@ def _transformer_folder(model_dir: Path) -> Path:
     listing = model_dir / "modules.json"
     if not listing.exists():
         return model_dir
-    first = json.loads(listing.read_text())[0]
-    return model_dir / first["path"]
+    path: str = json.loads(listing.read_text())[0]["path"]
+    return model_dir / path
 
 
-def _loss(job: Job, model: SentenceTransformer) -> nn.Module:
+def _loss(job: Job, model: SentenceTransformer) -> Any:
     scale = 1 / job.arguments["temperature"]
     if not job.arguments["use_inbatch_negatives"]:
         return PairLoss(model, scale)
@@ -132,7 +135,7 @@ def _loss(job: Job, model: SentenceTransformer) -> nn.Module:
 
 
 class PairLoss(nn.Module):
-    """InfoNCE with one negative, the row's own: -log(e^p / (e^p + e^n)) = softplus(n - p), with p, n the scaled cosines.
+    """InfoNCE with one negative, the row's own: -log(e^p / (e^p + e^n)) = softplus(n - p); p, n are scaled cosines.
 
     RankNet's loss on a pair (Burges et al. 2005, eq. 3, target 1).
     """
@@ -141,7 +144,7 @@ class PairLoss(nn.Module):
         super().__init__()
         self.model, self.scale = model, scale
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- the trainer passes labels to every loss
         anchor_BE, positive_BE, negative_BE = (self.model(f)["sentence_embedding"] for f in sentence_features)
         positive_B = self.scale * cosine_similarity(anchor_BE, positive_BE)
         negative_B = self.scale * cosine_similarity(anchor_BE, negative_BE)
@@ -156,7 +159,7 @@ def _columns(rows: Sequence[Row], needs_negative: bool) -> list[str]:
     if with_negative not in (0, len(rows)):
         raise ValueError(f"{with_negative} of {len(rows)} rows have a `negative`; give it to all rows or to none")
     if needs_negative and not with_negative:
-        raise ValueError("`use_inbatch_negatives` is off and the rows have no `negative`; add that column or turn it on")
+        raise ValueError("`use_inbatch_negatives` is off and rows have no `negative`; add that column or turn it on")
     return ["anchor", "positive", "negative"] if with_negative else ["anchor", "positive"]
 
 

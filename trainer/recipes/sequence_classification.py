@@ -2,11 +2,11 @@
 
 Row      {"text": str, "label": str}, the label being one of `label_names`
 Loss     cross-entropy over the K labels: -log softmax(logits)[label]   [nats]
-Trains   transformers.Trainer on AutoModelForSequenceClassification; with `use_lora` peft adapters on every linear layer, and
-         the head (with whatever else the base model has no weights for) in full
+Trains   transformers.Trainer on AutoModelForSequenceClassification; with `use_lora` peft adapters on every linear
+         layer, and the head (with whatever else the base model has no weights for) in full
 Scores   accuracy: share of rows given their label, Wilson interval
          macro_f1: mean over labels of 2PR/(P+R), bootstrap interval over rows
-Leaves   confusion matrix in the details, as `confusion-matrix.png` and on TensorBoard; per-label precision, recall, F1, support
+Leaves   confusion matrix in the details, as `confusion-matrix.png` and on TensorBoard; per-label precision, recall, F1
 """
 
 import logging
@@ -26,7 +26,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
-    set_seed,
 )
 
 from trainer import evaluate
@@ -37,12 +36,13 @@ log = logging.getLogger(__name__)
 
 HEADS = ("classifier", "score")  # what peft trains in full by itself (PeftModelForSequenceClassification)
 
-CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei")
+CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
+FIRST_CJK = 0x2E80  # matplotlib's own DejaVu Sans has no glyph from here on
 
 
 def train(job: Job) -> Outcome:
     """Train, evaluate, and save the model (with `use_lora` the adapter) under `job.folder.model`."""
-    set_seed(job.arguments["seed"])  # before any module exists: Trainer seeds too late for a new head or adapter
+    _steps.begin(job)
     tokenizer = _steps.tokenizer(job.model_dir)
     model, fresh = _model(job, tokenizer)
     with _steps.board(job) as board:
@@ -58,6 +58,7 @@ def train(job: Job) -> Outcome:
         model.save_pretrained(job.folder.model)
         model.config.save_pretrained(job.folder.model)  # an adapter folder has none, and the labels live there
         tokenizer.save_pretrained(job.folder.model)
+        (job.folder.model / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is the run's README.md
         outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
         return _steps.finish(job, _scored(job, outcome, trainer, tokenizer, board), board)
 
@@ -137,23 +138,29 @@ def _scored(
 
 
 def _draw(confusion_KK: evaluate.Ints, names: Sequence[str], path: Path, board: SummaryWriter, step: int) -> None:
-    """The confusion matrix as a picture, in a file and on the board. Without a CJK font the labels show as boxes."""
+    """The confusion matrix as a picture, in a file and on the board.
+
+    Where no font can draw the names they are numbered, in the order of `label_names`.
+    """
     from matplotlib import font_manager
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    wanted = [font for font in CJK_FONTS if font in installed]
-    size = 3 + 0.4 * len(names)
-    figure = Figure(figsize=(size, size), layout="constrained")  # no pyplot: it keeps global state and opens windows
+    fonts = [*(font for font in CJK_FONTS if font in installed), "DejaVu Sans"]
+    drawable = len(fonts) > 1 or all(ord(char) < FIRST_CJK for char in "".join(names))
+    ticks = names if drawable else [f"label {i}" for i in range(len(names))]
+    side = 3 + 0.4 * len(names)
+    figure = Figure(figsize=(side, side), layout="constrained")  # no pyplot: it keeps global state and opens windows
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="predicted", ylabel="truth", xticks=range(len(names)), yticks=range(len(names)))
-    axes.imshow(confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticklabels(names, rotation=45, ha="right", fontfamily=[*wanted, "DejaVu Sans"])
-    axes.set_yticklabels(names, fontfamily=[*wanted, "DejaVu Sans"])
+    axes.set_xticklabels(ticks, rotation=45, ha="right", fontfamily=fonts)
+    axes.set_yticklabels(ticks, fontfamily=fonts)
+    share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
     for truth, predicted in np.argwhere(confusion_KK):
-        count, share = confusion_KK[truth, predicted], confusion_KK[truth, predicted] / confusion_KK[truth].sum()
-        axes.text(predicted, truth, count, ha="center", va="center", color="white" if share > 0.5 else "black")
+        color = "white" if share_KK[truth, predicted] > 0.5 else "black"
+        axes.text(predicted, truth, str(confusion_KK[truth, predicted]), ha="center", va="center", color=color)
     canvas.draw()
     figure.savefig(path)
     board.add_image("confusion-matrix", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")

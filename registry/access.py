@@ -1,0 +1,227 @@
+"""Who may call a route: declared in its signature, checked before its session opens, refused on the record.
+
+    May("approve", about=...)   the policy decides; `about` says on what
+    SignedIn                    anybody with a valid token
+    TicketHolder                the run ticket and a proof by the run's own key
+    LeaseHolder                 the token that redemption gave
+    Public                      health and public keys: nothing else
+
+Each leaves `access` on the dependency, so that a test can prove that no route goes without.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from sqlmodel import col, select
+
+from enforcer import proofs, tickets
+from enforcer.policy.conditions import Context
+from enforcer.policy.snapshot import ANY_TAG, Decision, Snapshot
+from enforcer.policy.snapshot import Request as Question
+from enforcer.problems import NotPermitted, TicketInvalid, Unauthenticated
+from registry import db
+from registry.books import Books
+from registry.identity import Actor, identify
+from registry.tables import Run
+
+
+@dataclass(frozen=True)
+class Matter:
+    """What an action is about. Whatever is left at its default is not narrowed down."""
+
+    tag: str = ANY_TAG
+    unit: str | None = None
+    target: str = "any"
+    gpus: int = 0
+    model: str | None = None
+
+
+@dataclass
+class Attempt:
+    """What a request is trying to do, as far as known: the refusal's event is written from it."""
+
+    action: str
+    actor: Actor
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Permit:
+    """A permission the policy gave: to whom, for what, by which decision."""
+
+    actor: Actor
+    matter: Matter
+    unit: str
+    decision: Decision
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The columns of an event that say why this was allowed."""
+        return {"rule": self.decision.rule, "policy_revision": self.decision.revision}
+
+
+Caller = Annotated[Actor, Depends(identify)]
+
+
+def attempt(request: Request, action: str, actor: Actor, **facts: Any) -> Attempt:
+    """Note what is being tried, before anything can refuse it."""
+    noted = Attempt(action, actor, facts)
+    request.state.attempt = noted
+    return noted
+
+
+def nothing_in_particular() -> Matter:
+    return Matter()
+
+
+def May(action: str, about: Callable[..., Matter] = nothing_in_particular) -> Callable[..., Permit]:  # noqa: N802
+    """A dependency that yields a `Permit`, or refuses and has the refusal recorded."""
+
+    def tried(request: Request, actor: Caller) -> Actor:
+        return attempt(request, action, actor).actor
+
+    def permitted(
+        request: Request, actor: Annotated[Actor, Depends(tried)], matter: Annotated[Matter, Depends(about)]
+    ) -> Permit:
+        books: Books = request.app.state.books
+        unit = matter.unit or actor.business_unit
+        noted: Attempt = request.state.attempt
+        noted.facts.update(business_unit=unit, task_type=None if matter.tag == ANY_TAG else matter.tag)
+        with db.reading(books.engine) as session:
+            gate = books.gate(session)
+        decision = decide(gate, actor, action, matter)
+        if not decision.allowed:
+            raise refusal(actor, action, matter, unit, decision)
+        return Permit(actor, matter, unit, decision)
+
+    permitted.access = f"may {action}"  # type: ignore[attr-defined]
+    return permitted
+
+
+def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decision:
+    unit = matter.unit or actor.business_unit
+    context = Context(
+        now=db.utc_now(),
+        gpus=matter.gpus,
+        model=matter.model,
+        unit=unit,
+        own_units=gate.units_below(actor.business_unit),
+    )
+    return gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
+
+
+def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Decision) -> NotPermitted:
+    """The refusal in words: who, what, why not, and who may."""
+    who = f"`{actor.id}` (groups: {', '.join(actor.groups) or 'none'})"
+    what = f"{action} `{matter.tag}` for `{unit}`" if matter.tag != ANY_TAG else f"{action} for `{unit}`"
+    match decision.reason:
+        case "explicit-deny":
+            why = f"rule `{decision.rule}` denies it"
+        case "no-matching-rule" if decision.nearest:
+            nearest = decision.nearest[0]
+            why = f"rule `{nearest.rule}` is the nearest that allows it, and it fails on {nearest.failed}"
+        case "no-matching-rule":
+            why = "no rule of the policy allows it to anybody"
+        case _:
+            why = f"the policy answers `{decision.reason}`"
+    return NotPermitted(
+        f"{who} may not {what}: {why}",
+        reason_code=decision.reason,
+        rule=decision.rule or (decision.nearest[0].rule if decision.nearest else None),
+        who_may=list(decision.who_may) or None,
+        policy_revision=decision.revision,
+    )
+
+
+def signed_in(actor: Caller) -> Actor:
+    return actor
+
+
+signed_in.access = "signed in"  # type: ignore[attr-defined]
+SignedIn = Annotated[Actor, Depends(signed_in)]
+
+
+@dataclass(frozen=True)
+class HeldTicket:
+    """A ticket of ours, presented together with a proof by the key that it names."""
+
+    claims: tickets.Claims
+
+
+def ticket_holder(request: Request, jti: str) -> HeldTicket:
+    """`Authorization: DPoP <ticket>` with a `DPoP` proof over this request (RFC 9449).
+
+    Raises:
+        TicketInvalid: not our ticket, another ticket than the path names, or no proof by its key.
+    """
+    books: Books = request.app.state.books
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme != "DPoP" or not token:
+        raise Unauthenticated("the run ticket is needed: send `Authorization: DPoP <ticket>` with a `DPoP` proof")
+    claims = tickets.recognise(token, books.ticket_keys, issuer=books.settings.issuer)
+    attempt(
+        request,
+        "redeem",
+        Actor(claims.sub, (), claims.business_unit),
+        task_type=claims.task_type,
+        version=claims.task_version,
+        run_id=claims.txn,
+        ticket_id=claims.jti,
+        rule=claims.policy_rule,
+    )
+    if claims.jti != jti:
+        raise TicketInvalid("the ticket is not the one that the path names", step=14)
+    url = f"{books.settings.issuer}{request.url.path}"
+    proven = proofs.check(request.headers.get("dpop", ""), method=request.method, url=url, ticket=token)
+    if not hmac.compare_digest(proven.thumbprint, claims.cnf.jkt):
+        raise TicketInvalid("the proof is by another key than the ticket names (`cnf.jkt`)", step=13)
+    return HeldTicket(claims)
+
+
+ticket_holder.access = "holds the ticket and its key"  # type: ignore[attr-defined]
+TicketHolder = Annotated[HeldTicket, Depends(ticket_holder)]
+
+
+@dataclass(frozen=True)
+class HeldLease:
+    run_id: str
+
+
+_LEASE = HTTPBearer(auto_error=False, scheme_name="Lease", description="The lease token that redemption gave.")
+
+
+def lease_holder(request: Request, run_id: str, _documented: Annotated[object, Depends(_LEASE)]) -> HeldLease:
+    """`Authorization: Bearer <lease token>` of exactly this run.
+
+    Raises:
+        Unauthenticated: no token, or not this run's.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("the lease token of this run is needed: send `Authorization: Bearer <lease token>`")
+    with db.reading(request.app.state.books.engine) as session:
+        stored = session.exec(select(Run.lease_sha256).where(col(Run.id) == run_id)).first()
+    if stored is None or not hmac.compare_digest(stored, lease_hash(token)):
+        raise Unauthenticated("this lease token does not belong to this run")
+    return HeldLease(run_id)
+
+
+lease_holder.access = "holds the lease"  # type: ignore[attr-defined]
+LeaseHolder = Annotated[HeldLease, Depends(lease_holder)]
+
+
+def lease_hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def public() -> None:
+    """Anybody."""
+
+
+public.access = "public"  # type: ignore[attr-defined]
+Public = Depends(public)

@@ -1,0 +1,173 @@
+"""The record: what happened, what was refused, who asked, and the proof that none of it was changed.
+
+An event is written in the same transaction as its effect; a refusal in one of its own, since raising rolls the
+request's back. Its place in the Merkle log is given later, by one sequencer at a time: identity values are taken before
+commit, so their order is not the order of anything.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, func, text
+from sqlmodel import Session, col, delete, select
+
+from enforcer import tlog, wire
+from enforcer.keys import SigningKey
+from enforcer.problems import Malformed, Problem
+from registry import db
+from registry.identity import Actor
+from registry.tables import Event, LogEntry, PendingEntry
+
+COLUMNS = tuple(wire.Event.model_fields)
+_SEQUENCER_LOCK = 0x7461677761  # any number that nobody else uses as a PostgreSQL advisory lock
+
+
+def record(session: Session, kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> Event:
+    """Write one event. `facts` are columns of `Event`; the unit is the actor's unless another is named."""
+    facts.setdefault("business_unit", actor.business_unit)
+    event = Event(
+        id=db.uuid7(),
+        at=db.utc_now(),
+        kind=kind,
+        outcome=outcome,
+        actor=actor.id,
+        groups=list(actor.groups),
+        **{"detail": {}, **facts},
+    )
+    session.add(event)
+    session.flush()
+    session.add(PendingEntry(event_id=event.id))
+    return event
+
+
+def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, **facts: Any) -> str:
+    """Write a refusal in a transaction of its own; returns the event's id."""
+    facts["detail"] = {"problem": problem.code, **facts.get("detail", {})}
+    for name in ("rule", "policy_revision"):
+        if name in problem.facts:
+            facts[name] = problem.facts[name]
+    with db.writing(engine) as session, session.begin():
+        reason = problem.detail[:1_000]
+        return record(session, f"{action}.refused", actor, outcome="refused", reason=reason, **facts).id
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def events(session: Session, wanted: "Filter", page: "Page") -> tuple[list[Event], str | None]:
+    """Newest first, one keyset page: `(events, next_page_token)`."""
+    query = wanted.select().order_by(col(Event.id).desc()).limit(page.size + 1)
+    if page.after is not None:
+        query = query.where(col(Event.id) < page.after)
+    found = list(session.exec(query))
+    more = found[page.size - 1].id if len(found) > page.size else None
+    return found[: page.size], more and page_token(more, wanted)
+
+
+class Filter:
+    """What to look for. Every field is an exact match; `since` and `until` bound the time, half open."""
+
+    def __init__(self, **wanted: Any) -> None:
+        self.wanted = {name: value for name, value in wanted.items() if value is not None}
+
+    def select(self) -> Any:
+        query = select(Event)
+        for name, value in self.wanted.items():
+            if name == "since":
+                query = query.where(col(Event.at) >= value)
+            elif name == "until":
+                query = query.where(col(Event.at) < value)
+            else:
+                query = query.where(getattr(Event, name) == value)
+        return query
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.wanted, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Page:
+    """A page size and the key to continue after. A token belongs to the filter it came with."""
+
+    def __init__(self, size: int, token: str | None, wanted: Filter) -> None:
+        self.size = size
+        self.after = read_page_token(token, wanted) if token else None
+
+
+def page_token(key: str, wanted: Filter) -> str:
+    return base64.urlsafe_b64encode(f"{wanted.fingerprint()}:{key}".encode()).decode().rstrip("=")
+
+
+def read_page_token(token: str, wanted: Filter) -> str:
+    try:
+        fingerprint, _, key = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().partition(":")
+    except ValueError:
+        fingerprint, key = "", ""
+    if fingerprint != wanted.fingerprint() or not key:
+        raise Malformed("`page_token` belongs to another query; start again without it")
+    return key
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def sequence(session: Session) -> None:
+    """Give every committed event its place in the log. One sequencer at a time; the transaction must be a writing one.
+
+    SQLite has one writer anyway. On PostgreSQL an advisory lock holds until the end of this transaction; an event that
+    commits later is found by the next call, because what is pending is a set and not a position.
+    """
+    if session.connection().dialect.name == "postgresql":
+        session.connection().execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SEQUENCER_LOCK})
+    pending = session.exec(select(Event).join(PendingEntry).order_by(col(Event.at), col(Event.id))).all()
+    index = session.exec(select(func.count()).select_from(LogEntry)).one()
+    for event in pending:
+        session.add(LogEntry(index=index, event_id=event.id, leaf_hash=tlog.leaf_hash(as_document(event))))
+        index += 1
+    session.flush()
+    for start in range(0, len(pending), 500):
+        ids = [event.id for event in pending[start : start + 500]]
+        session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(ids)))
+
+
+def checkpoint(session: Session, origin: str, key: SigningKey) -> tuple[tlog.Tree, wire.Checkpoint]:
+    """The tree over everything sequenced, and its signed head."""
+    tree = tlog.Tree(session.exec(select(LogEntry.leaf_hash).order_by(col(LogEntry.index))))
+    return tree, wire.Checkpoint(size=len(tree), note=tlog.sign_checkpoint(origin, len(tree), tree.root, key))
+
+
+def export_ndjson(session: Session, wanted: Filter, origin: str, key: SigningKey) -> Iterator[str]:
+    """Events oldest first, each with its proof, under one checkpoint, for `tagwarden audit verify`."""
+    sequence(session)
+    tree, head = checkpoint(session, origin, key)
+    found = session.exec(wanted.select().join(LogEntry).add_columns(LogEntry.index).order_by(col(LogEntry.index)))
+    return tlog.export_lines(head.note, ((index, as_document(event), tree.proof(index)) for event, index in found))
+
+
+def export_csv(events: Sequence[Event]) -> Iterator[str]:
+    """Comma-separated, oldest first, with a header. Cells that a spreadsheet would run as a formula are quoted."""
+    yield _csv_line(COLUMNS)
+    for event in events:
+        document = as_document(event)
+        yield _csv_line([_cell(document[name]) for name in COLUMNS])
+
+
+def as_document(event: Event) -> dict[str, Any]:
+    """The event exactly as it stands on the wire and in the log."""
+    return wire.Event.model_validate(event).model_dump(mode="json")
+
+
+def _cell(value: object) -> str:
+    written = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # A leading = + - @ tab or return makes Excel and its kin evaluate the cell (OWASP "CSV injection").
+    return f"'{written}" if written.startswith(("=", "+", "-", "@", "\t", "\r")) else written
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()

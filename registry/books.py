@@ -1,0 +1,64 @@
+"""What the running service holds: settings, engine, keys, and the gate over the current vocabulary."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+
+from enforcer.keys import DEV_PREFIX, KeySet, SigningKey
+from enforcer.policy import rules
+from enforcer.policy.snapshot import Snapshot
+from registry import db
+from registry.settings import Settings, is_loopback
+from registry.tables import Tag
+
+
+@dataclass
+class Books:
+    settings: Settings
+    engine: Engine
+    ticket_key: SigningKey
+    log_key: SigningKey
+    policy: rules.Policy
+    _snapshot: Snapshot | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Books":
+        """Read the policy, open the database, load or make the keys.
+
+        Raises:
+            PolicyInvalid: the policy cannot go live.
+            KeyUnusable: a key file that cannot be trusted.
+        """
+        policy = rules.load(settings.policies_dir)
+        engine = db.open_engine(settings)
+        return cls(settings, engine, _key(settings, "ticket"), _key(settings, "log"), policy)
+
+    def gate(self, session: Session) -> Snapshot:
+        """The gate over the task-type tree as this session sees it. Rebuilt when a tag was added, by one assignment."""
+        parents = dict(session.exec(select(Tag.name, Tag.parent)).all())
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.tag_parents != parents:
+            snapshot = self._snapshot = Snapshot(self.policy, parents)
+        return snapshot
+
+    @property
+    def ticket_keys(self) -> KeySet:
+        return KeySet.of(self.ticket_key)
+
+    @property
+    def log_origin(self) -> str:
+        """The first line of every checkpoint: which log this is (C2SP: a schema-less URL)."""
+        return f"{self.settings.issuer.partition('://')[2]}/tlog"
+
+
+def _key(settings: Settings, purpose: str) -> SigningKey:
+    """One key a purpose. On loopback it is a development key, which verifiers elsewhere refuse."""
+    folder: Path = settings.state_dir / "keys"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    dev = settings.on_loopback or is_loopback(settings.issuer.partition("://")[2].partition(":")[0])
+    file = folder / f"{DEV_PREFIX if dev else ''}{purpose}.pem"
+    if not file.exists():
+        SigningKey.generate(dev=dev).save(file)
+    return SigningKey.load(file)

@@ -1,0 +1,169 @@
+"""`tagwarden`: operate the registry. Heavy imports live in the commands, so that `--help` answers at once."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+EXIT_USAGE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tagwarden")
+def main() -> None:
+    """Operate the registry of task types.
+
+    Settings come from TAGWARDEN_* environment variables (see `registry/settings.py`); none is needed for the
+    embedded default: loopback, a SQLite file, a token file for the local user.
+
+    Exit codes: 0 ok, 1 failure, 2 usage or refused to start.
+    """
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [env: TAGWARDEN_HOST]")
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.  [env: TAGWARDEN_PORT]")
+def serve(host: str | None, port: int | None) -> None:
+    """Migrate, seed an empty registry, and serve."""
+    from registry import server
+
+    _in_words(lambda: server.serve(_settings(host=host, port=port)))
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    from registry import db
+
+    settings = _settings()
+    _in_words(lambda: db.migrate(db.open_engine(settings)))
+    click.echo("the schema is up to date")
+
+
+@main.command()
+def seed() -> None:
+    """Write the vocabulary of policies/vocabulary/ into the registry; what exists is left alone."""
+    from registry import db, tags
+
+    settings = _settings()
+
+    def plant() -> list[str]:
+        engine = db.open_engine(settings)
+        db.migrate(engine)
+        with db.writing(engine) as session, session.begin():
+            return tags.seed(session, settings.policies_dir)
+
+    added = _in_words(plant)
+    click.echo(f"added {', '.join(added)}" if added else "nothing to add")
+
+
+@main.group()
+def token() -> None:
+    """API tokens."""
+
+
+@token.command("create")
+@click.argument("user")
+@click.option("--group", "groups", multiple=True, help="A group of the user; repeat for more.")
+@click.option("--unit", required=True, help="The user's business unit.")
+@click.option("--days", default=30, show_default=True, type=click.IntRange(1, 90), help="Days until it expires.")
+def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> None:
+    """Make a token for USER and print it once."""
+    from datetime import timedelta
+
+    from enforcer.policy import rules
+    from registry import db, identity
+
+    settings = _settings()
+
+    def make() -> str:
+        directory = rules.load(settings.policies_dir).directory
+        unknown = [f"group `{group}`" for group in groups if group not in directory.groups]
+        unknown += [f"unit `{unit}`"] if unit not in directory.units else []
+        if unknown:
+            raise click.ClickException(f"{', '.join(unknown)} is not in policies/directory.yaml")
+        engine = db.open_engine(settings)
+        db.migrate(engine)
+        with db.writing(engine) as session, session.begin():
+            return identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
+
+    click.echo(_in_words(make))
+
+
+@main.group()
+def audit() -> None:
+    """The audit log."""
+
+
+@audit.command("verify")
+@click.argument("export", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--keys",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The log's public keys, as served at /tlog/jwks.json and kept by you.",
+)
+def verify_export(export: Path, keys: Path) -> None:
+    """Check an NDJSON export offline: nothing in it was changed since it was logged."""
+    from enforcer.keys import KeySet, KeyUnusable
+    from enforcer.tlog import LogInvalid, verify_export
+
+    try:
+        with export.open(encoding="utf-8") as lines:
+            found = verify_export(lines, KeySet.load(keys))
+    except (LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
+        raise click.ClickException(f"the export does not hold: {error}") from error
+    extent = "the whole log" if found.whole else f"of {found.head.size} in the log"
+    click.echo(f"ok: {found.events} events, {extent}, under a checkpoint of {found.head.origin} by {found.head.kid}")
+
+
+@main.command()
+@click.option("--check", type=click.Path(path_type=Path), help="Compare with this file instead of printing.")
+def openapi(check: Path | None) -> None:
+    """Print the OpenAPI document."""
+    from registry.server import openapi_json
+
+    written = openapi_json()
+    if check is None:
+        click.echo(written, nl=False)
+    elif not check.exists() or check.read_text(encoding="utf-8") != written:
+        raise click.ClickException(f"{check} differs from the app; run `make openapi`")
+
+
+def _settings(**given: Any) -> Any:
+    from pydantic import ValidationError
+
+    from registry.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        _stop(f"a setting is wrong: {json.dumps([[e['loc'], e['msg']] for e in error.errors()], default=str)}")
+
+
+def _in_words(act: Any) -> Any:
+    """Run a command's work; what can be mended by whoever called it is said without a traceback."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from enforcer.keys import KeyUnusable
+    from enforcer.policy.rules import PolicyInvalid
+    from enforcer.problems import Problem
+    from registry.server import RefusedToStart
+
+    try:
+        return act()
+    except RefusedToStart as error:
+        _stop(str(error))
+    except (Problem, PolicyInvalid, KeyUnusable) as error:
+        raise click.ClickException(str(error)) from error
+    except SQLAlchemyError as error:
+        raise click.ClickException(f"the database does not answer: {str(error.__cause__ or error)[:300]}") from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _stop(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(EXIT_USAGE)

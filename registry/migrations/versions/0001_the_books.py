@@ -1,0 +1,213 @@
+"""the books
+
+A migration must not break the code that runs before it: add, backfill, and only a release later take away.
+Revision 0001, after nothing.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = '0001'
+down_revision = None
+branch_labels = None
+depends_on = None
+
+IMMUTABLE = ("event", "log_entry", "tag_version", "review")
+
+
+def _refuse(name: str, table: str, verb: str, message: str, when: str) -> None:
+    """A trigger that refuses a change where `when` holds: a defence against accidents. The proof is the log."""
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(
+            f"create trigger {name} before {verb} on \"{table}\" when {when} "
+            f"begin select raise(abort, '{message}'); end"
+        )
+        return
+    returned = "old" if verb == "delete" else "new"
+    op.execute(
+        f"create function {name}() returns trigger language plpgsql as $$ begin "
+        f"if {when} then raise exception '{message}'; end if; return {returned}; end $$"
+    )
+    op.execute(f'create trigger {name} before {verb} on "{table}" for each row execute function {name}()')
+
+
+def _add_triggers() -> None:
+    for table in IMMUTABLE:
+        for verb in ("update", "delete"):
+            _refuse(f"{table}_no_{verb}", table, verb, f"rows of {table} are never changed", "true")
+    _refuse(
+        "proposal_decided", "proposal", "update", "a decided proposal is never changed", "old.state <> 'open'"
+    )
+    _refuse("proposal_no_delete", "proposal", "delete", "proposals are never deleted", "true")
+    _refuse(
+        "review_not_by_author", "review", "insert", "nobody reviews their own proposal",
+        "new.reviewer = (select author from proposal where id = new.proposal_id)",
+    )
+
+
+def upgrade() -> None:
+    op.create_table('api_token',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('secret_sha256', sa.LargeBinary(), nullable=False),
+    sa.Column('actor', sa.String(), nullable=False),
+    sa.Column('groups', sa.JSON(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_api_token_actor', 'api_token', ['actor'], unique=False)
+    op.create_table('event',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('kind', sa.String(), nullable=False),
+    sa.Column('outcome', sa.String(), nullable=False),
+    sa.Column('actor', sa.String(), nullable=False),
+    sa.Column('groups', sa.JSON(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('task_type', sa.String(), nullable=True),
+    sa.Column('version', sa.Integer(), nullable=True),
+    sa.Column('rule', sa.String(), nullable=True),
+    sa.Column('policy_revision', sa.String(), nullable=True),
+    sa.Column('run_id', sa.String(), nullable=True),
+    sa.Column('ticket_id', sa.String(), nullable=True),
+    sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('reason', sa.String(), nullable=True),
+    sa.Column('detail', sa.JSON(), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('event_by_actor', 'event', ['actor', 'id'], unique=False)
+    op.create_index('event_by_kind', 'event', ['kind', 'id'], unique=False)
+    op.create_index('event_by_tag', 'event', ['task_type', 'id'], unique=False)
+    op.create_index('event_by_unit', 'event', ['business_unit', 'id'], unique=False)
+    op.create_index('ix_event_run_id', 'event', ['run_id'], unique=False)
+    op.create_table('idempotent_answer',
+    sa.Column('actor', sa.String(), nullable=False),
+    sa.Column('key', sa.String(), nullable=False),
+    sa.Column('request_digest', sa.String(), nullable=False),
+    sa.Column('answer', sa.JSON(), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('actor', 'key')
+    )
+    op.create_table('proposal',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('kind', sa.String(), nullable=False),
+    sa.Column('tag', sa.String(), nullable=False),
+    sa.Column('change', sa.JSON(), nullable=False),
+    sa.Column('profile', sa.JSON(), nullable=False),
+    sa.Column('digest', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.Column('author', sa.String(), nullable=False),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('approvals_needed', sa.Integer(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=True),
+    sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('decided_at', sa.DateTime(timezone=True), nullable=True),
+    sa.CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name='state'),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
+    op.create_index('ix_proposal_tag', 'proposal', ['tag'], unique=False)
+    op.create_table('run',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('jti', sa.String(), nullable=False),
+    sa.Column('task_type', sa.String(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('actor', sa.String(), nullable=False),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('target', sa.String(), nullable=False),
+    sa.Column('pool', sa.String(), nullable=False),
+    sa.Column('policy_rule', sa.String(), nullable=False),
+    sa.Column('run_spec_digest', sa.String(), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('started_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('ended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('heartbeat_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('lease_sha256', sa.LargeBinary(), nullable=True),
+    sa.Column('lease_expires_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('stop', sa.String(), nullable=True),
+    sa.Column('step', sa.Integer(), nullable=False),
+    sa.Column('total_steps', sa.Integer(), nullable=False),
+    sa.Column('scores', sa.JSON(), nullable=False),
+    sa.Column('gates', sa.JSON(), nullable=False),
+    sa.Column('verdict', sa.String(), nullable=True),
+    sa.Column('report_digest', sa.String(), nullable=True),
+    sa.CheckConstraint("state in ('permitted', 'running', 'finished', 'failed', 'interrupted')", name='state'),
+    sa.PrimaryKeyConstraint('id'),
+    sa.UniqueConstraint('jti')
+    )
+    op.create_index('run_by_tag', 'run', ['task_type', 'id'], unique=False)
+    op.create_index('run_by_unit', 'run', ['business_unit', 'id'], unique=False)
+    op.create_table('tag',
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('kind', sa.String(), nullable=False),
+    sa.Column('parent', sa.String(), nullable=True),
+    sa.Column('description', sa.String(), nullable=False),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['parent'], ['tag.name'], ),
+    sa.PrimaryKeyConstraint('name')
+    )
+    op.create_table('ticket',
+    sa.Column('jti', sa.String(), nullable=False),
+    sa.Column('run_id', sa.String(), nullable=False),
+    sa.Column('jkt', sa.String(), nullable=False),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('run_spec', sa.LargeBinary(), nullable=False),
+    sa.Column('issued_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('redeemed_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('redemption_id', sa.String(), nullable=True),
+    sa.CheckConstraint("state in ('issued', 'redeemed', 'revoked')", name='state'),
+    sa.PrimaryKeyConstraint('jti'),
+    sa.UniqueConstraint('run_id')
+    )
+    op.create_table('alias',
+    sa.Column('alias', sa.String(), nullable=False),
+    sa.Column('tag', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
+    sa.PrimaryKeyConstraint('alias')
+    )
+    op.create_index('ix_alias_tag', 'alias', ['tag'], unique=False)
+    op.create_table('log_entry',
+    sa.Column('index', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('event_id', sa.String(), nullable=False),
+    sa.Column('leaf_hash', sa.LargeBinary(), nullable=False),
+    sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
+    sa.PrimaryKeyConstraint('index'),
+    sa.UniqueConstraint('event_id')
+    )
+    op.create_table('pending_entry',
+    sa.Column('event_id', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
+    sa.PrimaryKeyConstraint('event_id')
+    )
+    op.create_table('review',
+    sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('reviewer', sa.String(), nullable=False),
+    sa.Column('verdict', sa.String(), nullable=False),
+    sa.Column('digest', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("verdict in ('approve', 'reject')", name='verdict'),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('proposal_id', 'reviewer')
+    )
+    op.create_table('tag_version',
+    sa.Column('tag', sa.String(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('profile', sa.JSON(), nullable=False),
+    sa.Column('profile_digest', sa.String(), nullable=False),
+    sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
+    sa.PrimaryKeyConstraint('tag', 'version')
+    )
+    _add_triggers()
+
+
+def downgrade() -> None:
+    raise NotImplementedError("the first revision holds the record; there is nothing to go back to")

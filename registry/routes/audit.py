@@ -1,0 +1,109 @@
+"""`/v1/audit` and `/tlog`: who did what, for whom, under which rule; and the proof of it."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from enforcer import wire
+from registry import audit
+from registry.access import Matter, May, Permit, SignedIn
+from registry.audit import Filter, Page
+from registry.db import DbSession
+from registry.tables import Event
+
+router = APIRouter(tags=["audit"])
+
+
+class EventQuery(BaseModel):
+    """Exact matches. An unknown parameter is refused: a misspelt filter must not widen the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    business_unit: wire.Name | None = None
+    task_type: wire.Name | None = None
+    actor: wire.Name | None = None
+    kind: wire.Name | None = None
+    outcome: Literal["done", "refused"] | None = None
+    run_id: wire.Name | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class EventPageQuery(EventQuery):
+    page_size: int = Field(default=100, ge=1, le=1_000)
+    page_token: str | None = Field(default=None, max_length=300)
+
+
+class ExportQuery(EventQuery):
+    format: Literal["csv", "ndjson"]
+
+
+def _unit_on_page(query: Annotated[EventPageQuery, Query()]) -> Matter:
+    return Matter(unit=query.business_unit)
+
+
+def _unit_in_export(query: Annotated[ExportQuery, Query()]) -> Matter:
+    return Matter(unit=query.business_unit)
+
+
+@router.get("/v1/audit", operation_id="listEvents")
+def list_events(
+    query: Annotated[EventPageQuery, Query()],
+    auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_on_page))],
+    session: DbSession,
+) -> wire.EventPage:
+    """Events of one business unit, newest first; the auditor's own unless another is named. Reading is an event too."""
+    wanted = _filter(query, auditor)
+    found, token = audit.events(session, wanted, Page(query.page_size, query.page_token, wanted))
+    _record_reading(session, "audit.read", auditor, wanted, len(found))
+    return wire.EventPage(items=[wire.Event.model_validate(event) for event in found], next_page_token=token)
+
+
+@router.get("/v1/audit:export", operation_id="exportEvents", response_class=StreamingResponse)
+def export_events(
+    query: Annotated[ExportQuery, Query()],
+    auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_in_export))],
+    request: Request,
+    session: DbSession,
+) -> StreamingResponse:
+    """All matching events, oldest first. `ndjson` carries a signed checkpoint and a proof for each event."""
+    books = request.app.state.books
+    wanted = _filter(query, auditor)
+    if query.format == "ndjson":
+        lines = list(audit.export_ndjson(session, wanted, books.log_origin, books.log_key))
+        media_type = "application/x-ndjson"
+    else:
+        found = session.exec(wanted.select().order_by(Event.id))
+        lines = list(audit.export_csv(list(found)))
+        media_type = "text/csv; charset=utf-8"
+    _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
+    headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
+    return StreamingResponse(iter(lines), media_type=media_type, headers=headers)
+
+
+@router.get("/tlog/checkpoint", operation_id="getCheckpoint")
+def get_checkpoint(_caller: SignedIn, request: Request, session: DbSession) -> wire.Checkpoint:
+    """The signed head of the log. Keep it: a later export must contain everything it covers."""
+    books = request.app.state.books
+    audit.sequence(session)
+    return audit.checkpoint(session, books.log_origin, books.log_key)[1]
+
+
+def _filter(query: EventQuery, auditor: Permit) -> Filter:
+    """The unit is the one the policy was asked about, in SQL: nothing of another unit is ever read."""
+    asked = query.model_dump(exclude={"page_size", "page_token", "format", "business_unit"})
+    return Filter(**asked, business_unit=None if auditor.unit == "all" else auditor.unit)
+
+
+def _record_reading(session: DbSession, kind: str, auditor: Permit, wanted: Filter, count: int) -> None:
+    asked = {name: str(value) for name, value in wanted.wanted.items()}
+    audit.record(
+        session,
+        kind,
+        auditor.actor,
+        business_unit=auditor.unit,
+        detail={"filter": asked, "events": count},
+        **auditor.provenance,
+    )

@@ -1,0 +1,81 @@
+"""`/v1/runs`: follow them, cancel them; and what a run itself says."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from enforcer import wire
+from enforcer.gates import Verdict
+from registry import db, runs
+from registry.access import LeaseHolder, Matter, May, Permit
+from registry.audit import Filter, Page
+from registry.db import DbSession, ReadSession
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+
+class RunQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    business_unit: wire.Name | None = None
+    task_type: wire.Name | None = None
+    actor: wire.Name | None = None
+    state: Literal["permitted", "running", "finished", "failed", "interrupted"] | None = None
+    verdict: Verdict | None = None
+    page_size: int = Field(default=50, ge=1, le=500)
+    page_token: str | None = Field(default=None, max_length=300)
+
+
+def _unit_in_query(query: Annotated[RunQuery, Query()]) -> Matter:
+    return Matter(unit=query.business_unit)
+
+
+def _run_in_path(request: Request, run_id: str) -> Matter:
+    with db.reading(request.app.state.books.engine) as session:
+        run = runs.get(session, run_id)
+    request.state.attempt.facts.update(run_id=run.id)
+    return Matter(tag=run.task_type, unit=run.business_unit)
+
+
+@router.get("", operation_id="listRuns")
+def list_runs(
+    query: Annotated[RunQuery, Query()],
+    reader: Annotated[Permit, Depends(May("run-read", about=_unit_in_query))],
+    session: ReadSession,
+) -> wire.RunPage:
+    """Runs of one business unit, newest first; the caller's own unit unless another is named. `all` is every unit."""
+    unit = None if reader.unit == "all" else reader.unit
+    wanted = Filter(**query.model_dump(exclude={"page_size", "page_token", "business_unit"}), business_unit=unit)
+    found, token = runs.page(session, wanted, Page(query.page_size, query.page_token, wanted))
+    return wire.RunPage(items=[runs.as_wire(run) for run in found], next_page_token=token)
+
+
+@router.get("/{run_id}", operation_id="getRun")
+def get_run(
+    run_id: str, _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))], session: ReadSession
+) -> wire.Run:
+    """One run with its scores and the judgement of its gates."""
+    return runs.as_wire(runs.get(session, run_id))
+
+
+@router.post("/{run_id}:cancel", operation_id="cancelRun")
+def cancel_run(
+    run_id: str, canceller: Annotated[Permit, Depends(May("cancel", about=_run_in_path))], session: DbSession
+) -> wire.Run:
+    """Ask a run to save a checkpoint and stop."""
+    return runs.as_wire(runs.cancel(session, run_id, canceller))
+
+
+@router.post("/{run_id}/heartbeats", operation_id="sendHeartbeat")
+def send_heartbeat(
+    beat: wire.Heartbeat, lease: LeaseHolder, request: Request, session: DbSession
+) -> wire.HeartbeatAnswer:
+    """A running run renews its lease and learns whether to go on."""
+    return runs.heartbeat(session, lease.run_id, beat, request.app.state.books)
+
+
+@router.post("/{run_id}/report", operation_id="reportRun")
+def report_run(told: wire.Report, lease: LeaseHolder, session: DbSession) -> wire.Run:
+    """The end of a run: its scores are evidence, the verdict in the answer is the registry's."""
+    return runs.as_wire(runs.report(session, lease.run_id, told))

@@ -1,0 +1,140 @@
+"""Runs: they report, the registry judges. Listing and cancelling."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from enforcer import gates, wire
+from enforcer.problems import RunClosed, UnknownRun
+from enforcer.runspec import RunSpec, canonical_bytes, digest
+from registry import audit, db
+from registry.access import Permit
+from registry.audit import Filter, Page, page_token
+from registry.books import Books
+from registry.identity import Actor
+from registry.tables import Run, Ticket
+
+OPEN = ("permitted", "running")
+
+
+def heartbeat(session: Session, run_id: str, beat: wire.Heartbeat, books: Books) -> wire.HeartbeatAnswer:
+    """Renew the lease and say whether to go on.
+
+    A lease that lapsed while the registry was down is renewed all the same: a run is stopped by a decision, not by
+    our outage.
+
+    Raises:
+        RunClosed: the run has ended.
+    """
+    run = get(session, run_id)
+    _refuse_closed(run)
+    now = db.utc_now()
+    run.heartbeat_at = now
+    run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
+    run.step, run.total_steps = beat.step, beat.total_steps
+    session.add(run)
+    return wire.HeartbeatAnswer(expires_at=run.lease_expires_at, stop=run.stop)
+
+
+def report(session: Session, run_id: str, told: wire.Report) -> Run:
+    """Take the final report and judge it by the gates of the version that the ticket was issued for.
+
+    The same report again (a lost answer, a spool sent twice) changes nothing.
+
+    Raises:
+        RunClosed: the run has ended with another report.
+    """
+    run = get(session, run_id)
+    told_digest = digest(canonical_bytes(told.model_dump(mode="json")))
+    if run.report_digest == told_digest:
+        return run
+    _refuse_closed(run)
+    ticket = session.get(Ticket, run.jti)
+    assert ticket is not None, "a run and its ticket are written together"
+    spec = RunSpec.read(ticket.run_spec, expected_digest=run.run_spec_digest)
+    run.state, run.ended_at, run.report_digest = told.state, db.utc_now(), told_digest
+    run.scores = {name: score.model_dump() for name, score in told.scores.items()}
+    run.step = max(run.step, told.steps)
+    actor = Actor(run.actor, (), run.business_unit)
+    facts: dict[str, Any] = {"task_type": run.task_type, "version": run.version, "run_id": run.id, "ticket_id": run.jti}
+    audit.record(
+        session,
+        f"run.{told.state}",
+        actor,
+        rule=run.policy_rule,
+        reason=told.error,
+        detail={
+            "steps": told.steps,
+            "train_seconds": told.train_seconds,
+            "outputs": told.outputs,
+            "peak_memory_bytes": told.peak_memory_bytes,
+        },
+        **facts,
+    )
+    if told.state == "finished":
+        judgements = [gates.judge(gate, told.scores.get(gate.metric)) for gate in spec.profile.gates]
+        run.gates = [judgement.model_dump(mode="json") for judgement in judgements]
+        run.verdict = gates.overall(judgements)
+        audit.record(
+            session,
+            f"gate.{run.verdict}",
+            Actor("system:registry", (), run.business_unit),
+            detail={"gates": run.gates},
+            **facts,
+        )
+    session.add(run)
+    session.flush()
+    return run
+
+
+def cancel(session: Session, run_id: str, permit: Permit) -> Run:
+    """Ask a run to save a checkpoint and stop; it learns of it with its next heartbeat.
+
+    Raises:
+        RunClosed: it has ended already.
+    """
+    run = get(session, run_id)
+    _refuse_closed(run)
+    run.stop = f"cancelled by {permit.actor.id}"
+    audit.record(
+        session,
+        "run.cancel-asked",
+        permit.actor,
+        business_unit=run.business_unit,
+        task_type=run.task_type,
+        version=run.version,
+        run_id=run.id,
+        **permit.provenance,
+    )
+    session.add(run)
+    session.flush()
+    return run
+
+
+def get(session: Session, run_id: str) -> Run:
+    found = session.get(Run, run_id)
+    if found is None:
+        raise UnknownRun(f"`{run_id[:100]}` is not a run")
+    return found
+
+
+def page(session: Session, wanted: Filter, page: Page) -> tuple[list[Run], str | None]:
+    """Newest first, one keyset page: `(runs, next_page_token)`."""
+    query = select(Run).order_by(col(Run.id).desc()).limit(page.size + 1)
+    for name, value in wanted.wanted.items():
+        query = query.where(getattr(Run, name) == value)
+    if page.after is not None:
+        query = query.where(col(Run.id) < page.after)
+    found = list(session.exec(query))
+    more = found[page.size - 1].id if len(found) > page.size else None
+    return found[: page.size], more and page_token(more, wanted)
+
+
+def as_wire(run: Run) -> wire.Run:
+    return wire.Run.model_validate(run.model_dump())
+
+
+def _refuse_closed(run: Run) -> None:
+    if run.state not in OPEN:
+        raise RunClosed(f"run `{run.id}` is {run.state} since {run.ended_at:%Y-%m-%dT%H:%M:%SZ}")

@@ -1,0 +1,85 @@
+"""Serving: what must hold before the first request, and the process itself."""
+
+import json
+import logging
+import socket
+from datetime import UTC, datetime
+
+import uvicorn
+from sqlmodel import Session, col, select
+
+from registry import db, tags
+from registry.app import create_app, describe
+from registry.identity import leave_local_token
+from registry.settings import Settings, is_loopback, local_token_file
+from registry.tables import ApiToken, Tag
+
+log = logging.getLogger("tagwarden")
+
+
+class RefusedToStart(Exception):
+    """Serving like this would be unsafe or cannot work; the message says what to change."""
+
+
+def prepare(settings: Settings) -> None:
+    """Migrate, and seed a registry that is empty.
+
+    Raises:
+        RefusedToStart: it would listen beyond loopback while nobody could be told from anybody.
+    """
+    engine = db.open_engine(settings)
+    db.migrate(engine)
+    with db.writing(engine) as session, session.begin():
+        if session.exec(select(Tag.name)).first() is None:
+            log.info("seeded %d task types", len(tags.seed(session, settings.policies_dir)))
+        if not is_loopback(settings.host) and not _has_token(session):
+            raise RefusedToStart(
+                f"`{settings.host}` is not loopback and no API token exists, so nobody could sign in; "
+                "make one first: `tagwarden token create USER --group platform-admins --unit all`"
+            )
+    engine.dispose()
+
+
+def serve(settings: Settings) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        RefusedToStart: the address is taken, or `prepare` refuses.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    listener = _listen(settings)
+    port = listener.getsockname()[1]
+    settings = settings.model_copy(update={"port": port})
+    prepare(settings)
+    app = create_app(settings)
+    if settings.on_loopback:
+        file = local_token_file()
+        leave_local_token(app.state.books.engine, file)
+        log.info("local user's token: %s", file)
+    log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
+    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", lifespan="off"))
+    server.run(sockets=[listener])
+
+
+def openapi_json() -> str:
+    """The OpenAPI document of an app over nothing: generated, committed, and checked for drift."""
+    return json.dumps(describe(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise RefusedToStart(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}); choose another with `--port`, "
+            "or stop what listens there"
+        ) from error
+    return listener
+
+
+def _has_token(session: Session) -> bool:
+    now = datetime.now(UTC)
+    return session.exec(select(ApiToken.id).where(col(ApiToken.expires_at) > now)).first() is not None

@@ -1,0 +1,82 @@
+"""Every knob of the service, read from `TAGWARDEN_*` environment variables.
+
+The embedded default needs none of them: loopback, a SQLite file, a token file for the local user.
+"""
+
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from platformdirs import user_state_path
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PACKAGED_POLICIES = Path(__file__).parent / "_policies"
+CHECKED_OUT_POLICIES = Path(__file__).parent.parent / "policies"
+
+
+class Settings(BaseSettings):
+    """`TAGWARDEN_<NAME>` sets `<name>`. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="TAGWARDEN_", extra="forbid", frozen=True)
+
+    state_dir: Path = Field(
+        default_factory=lambda: user_state_path("tagwarden"), description="database and keys of the embedded default"
+    )
+    database_url: str | None = Field(
+        default=None, description="`postgresql://...` for a shared database; left out, a SQLite file in `state_dir`"
+    )
+    policies_dir: Path = Field(
+        default_factory=lambda: CHECKED_OUT_POLICIES if CHECKED_OUT_POLICIES.is_dir() else PACKAGED_POLICIES,
+        description="model.conf, directory.yaml, rules/ and vocabulary/",
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8710, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    public_url: str | None = Field(
+        default=None, description="how clients reach the service; the `iss` of every ticket. Left out, host and port"
+    )
+    ticket_ttl_s: int = Field(default=900, ge=30, le=3600, description="how long a ticket may be redeemed")
+    lease_ttl_s: int = Field(default=600, ge=15, le=86_400, description="how long a run may stay silent")
+    approvals_needed: int = Field(default=2, ge=1, le=10, description="approvals that a proposal needs")
+
+    @field_validator("public_url")
+    @classmethod
+    def plain_origin(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("public_url must be an http(s) URL without query or fragment")
+        return url.rstrip("/")
+
+    @property
+    def issuer(self) -> str:
+        """The exact string in `iss`."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """`postgresql://` is spoken through pg8000 (BSD); the file default is SQLite."""
+        if self.database_url is None:
+            return f"sqlite:///{self.state_dir / 'registry.db'}"
+        return self.database_url.replace("postgresql://", "postgresql+pg8000://", 1)
+
+    @property
+    def on_loopback(self) -> bool:
+        return is_loopback(self.host) and is_loopback(urlsplit(self.issuer).hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def local_token_file() -> Path:
+    """Where the embedded default leaves the local user's token (0600). The trainer client looks in the same place."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) / "tagwarden" if runtime else Path(tempfile.gettempdir()) / f"tagwarden-{os.getuid()}"
+    return folder / "token"

@@ -1,0 +1,227 @@
+"""Rows. A table is a row and nothing else: rules live with their noun, bodies in `enforcer.wire`.
+
+SQLModel tables do not validate on construction, so nothing untrusted is ever passed to one unchecked.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, CheckConstraint, Column, DateTime, Index, LargeBinary, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """UTC in, UTC out, on databases with and without time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+def _json() -> Any:
+    return Field(sa_column=Column(JSON, nullable=False))
+
+
+def _moment(nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable))
+
+
+class Tag(SQLModel, table=True):
+    """A task type. Its name never changes; `version` is the one that new runs get."""
+
+    name: str = Field(primary_key=True)
+    kind: str
+    parent: str | None = Field(default=None, foreign_key="tag.name")
+    description: str
+    state: str
+    version: int
+    created_at: datetime = _moment()
+
+
+class Alias(SQLModel, table=True):
+    """Another spelling that resolves to a tag. Names and aliases share one space (checked when proposed)."""
+
+    alias: str = Field(primary_key=True)
+    tag: str = Field(foreign_key="tag.name", index=True)
+
+
+class TagVersion(SQLModel, table=True):
+    """One immutable version: the whole profile, inherited parts included."""
+
+    __tablename__ = "tag_version"
+
+    tag: str = Field(primary_key=True, foreign_key="tag.name")
+    version: int = Field(primary_key=True)
+    profile: dict[str, Any] = _json()
+    profile_digest: str
+    proposal_id: str | None = Field(default=None, foreign_key="proposal.id")
+    created_at: datetime = _moment()
+
+
+class Proposal(SQLModel, table=True):
+    """A governed change. `digest` binds `change` and the resolved `profile`, which is what reviewers agree to."""
+
+    __table_args__ = (CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name="state"),)
+
+    id: str = Field(primary_key=True)
+    kind: str
+    tag: str = Field(index=True)
+    change: dict[str, Any] = _json()
+    profile: dict[str, Any] = _json()
+    digest: str
+    reason: str
+    author: str
+    state: str = Field(index=True)
+    approvals_needed: int
+    version: int | None = None
+    opened_at: datetime = _moment()
+    decided_at: datetime | None = _moment(nullable=True)
+
+
+class Review(SQLModel, table=True):
+    """One reviewer, one review. That the author is no reviewer is held by a trigger as well (migration 0001)."""
+
+    __table_args__ = (CheckConstraint("verdict in ('approve', 'reject')", name="verdict"),)
+
+    proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    reviewer: str = Field(primary_key=True)
+    verdict: str
+    digest: str
+    reason: str
+    at: datetime = _moment()
+
+
+class ApiToken(SQLModel, table=True):
+    """An API token: the secret is only here as SHA-256 (256 random bits need no slow hash)."""
+
+    __tablename__ = "api_token"
+
+    id: str = Field(primary_key=True)
+    secret_sha256: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    actor: str = Field(index=True)
+    groups: list[str] = _json()
+    business_unit: str
+    created_at: datetime = _moment()
+    expires_at: datetime = _moment()
+
+
+class Ticket(SQLModel, table=True):
+    """An issued ticket and the bytes it binds. Everything is keyed on `jti`, never on the token's text."""
+
+    __table_args__ = (CheckConstraint("state in ('issued', 'redeemed', 'revoked')", name="state"),)
+
+    jti: str = Field(primary_key=True)
+    run_id: str = Field(unique=True)
+    jkt: str
+    state: str
+    run_spec: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    issued_at: datetime = _moment()
+    expires_at: datetime = _moment()
+    redeemed_at: datetime | None = _moment(nullable=True)
+    redemption_id: str | None = None
+
+
+class Run(SQLModel, table=True):
+    """One run, from its permit on."""
+
+    __table_args__ = (
+        CheckConstraint("state in ('permitted', 'running', 'finished', 'failed', 'interrupted')", name="state"),
+        Index("run_by_unit", "business_unit", "id"),
+        Index("run_by_tag", "task_type", "id"),
+    )
+
+    id: str = Field(primary_key=True)
+    jti: str = Field(unique=True)
+    task_type: str
+    version: int
+    business_unit: str
+    actor: str
+    state: str
+    target: str
+    pool: str
+    policy_rule: str
+    run_spec_digest: str
+    created_at: datetime = _moment()
+    started_at: datetime | None = _moment(nullable=True)
+    ended_at: datetime | None = _moment(nullable=True)
+    heartbeat_at: datetime | None = _moment(nullable=True)
+    lease_sha256: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    lease_expires_at: datetime | None = _moment(nullable=True)
+    stop: str | None = None
+    step: int = 0
+    total_steps: int = 0
+    scores: dict[str, Any] = _json()
+    gates: list[dict[str, Any]] = _json()
+    verdict: str | None = None
+    report_digest: str | None = None
+
+
+class Event(SQLModel, table=True):
+    """One thing that happened or was refused. Rows are never updated or deleted (triggers, migration 0001)."""
+
+    __table_args__ = (
+        Index("event_by_unit", "business_unit", "id"),
+        Index("event_by_tag", "task_type", "id"),
+        Index("event_by_actor", "actor", "id"),
+        Index("event_by_kind", "kind", "id"),
+    )
+
+    id: str = Field(primary_key=True)
+    at: datetime = _moment()
+    kind: str
+    outcome: str
+    actor: str
+    groups: list[str] = _json()
+    business_unit: str
+    task_type: str | None = None
+    version: int | None = None
+    rule: str | None = None
+    policy_revision: str | None = None
+    run_id: str | None = Field(default=None, index=True)
+    ticket_id: str | None = None
+    proposal_id: str | None = None
+    reason: str | None = None
+    detail: dict[str, Any] = _json()
+
+
+class PendingEntry(SQLModel, table=True):
+    """An event that has no place in the log yet. Written with the event, taken away when it is sequenced."""
+
+    __tablename__ = "pending_entry"
+
+    event_id: str = Field(primary_key=True, foreign_key="event.id")
+
+
+class LogEntry(SQLModel, table=True):
+    """The place of an event in the Merkle log. Gap-free by construction: one sequencer, counting from what is there."""
+
+    __tablename__ = "log_entry"
+    __table_args__ = (UniqueConstraint("event_id"),)
+
+    index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    event_id: str = Field(foreign_key="event.id")
+    leaf_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class IdempotentAnswer(SQLModel, table=True):
+    """What a POST with this Idempotency-Key was answered, so that a retry gets the same."""
+
+    __tablename__ = "idempotent_answer"
+
+    actor: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    request_digest: str
+    answer: dict[str, Any] = _json()
+    created_at: datetime = _moment()

@@ -1,0 +1,247 @@
+"""Task types: look-ups, names, and the seed from `policies/vocabulary/`."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlmodel import Session, col, select
+
+from enforcer import names, wire
+from enforcer.policy.rules import PolicyInvalid
+from enforcer.problems import NameInvalid, NameIsVariant, NotFound, ProfileInvalid, TaskTypeNotActive, UnknownTaskType
+from enforcer.profiles import Kind, Profile, ProfileOverrides, inherit
+from registry import audit, db
+from registry.identity import Actor
+from registry.tables import Alias, Tag, TagVersion
+
+ACTIVE = "active"
+SEEDER = Actor("system:seed", (), "all")
+
+
+def find(session: Session, name: str) -> Tag:
+    """The tag with this name or alias.
+
+    Raises:
+        UnknownTaskType: with the nearest suggestion and the way to propose it.
+    """
+    tag = session.get(Tag, name)
+    if tag is None and (alias := session.get(Alias, name)):
+        tag = session.get(Tag, alias.tag)
+    if tag is None:
+        raise unknown(session, name)
+    return tag
+
+
+def find_active(session: Session, name: str) -> Tag:
+    """As `find`, for a new run.
+
+    Raises:
+        TaskTypeNotActive: the tag exists but takes no new runs.
+    """
+    tag = find(session, name)
+    if tag.state != ACTIVE:
+        raise TaskTypeNotActive(f"`{tag.name}` is {tag.state} and takes no new runs")
+    return tag
+
+
+def unknown(session: Session, name: str) -> UnknownTaskType:
+    shown, verdict = name[:100], names.check_name(name, vocabulary(session))
+    if verdict.suggestion and verdict.suggestion != name:
+        return UnknownTaskType(
+            f"`{shown}` is not a task type: {'; '.join(match.evidence for match in verdict.matches)}. "
+            f"Use `{verdict.suggestion}`",
+            suggestion=verdict.suggestion,
+        )
+    return UnknownTaskType(
+        f"`{shown}` is not a task type. See `swift-submit tags list`, or propose it: "
+        f"`swift-submit tags propose FILE` with `tag: {shown}`"
+    )
+
+
+def version(session: Session, name: str, number: int | None = None) -> TagVersion:
+    """One version of a tag; the current one when no number is given."""
+    tag = find(session, name)
+    found = session.get(TagVersion, (tag.name, number or tag.version))
+    if found is None:
+        raise NotFound(f"`{tag.name}` has no version {number}; the current one is {tag.version}")
+    return found
+
+
+def versions(session: Session, name: str) -> list[TagVersion]:
+    tag = find(session, name)
+    return list(session.exec(select(TagVersion).where(TagVersion.tag == tag.name).order_by(col(TagVersion.version))))
+
+
+def page(
+    session: Session, *, kind: Kind | None, parent: str | None, after: str | None, size: int
+) -> tuple[list[Tag], str | None]:
+    """Tags by name: `(tags, name to continue after)`."""
+    query = select(Tag).order_by(col(Tag.name)).limit(size + 1)
+    if kind:
+        query = query.where(Tag.kind == kind)
+    if parent:
+        query = query.where(Tag.parent == parent)
+    if after:
+        query = query.where(col(Tag.name) > after)
+    found = list(session.exec(query))
+    return found[:size], found[size - 1].name if len(found) > size else None
+
+
+def vocabulary(session: Session) -> dict[str, list[str]]:
+    """Every tag with its aliases, which is what a new name is held against."""
+    known: dict[str, list[str]] = {name: [] for name in session.exec(select(Tag.name))}
+    for alias in session.exec(select(Alias)):
+        known[alias.tag].append(alias.alias)
+    return known
+
+
+def as_wire(session: Session, tag: Tag) -> wire.Tag:
+    return wire.Tag(**_fields(session, tag))
+
+
+def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
+    current = version(session, tag.name)
+    return wire.TagDetail(**_fields(session, tag), profile=Profile.model_validate(current.profile))
+
+
+def _fields(session: Session, tag: Tag) -> dict[str, Any]:
+    aliases = session.exec(select(Alias.alias).where(Alias.tag == tag.name).order_by(col(Alias.alias)))
+    digest = version(session, tag.name).profile_digest
+    return {**tag.model_dump(), "aliases": list(aliases), "profile_digest": digest}
+
+
+# --- what may be added ------------------------------------------------------------------------------------------------
+
+
+def refuse_bad_name(session: Session, name: str, aliases: list[str]) -> None:
+    """Rule on a new name and its aliases.
+
+    Raises:
+        NameInvalid: breaks the grammar, or is reserved or noise.
+        NameIsVariant: says what an existing tag says.
+    """
+    known = vocabulary(session)
+    for spelling in (name, *aliases):
+        verdict = names.check_name(spelling, known)
+        # An alias exists to catch odd spellings, so only taken and ungrammatical ones are refused.
+        if spelling is not name and all(match.rule in {"noise", "stems", "separators"} for match in verdict.matches):
+            continue
+        if verdict.ruling is names.Ruling.BLOCK:
+            advice = f"; use `{verdict.suggestion}`" if verdict.suggestion else ""
+            variant = any(match.tag for match in verdict.matches)
+            problem = NameIsVariant if variant else NameInvalid
+            raise problem(
+                verdict.sentence + advice,
+                suggestion=verdict.suggestion,
+                matches=[{"rule": match.rule, "tag": match.tag} for match in verdict.matches],
+            )
+
+
+def resolve_profile(
+    session: Session, parent: str | None, profile: Profile | None, overrides: ProfileOverrides | None
+) -> Profile:
+    """The whole profile that a change leads to: given in full at the root, inherited and narrowed below.
+
+    Raises:
+        ProfileInvalid: both or neither were given, or the child widens its parent.
+    """
+    if parent is None:
+        if profile is None or overrides is not None:
+            raise ProfileInvalid("a task type without parent needs a whole `profile`, and no `overrides`")
+        return profile
+    if profile is not None:
+        raise ProfileInvalid(f"a child of `{parent}` inherits its profile; say what is narrower in `overrides`")
+    return inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+
+
+def activate(
+    session: Session,
+    *,
+    name: str,
+    kind: Kind,
+    parent: str | None,
+    description: str,
+    aliases: list[str],
+    profile: Profile,
+    by: Actor,
+    event: str,
+    **facts: Any,
+) -> int:
+    """Write a new tag, or the next version of one that exists, with its event; returns the version number."""
+    now = db.utc_now()
+    tag = session.get(Tag, name)
+    if tag is None:
+        tag = Tag(name=name, kind=kind, parent=parent, description=description, state=ACTIVE, version=0, created_at=now)
+        session.add(tag)
+        session.flush()
+        session.add_all(Alias(alias=alias, tag=name) for alias in aliases)
+    tag.version += 1
+    digest = profile.digest()
+    session.add(
+        TagVersion(
+            tag=name,
+            version=tag.version,
+            profile=profile.model_dump(mode="json"),
+            profile_digest=digest,
+            proposal_id=facts.get("proposal_id"),
+            created_at=now,
+        )
+    )
+    session.flush()
+    audit.record(session, event, by, task_type=name, version=tag.version, detail={"profile_digest": digest}, **facts)
+    return tag.version
+
+
+# --- the seed ---------------------------------------------------------------------------------------------------------
+
+
+class _SeedTag(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    kind: Kind
+    parent: str | None = None
+    description: str
+    aliases: list[str] = Field(default_factory=list)
+    profile: Profile | None = None
+    overrides: ProfileOverrides | None = None
+
+
+def seed(session: Session, policies_dir: Path) -> list[str]:
+    """Write the vocabulary of an empty registry; a tag that exists is left as it is. Returns the names added.
+
+    Raises:
+        PolicyInvalid: a vocabulary file that cannot be read, naming it.
+    """
+    added = []
+    for file in sorted((policies_dir / "vocabulary").glob("*.yaml")):
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            # Keys beginning with `x-` hold YAML anchors.
+            if not isinstance(content, dict) or [key for key in content if key != "tags" and not key.startswith("x-")]:
+                raise ValueError("a vocabulary file holds `tags:` and anchors under `x-...:`")
+            entries = [_SeedTag.model_validate(entry) for entry in content["tags"]]
+        except (OSError, ValueError, KeyError, yaml.YAMLError, ValidationError) as error:
+            raise PolicyInvalid(f"{file.name}: {error}") from error
+        for entry in entries:
+            if session.get(Tag, entry.name) is None:
+                _plant(session, entry)
+                added.append(entry.name)
+    return added
+
+
+def _plant(session: Session, entry: _SeedTag) -> None:
+    refuse_bad_name(session, entry.name, entry.aliases)
+    profile = resolve_profile(session, entry.parent, entry.profile, entry.overrides)
+    activate(
+        session,
+        name=entry.name,
+        kind=entry.kind,
+        parent=entry.parent,
+        description=entry.description,
+        aliases=entry.aliases,
+        profile=profile,
+        by=SEEDER,
+        event="tag.seeded",
+    )

@@ -1,0 +1,264 @@
+"""Run tickets: resolve what would run, sign a permit for exactly that, and let it be used once."""
+
+import secrets
+from datetime import timedelta
+
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, delete
+
+from enforcer import gates, tickets, wire
+from enforcer.problems import ArgumentInvalid, IdempotencyConflict, Malformed, TicketExpired, TicketUsed, UnknownTicket
+from enforcer.profiles import Profile
+from enforcer.runspec import RunSpec, canonical_bytes, digest
+from registry import audit, db, tags
+from registry.access import HeldTicket, Permit, lease_hash
+from registry.books import Books
+from registry.identity import Actor
+from registry.tables import IdempotentAnswer, Run, Ticket
+
+IDEMPOTENCY_LIFE = timedelta(hours=24)
+
+
+def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.TicketPlan:
+    """What `issue` would grant. Nothing is written."""
+    spec = _resolve(session, request, permit, run_id="run-planned")
+    return wire.TicketPlan(
+        task_type=spec.task_type,
+        version=spec.version,
+        policy_rule=_rule(permit),
+        pool=spec.profile.pool,
+        limits=spec.limits,
+        arguments=spec.arguments,
+        gates=[_gate_in_words(gate) for gate in spec.profile.gates],
+    )
+
+
+def issue(
+    session: Session, request: wire.TicketRequest, permit: Permit, books: Books, *, idempotency_key: str
+) -> wire.TicketGrant:
+    """Sign a ticket for the resolved run, and write ticket, run and event with it.
+
+    Raises:
+        ArgumentInvalid, SpecificationInvalid: the run cannot be resolved.
+        IdempotencyConflict: this key came with another request before.
+    """
+    request_digest = digest(canonical_bytes(request.model_dump(mode="json")))
+    if known := _answered(session, permit.actor, idempotency_key, request_digest):
+        return known
+    run_id, jti, now = f"run-{db.uuid7()}", db.uuid7(), db.utc_now()
+    spec = _resolve(session, request, permit, run_id=run_id)
+    run_spec = canonical_bytes(spec)
+    expires = now + timedelta(seconds=books.settings.ticket_ttl_s)
+    event = audit.record(
+        session,
+        "ticket.issued",
+        permit.actor,
+        business_unit=permit.unit,
+        task_type=spec.task_type,
+        version=spec.version,
+        run_id=run_id,
+        ticket_id=jti,
+        **permit.provenance,
+        detail={"run_spec_digest": digest(run_spec), "target": spec.target, "gpus": spec.gpus, "jkt": request.jkt},
+    )
+    claims = tickets.Claims(
+        iss=books.settings.issuer,
+        sub=permit.actor.id,
+        aud=request.audience,
+        iat=int(now.timestamp()),
+        nbf=int(now.timestamp()),
+        exp=int(now.timestamp()) + books.settings.ticket_ttl_s,
+        jti=jti,
+        cnf=tickets.Confirmation(jkt=request.jkt),
+        txn=run_id,
+        client_id=request.client_id,
+        authorization_details=[
+            tickets.TrainingRun(
+                type="training_run",
+                pool=spec.profile.pool,
+                gpus=spec.gpus,
+                max_runtime_s=spec.limits.max_runtime_s,
+                actions=["train"],
+            )
+        ],
+        ver=1,
+        task_type=spec.task_type,
+        task_version=spec.version,
+        business_unit=permit.unit,
+        run_spec_digest=digest(run_spec),
+        policy_digest=permit.decision.revision,
+        policy_rule=_rule(permit),
+        decision_id=event.id,
+        redeem="online",
+    )
+    grant = wire.TicketGrant(
+        ticket=tickets.sign(claims, books.ticket_key),
+        jti=jti,
+        run_id=run_id,
+        run_spec=run_spec.decode(),
+        run_spec_digest=digest(run_spec),
+        expires_at=expires,
+        policy_rule=_rule(permit),
+    )
+    session.add(
+        Ticket(
+            jti=jti,
+            run_id=run_id,
+            jkt=request.jkt,
+            state="issued",
+            run_spec=run_spec,
+            issued_at=now,
+            expires_at=expires,
+        )
+    )
+    session.add(
+        Run(
+            id=run_id,
+            jti=jti,
+            task_type=spec.task_type,
+            version=spec.version,
+            business_unit=permit.unit,
+            actor=permit.actor.id,
+            state="permitted",
+            target=spec.target,
+            pool=spec.profile.pool,
+            policy_rule=_rule(permit),
+            run_spec_digest=digest(run_spec),
+            created_at=now,
+            scores={},
+            gates=[],
+        )
+    )
+    session.add(
+        IdempotentAnswer(
+            actor=permit.actor.id,
+            key=idempotency_key,
+            request_digest=request_digest,
+            answer=grant.model_dump(mode="json"),
+            created_at=now,
+        )
+    )
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise IdempotencyConflict(f"`{idempotency_key}` is being used by another request right now") from error
+    return grant
+
+
+def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, books: Books) -> wire.Lease:
+    """Turn a ticket into a lease, once.
+
+    The same process may ask again after a lost answer and gets a fresh lease token; any other redemption is a second
+    use. The state changes in one statement, so of many racing redemptions one wins.
+
+    Raises:
+        UnknownTicket, TicketExpired, TicketUsed.
+    """
+    claims, now = held.claims, db.utc_now()
+    ticket = session.get(Ticket, claims.jti)
+    if ticket is None:
+        raise UnknownTicket(f"ticket `{claims.jti}` is not in the books")
+    won = session.connection().execute(
+        update(Ticket)
+        .where(col(Ticket.jti) == claims.jti, col(Ticket.state) == "issued", col(Ticket.expires_at) > now)
+        .values(state="redeemed", redeemed_at=now, redemption_id=redemption.redemption_id)
+    )
+    session.refresh(ticket)
+    if won.rowcount == 0 and ticket.redemption_id != redemption.redemption_id:
+        if ticket.state == "issued":
+            raise TicketExpired(f"ticket `{claims.jti}` expired at {ticket.expires_at:%H:%M:%SZ}; ask for a new one")
+        raise TicketUsed(
+            f"ticket `{claims.jti}` is {ticket.state} since {ticket.redeemed_at or ticket.issued_at:%Y-%m-%dT%H:%M:%SZ}"
+            "; it starts one run and no second. Ask for a new one"
+        )
+    run = session.get(Run, claims.txn)
+    assert run is not None, "a ticket and its run are written together"
+    token = secrets.token_urlsafe(32)
+    run.lease_sha256 = lease_hash(token)
+    run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
+    if won.rowcount:
+        run.state, run.started_at = "running", now
+        audit.record(
+            session,
+            "ticket.redeemed",
+            Actor(claims.sub, (), claims.business_unit),
+            task_type=claims.task_type,
+            version=claims.task_version,
+            run_id=run.id,
+            ticket_id=claims.jti,
+            rule=claims.policy_rule,
+            policy_revision=claims.policy_digest,
+            detail={"audience": claims.aud},
+        )
+    session.add(run)
+    return wire.Lease(
+        run_id=run.id,
+        lease_token=token,
+        expires_at=run.lease_expires_at,
+        heartbeat_s=max(1, books.settings.lease_ttl_s // 3),
+    )
+
+
+def status(session: Session, jti: str, actor: Actor) -> wire.TicketStatus:
+    """Where a ticket stands, for whoever asked for it.
+
+    Raises:
+        UnknownTicket: no such ticket, or somebody else's, which looks the same.
+    """
+    ticket, run = session.get(Ticket, jti), None
+    if ticket is not None:
+        run = session.get(Run, ticket.run_id)
+    if ticket is None or run is None or run.actor != actor.id:
+        raise UnknownTicket(f"`{jti[:100]}` is not one of your tickets")
+    lapsed = ticket.state == "issued" and ticket.expires_at <= db.utc_now()
+    return wire.TicketStatus.model_validate({**ticket.model_dump(), "state": "expired" if lapsed else ticket.state})
+
+
+def _resolve(session: Session, request: wire.TicketRequest, permit: Permit, *, run_id: str) -> RunSpec:
+    """Fill in from the profile whatever the trainer left open."""
+    tag = tags.find_active(session, request.task_type)
+    version = tags.version(session, tag.name, request.version)
+    profile = Profile.model_validate(version.profile)
+    if request.gpus > profile.limits.max_gpus:
+        raise ArgumentInvalid(
+            f"`gpus`: {request.gpus} is above the {profile.limits.max_gpus} that `{tag.name}` allows", pointer="/gpus"
+        )
+    spec = {
+        "v": 1,
+        "run_id": run_id,
+        "task_type": tag.name,
+        "version": version.version,
+        "profile_digest": version.profile_digest,
+        "profile": profile,
+        "arguments": profile.resolve(request.arguments),
+        "inputs": request.inputs,
+        "business_unit": permit.unit,
+        "target": request.target,
+        "gpus": request.gpus,
+        "limits": profile.limits,
+    }
+    unknown = sorted(set(request.inputs.columns) - set(profile.columns))
+    if unknown:
+        raise Malformed(f"`columns` maps {', '.join(unknown)}, but `{tag.name}` has {', '.join(profile.columns)}")
+    return RunSpec.model_validate(spec)
+
+
+def _answered(session: Session, actor: Actor, key: str, request_digest: str) -> wire.TicketGrant | None:
+    session.exec(delete(IdempotentAnswer).where(col(IdempotentAnswer.created_at) < db.utc_now() - IDEMPOTENCY_LIFE))
+    row = session.get(IdempotentAnswer, (actor.id, key))
+    if row is None:
+        return None
+    if row.request_digest != request_digest:
+        raise IdempotencyConflict(f"Idempotency-Key `{key[:80]}` came with another request before; make a new key")
+    return wire.TicketGrant.model_validate(row.answer)
+
+
+def _rule(permit: Permit) -> str:
+    assert permit.decision.rule is not None, "an allow names its rule"
+    return permit.decision.rule
+
+
+def _gate_in_words(gate: gates.Gate) -> str:
+    sure = f" with {gate.confidence:.0%} confidence" if gate.confidence else ""
+    return f"{gate.metric} {gate.op} {gate.value:g}{sure} on at least {gate.min_n} samples"

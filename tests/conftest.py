@@ -1,0 +1,176 @@
+"""The test world: a whole registry over the policy that ships, in a folder of its own.
+
+`registry` speaks to the app in this process; `live_registry` serves it on loopback for clients and child processes.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlmodel import select
+
+from enforcer import jws, proofs
+from enforcer.keys import SigningKey
+from registry import db, identity, server
+from registry.app import create_app
+from registry.settings import Settings
+from registry.tables import Event
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DIGEST = "sha256:" + "a" * 64
+AUDIENCE = "urn:swift:exec:local:test"
+
+
+@dataclass
+class Registry:
+    """The app, and short words for what people do with it."""
+
+    settings: Settings
+    app: FastAPI = field(init=False)
+
+    def __post_init__(self) -> None:
+        server.prepare(self.settings)
+        self.app = create_app(self.settings)
+
+    @property
+    def books(self) -> Any:
+        return self.app.state.books
+
+    def token(self, user: str, *groups: str, unit: str = "retail", days: float = 1) -> str:
+        with db.writing(self.books.engine) as session, session.begin():
+            return identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
+
+    def as_(self, user: str, *groups: str, unit: str = "retail") -> TestClient:
+        """A client signed in as a user with these groups."""
+        return self.anonymous(headers={"Authorization": f"Bearer {self.token(user, *groups, unit=unit)}"})
+
+    def anonymous(self, **options: Any) -> TestClient:
+        return TestClient(self.app, base_url=self.settings.issuer, raise_server_exceptions=False, **options)
+
+    def events(self, *kinds: str) -> list[Event]:
+        """What is on record, oldest first; only these kinds when some are named."""
+        with db.reading(self.books.engine) as session:
+            found = session.exec(select(Event).order_by(Event.at, Event.id)).all()
+        return [event for event in found if not kinds or event.kind in kinds]
+
+    def propose(self, client: TestClient, tag: str = "review-sentiment", **change: Any) -> httpx2.Response:
+        body = {
+            "kind": "new-tag",
+            "tag": tag,
+            "tag_kind": "business",
+            "parent": "sequence-classification",
+            "description": "Whether a review speaks well of what it reviews.",
+            "overrides": {},
+            **change,
+        }
+        return client.post("/v1/proposals", json={"change": body, "reason": "we train this every week"})
+
+    def review(self, client: TestClient, proposal: dict[str, Any], verdict: str = "approve") -> httpx2.Response:
+        body = {"verdict": verdict, "digest": proposal["digest"], "reason": "I read it all"}
+        return client.post(f"/v1/proposals/{proposal['id']}/reviews", json=body)
+
+    def approve_tag(self, tag: str = "review-sentiment", **change: Any) -> None:
+        """Propose a tag and have two stewards approve it."""
+        proposal = self.propose(self.as_("author", "trainers"), tag, **change).json()
+        for steward in ("first", "second"):
+            assert self.review(self.as_(steward, "tag-stewards"), proposal).status_code == 201
+
+
+def ticket_request(task_type: str = "sequence-classification", **changes: Any) -> dict[str, Any]:
+    """A request that the shipped policy grants to a trainer."""
+    return {
+        "task_type": task_type,
+        "arguments": {"label_names": ["bad", "good"]},
+        "inputs": {
+            "model": {"name": "minilm", "digest": DIGEST},
+            "datasets": [{"role": "train", "name": "reviews.csv", "digest": DIGEST, "rows": 100}],
+            "code": {"commit": None, "dirty": None},
+            "eval_fraction": 0.1,
+            "columns": {},
+        },
+        "audience": AUDIENCE,
+        "jkt": changes.pop("jkt", jws.b64url(b"k" * 32)),
+        "client_id": "swift-submit/test",
+        **changes,
+    }
+
+
+def ask(client: TestClient, body: dict[str, Any], key: str | None = None, **params: Any) -> httpx2.Response:
+    """POST /v1/tickets with a fresh Idempotency-Key unless one is given."""
+    return client.post("/v1/tickets", json=body, headers={"Idempotency-Key": key or db.uuid7()}, params=params)
+
+
+def redeem(
+    registry: Registry, grant: dict[str, Any], key: SigningKey, redemption_id: str | None = None, **proof: Any
+) -> httpx2.Response:
+    """Redeem a granted ticket with a proof by `key`."""
+    path = f"/v1/tickets/{grant['jti']}:redeem"
+    made = proofs.prove(key, method="POST", url=f"{registry.settings.issuer}{path}", ticket=grant["ticket"], **proof)
+    headers = {"Authorization": f"DPoP {grant['ticket']}", "DPoP": made}
+    return registry.anonymous(headers=headers).post(path, json={"redemption_id": redemption_id or db.uuid7()})
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(Settings(state_dir=tmp_path / "state"))
+
+
+@dataclass
+class LiveRegistry(Registry):
+    """The same registry behind a real socket; `stop` and `start` are its outages."""
+
+    _server: uvicorn.Server | None = None
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        config = uvicorn.Config(
+            self.app,
+            host=self.settings.host,
+            port=self.settings.port,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started:
+            assert time.monotonic() < deadline, "the registry did not start"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=20)
+
+    @property
+    def url(self) -> str:
+        return self.settings.issuer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def live_registry(tmp_path: Path) -> Iterator[LiveRegistry]:
+    live = LiveRegistry(Settings(state_dir=tmp_path / "state", port=free_port()))
+    live.start()
+    yield live
+    live.stop()

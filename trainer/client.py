@@ -1,0 +1,112 @@
+"""The registry's HTTP API with types: one method for each request, bodies and answers from `enforcer.wire`.
+
+Every method raises what the registry raised (`enforcer.problems`), or `RegistryUnreachable`.
+"""
+
+import uuid
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from enforcer import proofs, wire
+from enforcer.keys import SigningKey
+from enforcer.problems import RegistryUnreachable
+from trainer.link import Link
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Registry(Link):
+    """A registry, seen by a trainer."""
+
+    # --- tags -----------------------------------------------------------------------------------------------------------
+
+    def tags(self, page_token: str | None = None) -> wire.TagPage:
+        return self._get("/v1/tags", wire.TagPage, page_token=page_token)
+
+    def tag(self, name: str) -> wire.TagDetail:
+        return self._get(f"/v1/tags/{_part(name)}", wire.TagDetail)
+
+    def tag_versions(self, name: str) -> wire.TagVersionPage:
+        return self._get(f"/v1/tags/{_part(name)}/versions", wire.TagVersionPage)
+
+    def check_name(self, name: str) -> wire.NameCheck:
+        return self._post("/v1/tags:check-name", wire.NameCheckRequest(name=name), wire.NameCheck, again=True)
+
+    # --- proposals ------------------------------------------------------------------------------------------------------
+
+    def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
+        return self._post("/v1/proposals", request, wire.Proposal)
+
+    def proposals(self, page_token: str | None = None, **filters: str | None) -> wire.ProposalPage:
+        return self._get("/v1/proposals", wire.ProposalPage, page_token=page_token, **filters)
+
+    def proposal(self, id: str) -> wire.Proposal:
+        return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
+
+    def review(self, id: str, review: wire.Review) -> wire.Proposal:
+        return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)
+
+    # --- tickets --------------------------------------------------------------------------------------------------------
+
+    def plan(self, request: wire.TicketRequest) -> wire.TicketPlan:
+        return self._post("/v1/tickets", request, wire.TicketPlan, again=True, query={"validate_only": "true"})
+
+    def request_ticket(self, request: wire.TicketRequest) -> wire.TicketGrant:
+        """A lost answer is asked for again under the same Idempotency-Key: one submission, one ticket."""
+        return self._post("/v1/tickets", request, wire.TicketGrant, again=True)
+
+    def ticket_status(self, jti: str) -> wire.TicketStatus:
+        return self._get(f"/v1/tickets/{_part(jti)}", wire.TicketStatus)
+
+    def redeem(self, ticket: str, jti: str, key: SigningKey, redemption_id: str) -> wire.Lease:
+        """Redeem by proof of possession. Asking again with the same `redemption_id` returns the same lease."""
+        path = f"/v1/tickets/{_part(jti)}:redeem"
+        proof = proofs.prove(key, method="POST", url=self.settings.server + path, ticket=ticket)
+        body = wire.Redemption(redemption_id=redemption_id)
+        return self._post(path, body, wire.Lease, again=True, headers={"DPoP": proof}, authorization=f"DPoP {ticket}")
+
+    def keys(self) -> bytes:
+        """The registry's JWKS, byte for byte."""
+        return self.ask("GET", "/.well-known/jwks.json", public=True, again=True)
+
+    # --- runs -----------------------------------------------------------------------------------------------------------
+
+    def heartbeat(self, run_id: str, lease_token: str, beat: wire.Heartbeat) -> wire.HeartbeatAnswer:
+        path = f"/v1/runs/{_part(run_id)}/heartbeats"
+        return self._post(path, beat, wire.HeartbeatAnswer, authorization=f"Bearer {lease_token}")
+
+    def report(self, run_id: str, lease_token: str, report: wire.Report) -> wire.Run:
+        path = f"/v1/runs/{_part(run_id)}/report"
+        return self._post(path, report, wire.Run, again=True, authorization=f"Bearer {lease_token}")
+
+    def runs(self, **filters: Any) -> wire.RunPage:
+        return self._get("/v1/runs", wire.RunPage, **filters)
+
+    def run(self, id: str) -> wire.Run:
+        return self._get(f"/v1/runs/{_part(id)}", wire.Run)
+
+    def _get(self, path: str, answer: type[Answer], **query: Any) -> Answer:
+        return self._read(self.ask("GET", path, query=query, again=True), answer, path)
+
+    def _post(self, path: str, body: BaseModel, answer: type[Answer], *, headers: dict[str, str] | None = None,
+              **how: Any) -> Answer:  # fmt: skip
+        # One key for each call, so that `again` repeats the same request and never makes a second one.
+        headers = {"Idempotency-Key": str(uuid.uuid4()), **(headers or {})}
+        return self._read(self.ask("POST", path, body.model_dump(mode="json"), headers=headers, **how), answer, path)
+
+    def _read(self, content: bytes, answer: type[Answer], path: str) -> Answer:
+        try:
+            return answer.model_validate_json(content)
+        except ValidationError as error:
+            raise RegistryUnreachable(
+                f"`{self.settings.server}` answered `{path}` in a form that this client does not know "
+                f"({error.error_count()} differences); is it a registry of this release? Check `SWIFT_SUBMIT_SERVER`",
+                server=self.settings.server,
+            ) from error
+
+
+def _part(value: str) -> str:
+    """One path segment: a name with a slash in it stays one name."""
+    return quote(value, safe="")

@@ -1,0 +1,185 @@
+"""From the columns of a file to those of a profile: mapping, texts, labels, and the split that holds rows out.
+
+The same code runs in preflight and, on the bytes whose digests the ticket binds, in the worker: both see the same rows.
+"""
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from enforcer.problems import DatasetInvalid
+from enforcer.profiles import Profile
+from trainer.job import Row
+from trainer.rows import Source
+
+MAX_SHOWN = 5
+# What people call the columns that profiles call otherwise.
+USUAL_NAMES = {
+    "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
+    "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
+    "anchor": ("query", "question", "sentence1", "title"),
+    "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
+    "negative": ("neg", "hard_negative", "negative_passage"),
+    "prompt": ("instruction", "question", "input", "query"),
+    "chosen": ("accepted", "better", "preferred", "response_chosen"),
+    "rejected": ("worse", "response_rejected"),
+}
+
+
+def examples(source: Source, profile: Profile, columns: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Row]:
+    """The rows of one source, keyed by the profile's columns, texts and labels checked.
+
+    Raises:
+        DatasetInvalid: a column that is not there, a text or label that is missing, empty or of another kind.
+    """
+    names = _file_columns(source, profile, columns)
+    rows: list[Row] = []
+    strangers: Counter[str] = Counter()
+    first_strange: list[int] = []
+    for index, raw in enumerate(source.rows):
+        row: dict[str, Any] = {}
+        for role, column in names.items():
+            value = raw.get(column)
+            if value is None and not profile.columns[role].required:
+                continue
+            if profile.columns[role].type == "label":
+                label = _label(value, arguments.get("label_names"), source, index, column)
+                if label is None:
+                    strangers[str(value)] += 1
+                    first_strange.append(index)
+                row[role] = label
+            else:
+                row[role] = _text(value, source, index, column)
+        rows.append(row)
+    if strangers:
+        raise _unknown_labels(source, strangers, first_strange, arguments["label_names"])
+    _same_shape(source, rows, [role for role in names if not profile.columns[role].required])
+    return rows
+
+
+def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Hold out about `fraction` of the rows: (train, held out), each in the order given.
+
+    Rows are drawn by the hash of seed and content. So the draw depends on no random generator and not on their order, and
+    equal rows stay together: none is on both sides.
+    """
+    if fraction == 0:
+        return list(rows), []
+    keys = [hashlib.sha256(f"{seed}\0{content(row)}".encode()).digest() for row in rows]
+    wanted = max(1, round(len(rows) * fraction))
+    held_out: set[bytes] = set()
+    counts = Counter(keys)
+    taken = 0
+    for key in sorted(counts):
+        if taken >= wanted or len(held_out) == len(counts) - 1:  # one kind of row at least must remain for training
+            break
+        held_out.add(key)
+        taken += counts[key]
+    train = [row for row, key in zip(rows, keys, strict=True) if key not in held_out]
+    return train, [row for row, key in zip(rows, keys, strict=True) if key in held_out]
+
+
+def content(row: Row) -> str:
+    """What a row says, as one string: equal for equal rows."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+
+
+def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) -> dict[str, str]:
+    """Profile column -> file column, for those that the file has."""
+    for role in columns:
+        if role not in profile.columns:
+            close = difflib.get_close_matches(role, profile.columns, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"it has {_quoted(profile.columns)}"
+            raise DatasetInvalid(f"`columns`: `{role}` is no column of this task type; {hint}", pointer=f"/columns/{role}")
+    present = list(dict.fromkeys(name for raw in source.rows for name in raw))
+    names: dict[str, str] = {}
+    for role, column in profile.columns.items():
+        name = columns.get(role, role)
+        if name in present:
+            names[role] = name
+        elif column.required or role in columns:
+            raise _missing_column(source, role, name, [c for c in present if c not in {*names.values(), *profile.columns}])
+    return names
+
+
+def _missing_column(source: Source, role: str, name: str, unused: list[str]) -> DatasetInvalid:
+    guess = next((column for column in USUAL_NAMES.get(role, ()) if column in unused), None)
+    guess = guess or next(iter(difflib.get_close_matches(name, unused, n=1)), unused[0] if len(unused) == 1 else None)
+    hint = f"the file has {_quoted(unused[:20])}" if unused else "the file has no other column"
+    if guess:
+        hint = f"`{role}` <- `{guess}`? Map it with `columns: {{{role}: {guess}}}`"
+    return DatasetInvalid(
+        f"`{source.name}` has no column `{name}`; {hint}", file=source.name, pointer=f"/{name}", proposal=guess
+    )
+
+
+def _text(value: Any, source: Source, index: int, column: str) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    if value is None:
+        what = "is missing"
+    elif isinstance(value, str):
+        what = "is empty"
+    else:
+        what = f"is `{type(value).__name__}`, not text"
+    raise _at(source, index, column, f"`{column}` {what}")
+
+
+def _label(value: Any, names: Sequence[str] | None, source: Source, index: int, column: str) -> str | None:
+    """The label's name; None when it is none of `names`. Numbers count into `names`."""
+    if value is None or value == "":
+        raise _at(source, index, column, f"`{column}` is missing; every row needs a label")
+    if names is None or (isinstance(value, str) and value in names):
+        return str(value)
+    if isinstance(value, str) and source.textual and value.isdecimal() and value.isascii():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return names[value] if 0 <= value < len(names) else None
+    if isinstance(value, str):
+        return None
+    raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; a label is a name or its number")
+
+
+def _unknown_labels(source: Source, strangers: Counter[str], indexes: list[int], names: Sequence[str]) -> DatasetInvalid:
+    shown = ", ".join(f"`{label[:80]}` ({count})" for label, count in strangers.most_common(MAX_SHOWN))
+    more = f" and {len(strangers) - MAX_SHOWN} others" if len(strangers) > MAX_SHOWN else ""
+    first = ", ".join(str(index + source.first) for index in indexes[:MAX_SHOWN])
+    close = {label: difflib.get_close_matches(label, names, n=1) for label in list(strangers)[:MAX_SHOWN]}
+    hints = [f"`{label}` -> `{match[0]}`?" for label, match in close.items() if match]
+    hint = f" ({' '.join(hints)})" if hints else ""
+    return DatasetInvalid(
+        f"`{source.name}` has {len(indexes)} rows whose label is not in `label_names`: {shown}{more}; first {source.unit}s: "
+        f"{first}; `label_names` holds {_quoted(names[:20])}{hint}. Correct the rows or add the labels",
+        file=source.name,
+        row=indexes[0] + source.first,
+        labels=dict(strangers.most_common(20)),
+    )
+
+
+def _same_shape(source: Source, rows: Sequence[Row], optional: Sequence[str]) -> None:
+    for role in optional:
+        have = sum(role in row for row in rows)
+        if 0 < have < len(rows):
+            index = next(i for i, row in enumerate(rows) if role not in row)
+            why = f"{have} of {len(rows)} rows have a `{role}`; give it to all rows or to none"
+            raise _at(source, index, role, f"{why} (this row has none)")
+
+
+def _at(source: Source, index: int, column: str, what: str) -> DatasetInvalid:
+    return DatasetInvalid(
+        f"{source.where(index)}: {what}", file=source.name, row=index + source.first, pointer=f"/{_escaped(column)}"
+    )
+
+
+def _escaped(column: str) -> str:
+    """One reference token of a JSON pointer (RFC 6901 section 3)."""
+    return column.replace("~", "~0").replace("/", "~1")
+
+
+def _quoted(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+

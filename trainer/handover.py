@@ -1,0 +1,70 @@
+"""The permit file: how a permit reaches the process that will run, without a command line or an environment.
+
+It holds the run's private key, is readable by its owner only, and is deleted as soon as the ticket is redeemed.
+"""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from joserfc.jwk import OKPKey
+
+from enforcer.keys import SigningKey
+from enforcer.problems import OutputInvalid, TicketInvalid
+from trainer.layout import RunFolder, write_private
+from trainer.permit import Permit
+from trainer.settings import Settings, read_secret
+
+NAME = "permit.json"
+
+
+def write(permit: Permit) -> Permit:
+    """Put the permit beside the files it speaks of."""
+    path = permit.folder.root / NAME
+    document = {
+        "run_folder": str(permit.folder.root),
+        "key": permit.key.private.as_pem(private=True).decode(),
+        "server": permit.settings.server,
+        "issuer": permit.settings.issuer,
+        "timeout_s": permit.settings.timeout_s,
+        "audience": permit.audience,
+        "model": str(permit.model),
+        "train_files": list(permit.train_files),
+        "eval_files": list(permit.eval_files),
+    }
+    try:
+        write_private(path, json.dumps(document).encode())
+    except OSError as error:
+        raise OutputInvalid(f"`{path}` cannot be written: {(error.strerror or '').lower()}") from error
+    return replace(permit, file=path)
+
+
+def read(path: Path) -> Permit:
+    """Take up a permit.
+
+    Raises:
+        TicketInvalid: no permit file of ours: it is missing (redeemed already?), somebody else's, or broken.
+    """
+    if not os.path.lexists(path):
+        raise TicketInvalid(f"there is no permit file `{path}`: a permit is deleted once its ticket is redeemed")
+    try:
+        document = json.loads(read_secret(path))
+        key = OKPKey.import_key(document["key"])
+        return Permit(
+            folder=RunFolder(Path(document["run_folder"])),
+            key=SigningKey(key.thumbprint()[:16], key),
+            settings=Settings(server=document["server"], issuer=document["issuer"], timeout_s=document["timeout_s"]),
+            audience=document["audience"],
+            model=Path(document["model"]),
+            train_files=tuple(document["train_files"]),
+            eval_files=tuple(document["eval_files"]),
+            file=path,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise TicketInvalid(f"`{path}` is not a permit file: {error}") from error
+
+
+def delete(permit: Permit) -> None:
+    if permit.file is not None:
+        permit.file.unlink(missing_ok=True)

@@ -1,0 +1,164 @@
+"""What a run reads besides rows, resolved to digests: the base model's folder, and the code it was submitted from.
+
+The digest of a model folder is `sha256sum` over `sha256sum`: one line `<hex>  <relative path>` for each file, sorted by the
+bytes of the path, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the folder:
+
+    find -L . -type f -not -path '*/.*' -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from enforcer.problems import ModelInvalid, OutputInvalid
+from enforcer.runspec import Code
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_folder(name: str, environment: Mapping[str, str] | None = None) -> Path:
+    """Where a model lies: a folder, or a hub name that has been downloaded before. Nothing is downloaded here.
+
+    Raises:
+        ModelInvalid: neither; or the folder holds no model that may be loaded.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        cached = _hub_snapshot(name, os.environ if environment is None else environment)
+        if cached is None:
+            download = f"; `hf download {name}` fetches it" if _HUB_NAME.fullmatch(name) else ""
+            raise ModelInvalid(f"`{name}` is no model folder on this machine{download}", model=name)
+        folder = cached
+    try:
+        _check(name, folder)
+    except OSError as error:
+        raise ModelInvalid(f"`{name}` cannot be read: {(error.strerror or '').lower()}", model=name) from error
+    return folder.absolute()
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where config and weights lie: in the folder, or where a sentence-transformers `modules.json` says."""
+    modules = _json(folder / "modules.json")
+    if isinstance(modules, list) and modules and isinstance(modules[0], dict):
+        return folder / str(modules[0].get("path", ""))
+    return folder
+
+
+def max_positions(folder: Path) -> int | None:
+    """How many tokens the model can read, where its config says so."""
+    config = _json(weights_folder(folder) / "config.json")
+    positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def folder_digest(folder: Path) -> str:
+    """The digest described on top of this file. Links are followed, for the hub cache is made of them."""
+    files = file_digests(folder)
+    lines = "".join(f"{digest.removeprefix('sha256:')}  {path}\n" for path, digest in files.items())
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Relative POSIX path -> `sha256:<hex>` of every file that is not hidden, sorted by the bytes of the path."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    visible = sorted((name for name in named if not any(p.startswith(".") for p in name.split("/"))), key=os.fsencode)
+    with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run while it hashes
+        digests = pool.map(lambda name: _file_digest(named[name]), visible)
+        return dict(zip(visible, digests, strict=True))
+
+
+def code(folder: Path | None = None) -> Code:
+    """Commit and dirtiness of the working tree around `folder`; untracked files do not count. None outside a repository."""
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if commit is None or not re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", commit):
+        return Code(commit=None, dirty=None)
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return Code(commit=commit, dirty=None if changes is None else bool(changes))
+
+
+def check_writable(output_dir: Path) -> None:
+    """See that a run folder can be made, without leaving anything behind.
+
+    Raises:
+        OutputInvalid: something else is in the way, or nothing can be written there.
+    """
+    place = output_dir.expanduser().absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputInvalid(
+            f"`output_dir` `{output_dir}` cannot be written: `{place}`: {(error.strerror or '').lower()}; choose another",
+            output_dir=str(output_dir),
+        ) from error
+
+
+def _check(name: str, folder: Path) -> None:
+    weights = weights_folder(folder)
+    config = _json(weights / "config.json")
+    if not isinstance(config, dict):
+        raise ModelInvalid(f"`{name}` has no readable `config.json`; a model folder holds one beside its weights", model=name)
+    for file in ("config.json", "tokenizer_config.json"):
+        document = _json(weights / file)
+        if isinstance(document, dict) and document.get("auto_map"):
+            raise ModelInvalid(
+                f"`{name}` wants its own code run (`auto_map` in `{file}`), which no run does; use a model that "
+                "transformers knows by itself",
+                model=name,
+            )
+    files = [path.name for path in weights.iterdir()]
+    if any(file.endswith(".safetensors") for file in files):
+        return
+    if pickles := sorted(file for file in files if file.endswith(PICKLES)):
+        raise ModelInvalid(
+            f"`{name}` has its weights only as pickle (`{pickles[0]}`), which runs code when loaded; convert it to safetensors",
+            model=name,
+        )
+    raise ModelInvalid(f"`{name}` holds no weights (`*.safetensors`)", model=name)
+
+
+def _hub_snapshot(name: str, environment: Mapping[str, str]) -> Path | None:
+    """The snapshot of a hub name's `main` in the Hugging Face cache."""
+    if not _HUB_NAME.fullmatch(name):
+        return None
+    home = environment.get("HF_HOME") or "~/.cache/huggingface"
+    cache = Path(environment.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    repository = cache / f"models--{name.replace('/', '--')}"
+    with contextlib.suppress(OSError):
+        snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
+        return snapshot if snapshot.is_dir() else None
+    return None
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _git(folder: Path | None, *command: str) -> str | None:
+    # A repository's own configuration may name programs to run (core.fsmonitor); we only want to look.
+    git = ["git", "-C", str(folder or Path.cwd()), "-c", "core.fsmonitor=false", "--no-optional-locks", *command]
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

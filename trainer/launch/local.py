@@ -1,0 +1,153 @@
+"""Run a permit in a child process on this machine, and tell what it does.
+
+The child gets the path of a 0600 permit file and nothing else: no key, ticket or API token on its command line or in its
+environment. It stands in a session of its own, so that Ctrl-C reaches it once, from here.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO, Any
+
+from enforcer import wire
+from enforcer.problems import Problem, TrainingFailed, from_document
+from trainer import handover, reporting, telemetry
+from trainer.client import Registry
+from trainer.layout import RunFolder
+from trainer.permit import Permit
+from trainer.settings import ENVIRONMENT
+
+Tell = Callable[[Mapping[str, Any]], None]
+LOG_LINES = 12
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the child ended. `run` is None while the report waits in the run folder, or when it was cut off."""
+
+    stopped: str | None
+    run: wire.Run | None
+
+
+def launch(permit: Permit, tell: Tell) -> Ended:
+    """Start the worker and follow it to its end. `tell` gets its `step` events.
+
+    Raises:
+        Problem: what the worker refused or failed with; `TrainingFailed` carries the end of `train.log`.
+    """
+    permit = handover.write(permit)
+    try:
+        with permit.folder.log.open("ab") as log, _signals_forwarded() as workers:
+            worker = subprocess.Popen(
+                # -P: a folder named `trainer` in the working directory must not become the trainer.
+                [sys.executable, "-P", "-m", "trainer.launch.worker", str(permit.file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,
+            )
+            workers.append(worker)
+            assert worker.stdout is not None
+            last, lease = _follow(worker.stdout, tell)
+            code = worker.wait()
+    finally:
+        handover.delete(permit)  # the worker does it once it has redeemed; a worker that never got there does not
+    if last.get("event") == "ended":
+        run = last.get("run")
+        return Ended(last.get("stopped"), wire.Run.model_validate(run) if run else None)
+    if last.get("event") == "problem":
+        raise _with_log(from_document(last["problem"], int(last["problem"].get("status", 500))), permit.folder)
+    if code == -signal.SIGINT:  # Ctrl-C while Python itself was starting: nothing was redeemed yet
+        return Ended("interrupted", None)
+    _report_for_the_dead(permit, lease, code)
+    raise _with_log(TrainingFailed(f"the training process {_how_it_died(code)}"), permit.folder)
+
+
+def _follow(pipe: IO[bytes], tell: Tell) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The last event, and the lease that the worker told us of in case it cannot report its own end."""
+    last: dict[str, Any] = {}
+    lease: dict[str, Any] | None = None
+    for line in pipe:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a library that found the descriptor
+        match event.get("event"):
+            case "lease":
+                lease = event
+            case "step":
+                tell(event)
+            case "ended" | "problem":
+                last = event
+    return last, lease
+
+
+@contextlib.contextmanager
+def _signals_forwarded() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """First Ctrl-C: the worker saves a checkpoint. Second: it stops without. Third: it is killed."""
+    asked = 0
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGINT if asked < 3 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield workers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what only a person needs. A run reads its model and data from disk, never from the network."""
+    mine = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT.values()}
+    mine |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    telemetry.hand_to_child(mine)
+    return mine
+
+
+def _report_for_the_dead(permit: Permit, lease: dict[str, Any] | None, code: int) -> None:
+    """A worker that was killed could not say so. Without a lease it never started, and there is nothing to report."""
+    if lease is None:
+        return
+    report = wire.Report(state="failed", error=f"the training process {_how_it_died(code)}")
+    held = wire.Lease.model_validate({**lease, "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1})
+    with contextlib.suppress(Problem), Registry(permit.settings) as registry:
+        reporting.send(registry, permit.folder, report, held)
+
+
+def _how_it_died(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code} and no word"
+    name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else str(-code)
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _with_log(problem: Problem, folder: RunFolder) -> Problem:
+    if not isinstance(problem, TrainingFailed):
+        return problem
+    tail = _tail(folder)
+    return TrainingFailed(
+        f"{problem.detail}. See `{folder.log}`, which ends:\n{tail}", **{**problem.facts, "log": str(folder.log)}
+    )
+
+
+def _tail(folder: RunFolder) -> str:
+    try:
+        with folder.log.open(encoding="utf-8", errors="replace") as log:
+            return "".join(f"    {line.rstrip()[:300]}\n" for line in deque(log, LOG_LINES)).rstrip("\n")
+    except OSError:
+        return "    (it cannot be read)"

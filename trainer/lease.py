@@ -1,0 +1,102 @@
+"""A running run and those who may stop it: its heartbeats to the registry, the person at the keyboard, its time limit.
+
+A registry that does not answer stops nothing: the run goes on and beats again. A registry that says stop, or that the run
+has ended, makes the run save a checkpoint and stop.
+"""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from enforcer import wire
+from enforcer.problems import Conflict, NotFound, Problem, Unauthenticated
+from trainer.client import Registry
+
+Tell = Callable[[int, int, Mapping[str, float]], None]
+INTERRUPTED, LEASE_LOST, RUNTIME_LIMIT = "interrupted", "lease-lost", "runtime-limit"
+MAX_LOGS = 50
+
+
+class Watch:
+    """The listener of a job (`trainer.job.Listener`): knows the last step, and whether anybody wants a stop."""
+
+    def __init__(self, max_runtime_s: float, tell: Tell | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.step, self.total, self.logs = 0, 0, dict[str, float]()
+        self._tell, self._clock = tell, clock
+        self._ends_at = clock() + max_runtime_s
+        self._stop: str | None = None
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        self.step, self.total = step, total
+        if logs:
+            self.logs = {name: value for name, value in logs.items() if math.isfinite(value)}
+        if self._tell is not None:
+            self._tell(step, total, logs)
+
+    def should_stop(self) -> str | None:
+        return self._stop or (RUNTIME_LIMIT if self._clock() > self._ends_at else None)
+
+    def stop(self, why: str) -> None:
+        """Ask for a checkpoint and an end; the first reason stays."""
+        self._stop = self._stop or why
+
+
+class Heartbeats:
+    """A thread that tells the registry every `interval_s` how far the run is."""
+
+    def __init__(self, registry: Registry, lease: wire.Lease, watch: Watch) -> None:
+        self._registry, self._lease, self._watch = registry, lease, watch
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
+        self.missed = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join(timeout=self._registry.settings.timeout_s)
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._lease.heartbeat_s):
+            watch = self._watch
+            beat = wire.Heartbeat(step=watch.step, total_steps=watch.total, logs=dict([*watch.logs.items()][:MAX_LOGS]))
+            try:
+                answer = self._registry.heartbeat(self._lease.run_id, self._lease.lease_token, beat)
+            except (Conflict, NotFound, Unauthenticated) as refusal:
+                watch.stop(f"{LEASE_LOST}: {refusal.detail}")
+                return
+            except Problem:  # an outage, or a fault of the registry's own: the run is worth more than one beat
+                self.missed += 1
+                continue
+            if answer.stop is not None:
+                watch.stop(answer.stop)
+
+
+@contextlib.contextmanager
+def stopped_by_signals(watch: Watch) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks for a checkpoint; a second Ctrl-C does not wait for one.
+
+    Python delivers signals to its main thread only; elsewhere there is nothing to catch.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and watch.should_stop() == INTERRUPTED:
+            raise KeyboardInterrupt
+        watch.stop(INTERRUPTED)
+
+    before: dict[int, Any] = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""How long the texts are in the model's own tokens, told before any training library loads.
+
+Stands on `tokenizers` alone: about a second for 10,000 rows, where importing torch would take five.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from trainer.inputs import weights_folder
+from trainer.job import Row
+
+KEPT = 0.99
+BATCH = 4_096
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token counts of the longest text of each row, special tokens included, ascending."""
+
+    counts: Sequence[int]
+
+    @property
+    def longest(self) -> int:
+        return self.counts[-1]
+
+    def over(self, limit: int) -> int:
+        return sum(count > limit for count in self.counts)
+
+    def keeping(self, share: float = KEPT) -> int:
+        """The smallest `max_length` that leaves this share of the rows whole."""
+        return self.counts[ceil(share * len(self.counts)) - 1]
+
+    def histogram(self) -> dict[str, int]:
+        """Rows by the next power of two: `{"<=8": 3, "<=16": 40}`."""
+        bins: dict[str, int] = {}
+        for count in self.counts:
+            name = f"<={1 << max(0, count - 1).bit_length()}"
+            bins[name] = bins.get(name, 0) + 1
+        return bins
+
+
+class NoTokenizer(Exception):
+    """Lengths cannot be counted here; the message says why."""
+
+
+def measure(rows: Iterable[Row], text_columns: Sequence[str], model: Path) -> Lengths:
+    """Count tokens of every row's texts.
+
+    Raises:
+        NoTokenizer: no `tokenizer.json`, or the package `tokenizers` is not installed.
+    """
+    path = next((p for p in (weights_folder(model) / "tokenizer.json", model / "tokenizer.json") if p.is_file()), None)
+    if path is None:
+        raise NoTokenizer("the model folder has no `tokenizer.json`")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise NoTokenizer("the package `tokenizers` is not installed") from None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise NoTokenizer(f"`{path}` cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    held = list(rows)
+    texts = list({row[column]: None for row in held for column in text_columns if column in row})
+    count: dict[str, int] = {}
+    for start in range(0, len(texts), BATCH):
+        part = texts[start : start + BATCH]
+        count.update(zip(part, map(len, tokenizer.encode_batch_fast(part)), strict=True))
+    return Lengths(sorted(max(count[row[column]] for column in text_columns if column in row) for row in held))

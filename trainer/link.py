@@ -1,0 +1,146 @@
+"""HTTP with the registry: the one module of this room that imports `httpx2` (the maintained continuation of httpx).
+
+Documents in, documents out; refusals come back as the class that the registry raised. No pydantic here, so that
+`swift-submit can-i` stays close to a bare round trip; `trainer.client` puts types on top.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from enforcer.problems import Problem, RegistryUnreachable, Unauthenticated, from_document
+from trainer import telemetry
+from trainer.settings import Settings
+
+PAUSES_S = (0.2, 1.0)  # between tries of a request whose answer got lost
+SKEW_WORTH_SAYING_S = 5.0
+LOST = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError)
+
+
+class Link:
+    """A connection to one registry. `skew_s` is how far its clock is ahead of ours, once it has answered."""
+
+    def __init__(self, settings: Settings, *, transport: httpx2.BaseTransport | None = None) -> None:
+        self.settings = settings
+        self.skew_s = 0.0
+        self._http = httpx2.Client(
+            base_url=settings.server,
+            timeout=settings.timeout_s,
+            transport=transport,
+            trust_env=not settings.on_loopback,  # a proxy has no business between us and this machine
+            follow_redirects=False,  # a redirect must not carry a token elsewhere
+            headers={"User-Agent": "swift-submit", "Accept": "application/json, application/problem+json"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        authorization: str | None = None,
+        again: bool = False,
+        public: bool = False,
+    ) -> bytes:
+        """Send one request and return the body of a 2xx answer. `again` marks it safe to repeat when an answer is lost.
+
+        Raises:
+            RegistryUnreachable: no answer, or one that no registry gives.
+            Problem: whatever the registry refused with.
+        """
+        headers = {**telemetry.carrier(), **(headers or {})}
+        if authorization is None and not public:
+            authorization = f"Bearer {self._token()}"
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        query = {name: value for name, value in (query or {}).items() if value is not None}
+        content = None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        answer = self._send(method, path, content, query, headers, again=again)
+        self._note_the_time(answer)
+        if answer.is_success:
+            return answer.content
+        raise self._refusal(answer)
+
+    def _token(self) -> str:
+        token = self.settings.token
+        if not token or not token.isascii() or not token.isprintable():
+            what = "there is no API token" if not token else "the API token holds characters that no token has"
+            raise Unauthenticated(
+                f"{what} for `{self.settings.server}`; set `SWIFT_SUBMIT_TOKEN` or `SWIFT_SUBMIT_TOKEN_FILE`, "
+                "or start a registry of your own with `tagwarden serve`, which leaves you one"
+            )
+        return token
+
+    def _send(
+        self, method: str, path: str, content: bytes | None, query: Mapping[str, Any], headers: Mapping[str, str], *, again: bool
+    ) -> httpx2.Response:
+        for pause in (*PAUSES_S, None):
+            try:
+                return self._http.request(method, path, content=content, params=dict(query), headers=dict(headers))
+            except LOST as error:
+                if pause is None or not again:
+                    raise self._unreachable(error) from error
+                time.sleep(pause)
+            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                raise self._unreachable(error) from error
+        raise AssertionError("the last try returns or raises")
+
+    def _unreachable(self, error: Exception) -> RegistryUnreachable:
+        why = "no answer in time" if isinstance(error, httpx2.TimeoutException) else str(error) or type(error).__name__
+        return RegistryUnreachable(
+            f"the registry at `{self.settings.server}` cannot be reached: {why}; without it there is no ticket and no run. "
+            "Start it with `tagwarden serve`, or name another with `--server` or `SWIFT_SUBMIT_SERVER`",
+            server=self.settings.server,
+            setting="SWIFT_SUBMIT_SERVER",
+        )
+
+    def _refusal(self, answer: httpx2.Response) -> Problem:
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if isinstance(document, dict) and "code" in document:
+            return from_document(document, answer.status_code)
+        if answer.status_code >= 500 or answer.status_code == 429:
+            return RegistryUnreachable(
+                f"`{self.settings.server}` answered {answer.status_code}; try again in a moment", server=self.settings.server
+            )
+        return RegistryUnreachable(
+            f"`{self.settings.server}` answered {answer.status_code} to `{answer.request.method} {answer.request.url.path}`, but "
+            "not as a registry does; check `--server` or `SWIFT_SUBMIT_SERVER`",
+            server=self.settings.server,
+            setting="SWIFT_SUBMIT_SERVER",
+        )
+
+    def _note_the_time(self, answer: httpx2.Response) -> None:
+        try:
+            said = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+        except (TypeError, ValueError):
+            return
+        self.skew_s = said + 0.5 - time.time()  # the header is cut to whole seconds, so 0.5 late on average
+
+
+def skew_in_words(skew_s: float) -> str | None:
+    """A sentence about two clocks that disagree; None when they agree well enough."""
+    if abs(skew_s) <= SKEW_WORTH_SAYING_S:
+        return None
+    direction = "behind" if skew_s > 0 else "ahead of"
+    return f"this machine's clock is {abs(skew_s):.0f} s {direction} the registry's; set it (`timedatectl set-ntp true`)"

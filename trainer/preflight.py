@@ -1,0 +1,192 @@
+"""Everything that can be known to go wrong before a ticket is asked for, and what a person should know of their data.
+
+In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels, lengths.
+No torch, no network. Findings inform; refusals are raised.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from enforcer.problems import ArgumentInvalid, DatasetInvalid
+from enforcer.profiles import Profile
+from enforcer.runspec import Dataset, Inputs, Model
+from trainer import columns, inputs, lengths, rows
+from trainer.arguments import TrainingArguments
+from trainer.job import Row
+from trainer.rows import Source
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The datasets of a run as they were given, read once."""
+
+    train: Sequence[Source]
+    eval: Sequence[Source]
+
+    def listed(self) -> list[Dataset]:
+        sides = (("train", self.train), ("eval", self.eval))
+        return [
+            Dataset(role=role, name=source.name[:500], digest=source.digest, rows=len(source.rows))  # type: ignore[arg-type]
+            for role, side in sides
+            for source in side
+        ]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that may be asked for: resolved arguments, the rows both sides will see, the digests a ticket binds."""
+
+    arguments: dict[str, Any]
+    sources: Sources
+    model: Path
+    inputs: Inputs
+    train_rows: list[Row] = field(repr=False)
+    eval_rows: list[Row] = field(repr=False)
+    findings: list[str]
+    facts: dict[str, Any]
+
+
+def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = None) -> Sources:
+    """Read the files that the arguments name, or take the rows that were given instead of them.
+
+    Raises:
+        DatasetInvalid: nothing to train on, or anything `trainer.rows` refuses.
+    """
+    train_sources = _sources(train, args.train_files, "train_dataset")
+    if not train_sources:
+        raise DatasetInvalid("there is no dataset; name one with `dataset` (or `--dataset`), or give `train_dataset`")
+    return Sources(train_sources, _sources(held_out, args.eval_files, "eval_dataset"))
+
+
+def gather(args: TrainingArguments, sources: Sources, model: Path) -> Inputs:
+    """Digests of all that the run reads; needs no profile."""
+    return Inputs(
+        model=Model(name=args.model_name_or_path, digest=inputs.folder_digest(model)),
+        datasets=sources.listed(),
+        code=inputs.code(),
+        eval_fraction=0.0 if sources.eval else args.eval_fraction,
+        columns=args.columns,
+    )
+
+
+def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out: Any = None) -> Preflight:
+    """Look at arguments, model, data and output folder against one version of a task type.
+
+    Raises:
+        OutputInvalid, ArgumentInvalid, ModelInvalid, DatasetInvalid: the first thing that forbids the run.
+    """
+    inputs.check_writable(Path(args.output_dir))
+    arguments = profile.resolve(args.tag_arguments)
+    model = inputs.model_folder(args.model_name_or_path)
+    sources = read_sources(args, train, held_out)
+    train_rows, eval_rows = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    if not train_rows:
+        raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
+    findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
+    more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
+    return Preflight(
+        arguments=arguments,
+        sources=sources,
+        model=model,
+        inputs=gather(args, sources, model),
+        train_rows=train_rows,
+        eval_rows=eval_rows,
+        findings=[*findings, *more],
+        facts={**facts, **length_facts},
+    )
+
+
+def rows_of(
+    sources: Sources, profile: Profile, mapping: Mapping[str, str], arguments: Mapping[str, Any], eval_fraction: float
+) -> tuple[list[Row], list[Row]]:
+    """Train and held-out rows; the worker calls this again on what it read itself."""
+
+    def side(sources: Sequence[Source]) -> list[Row]:
+        return [row for source in sources for row in columns.examples(source, profile, mapping, arguments)]
+
+    train = side(sources.train)
+    if sources.eval:
+        return train, side(sources.eval)
+    return columns.split(train, eval_fraction, int(arguments.get("seed") or 0))
+
+
+def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
+    return [rows.read(file) for file in files] if given is None else [rows.hold(given, name)]
+
+
+def _findings(
+    args: TrainingArguments,
+    profile: Profile,
+    arguments: Mapping[str, Any],
+    train: Sequence[Row],
+    held_out: Sequence[Row],
+    *,
+    held_apart: bool,
+) -> tuple[list[str], dict[str, Any]]:
+    """What does not forbid the run but may explain its result."""
+    findings = []
+    if not held_out:
+        findings.append("nothing is held out, so no score will be measured and every gate will be missed")
+    kinds = Counter(map(columns.content, train))
+    duplicates = len(train) - len(kinds)
+    if duplicates:
+        findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
+    leaked = sum(columns.content(row) in kinds for row in held_out)
+    if leaked:
+        findings.append(f"{leaked:,} of {len(held_out):,} evaluation rows are training rows too: scores will flatter")
+    facts: dict[str, Any] = {
+        "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
+    }  # fmt: skip
+    label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
+    if label is not None:
+        names = arguments.get("label_names") or []
+        balance = Counter({name: 0 for name in names})
+        balance.update(row[label] for row in train)
+        facts["labels"] = dict(balance)
+        missing = [name for name, count in balance.items() if count == 0]
+        if missing:
+            findings.append(f"no training row has the label {', '.join(f'`{name}`' for name in missing[:10])}")
+        unseen = sorted(set(names) - {row[label] for row in held_out}) if held_out else []
+        if unseen:
+            findings.append(f"no evaluation row has the label {', '.join(f'`{name}`' for name in unseen[:10])}")
+        most, least = max(balance.values()), min(balance.values())
+        if least and most >= 10 * least:
+            findings.append(f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest")
+    if args.eval_fraction and not held_apart and held_out:
+        findings.append(f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`")
+    return findings, facts
+
+
+def _lengths(
+    profile: Profile, arguments: Mapping[str, Any], all_rows: Sequence[Row], model: Path
+) -> tuple[list[str], dict[str, Any]]:
+    limit = arguments.get("max_length")
+    text_columns = [name for name, column in profile.columns.items() if column.type == "text"]
+    if limit is None or not text_columns:
+        return [], {}
+    try:
+        measured = lengths.measure(all_rows, text_columns, model)
+    except lengths.NoTokenizer as why:
+        return [f"text lengths were not checked before the start: {why}"], {"lengths": None}
+    over = measured.over(limit)
+    whole = measured.keeping()
+    facts = {
+        "lengths": measured.histogram(), "longest": measured.longest, "over_max_length": over, "keeps_99_percent": whole,
+    }  # fmt: skip
+    positions = inputs.max_positions(model)
+    if positions is not None and limit > positions < measured.longest:
+        raise ArgumentInvalid(
+            f"`max_length`: {limit} is more than the {positions} tokens that this model reads, and the longest text has "
+            f"{measured.longest}; set `max_length: {positions}` with `truncation: true`, or take a model that reads more",
+            pointer="/max_length",
+        )
+    if not over:
+        return [], facts
+    share = f"{over:,} of {len(measured.counts):,} rows ({over / len(measured.counts):.1%}) are longer than `max_length` {limit}"
+    keeps = f"the longest has {measured.longest} tokens, and {whole} is the smallest `max_length` that keeps 99 % whole"
+    if not arguments.get("truncation"):
+        raise DatasetInvalid(f"{share}; {keeps}. Raise it, shorten them, or allow `truncation: true`", **facts)
+    return [f"{share} and will be cut; {keeps}"], facts

@@ -1,0 +1,168 @@
+"""Datasets as rows: `.jsonl`, `.json`, `.csv`, `.tsv` files, lists of dictionaries, and `datasets.Dataset`.
+
+A file is read once: the bytes that are hashed are the bytes that are parsed. The digest of a file is the SHA-256 of its
+bytes (`sha256sum`); of rows that never were a file, the SHA-256 over the rows as JSON Lines with sorted keys.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enforcer.problems import DatasetInvalid
+
+IN_MEMORY = "in memory"
+RawRow = dict[str, Any]
+Rows = str | Sequence[str] | Iterable[RawRow]
+"""What a caller may give as a dataset: paths, or rows."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset as it was given. `where(i)` names row `i` (from 0) the way the reader of the file counts."""
+
+    name: str
+    digest: str
+    rows: list[RawRow]
+    unit: str = "row"
+    first: int = 1
+    textual: bool = False  # csv and tsv know no numbers: `1` may be the label number 1
+
+    def where(self, index: int) -> str:
+        return f"{self.unit} {index + self.first} of `{self.name}`"
+
+
+def read(name: str) -> Source:
+    """Read one file.
+
+    Raises:
+        DatasetInvalid: missing, another format or encoding, broken, or empty; names the line.
+    """
+    path = Path(name).expanduser()
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DatasetInvalid(f"`{name}` is no format of datasets; use {', '.join(_READERS)}", file=name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetInvalid(f"`{name}` cannot be read: {(error.strerror or '').lower()}", file=name) from error
+    source = reader(name, content)
+    if not source.rows:
+        raise DatasetInvalid(f"`{name}` is empty; a dataset needs at least one row", file=name)
+    return source
+
+
+def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
+    """Take rows that are in memory: a list of dictionaries, or anything shaped like `datasets.Dataset`.
+
+    Raises:
+        DatasetInvalid: something else, empty, or values that JSON does not know.
+    """
+    to_list: Callable[[], list[RawRow]] | None = getattr(rows, "to_list", None)
+    try:
+        held = to_list() if to_list is not None else [*rows]
+    except TypeError as error:
+        raise DatasetInvalid(f"a dataset is a path or a list of rows, not `{type(rows).__name__}`") from error
+    for number, row in enumerate(held, start=1):
+        if not isinstance(row, dict):
+            raise DatasetInvalid(f"row {number} of the dataset is `{type(row).__name__}`; a row is a dictionary", row=number)
+    if not held:
+        raise DatasetInvalid(f"the dataset {name} is empty; it needs at least one row")
+    lines = hashlib.sha256()
+    for number, row in enumerate(held, start=1):
+        try:
+            line = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            lines.update(line.encode() + b"\n")
+        except (TypeError, ValueError) as error:
+            raise DatasetInvalid(f"row {number} of the dataset: {error}", row=number) from error
+    return Source(name, f"sha256:{lines.hexdigest()}", held)
+
+
+def _read_jsonl(name: str, content: bytes) -> Source:
+    rows: list[RawRow] = []
+    # Not str.splitlines: U+2028 may stand inside a JSON string.
+    for number, line in enumerate(_text(name, content).split("\n"), start=1):
+        if line.strip():
+            rows.append(_row(name, number, "line", lambda line=line: json.loads(line)))  # type: ignore[misc]
+        elif number <= len(rows):
+            raise DatasetInvalid(f"line {number} of `{name}` is empty", file=name, row=number)
+    return Source(name, _digest(content), rows, unit="line")
+
+
+def _read_json(name: str, content: bytes) -> Source:
+    try:
+        document = json.loads(_text(name, content))
+    except ValueError as error:
+        raise DatasetInvalid(f"`{name}` is not JSON: {error}; for one object in each line, call it `.jsonl`", file=name) from error
+    if not isinstance(document, list):
+        raise DatasetInvalid(f"`{name}` must hold a list of objects, not `{type(document).__name__}`", file=name)
+    return Source(name, _digest(content), [_row(name, i, "row", lambda row=row: row) for i, row in enumerate(document, 1)])  # type: ignore[misc]
+
+
+def _read_separated(delimiter: str) -> Callable[[str, bytes], Source]:
+    def reader(name: str, content: bytes) -> Source:
+        csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than one long document
+        table = csv.DictReader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
+        rows: list[RawRow] = []
+        try:
+            for number, row in enumerate(table, start=1):
+                if None in row or None in row.values():
+                    how = "more" if None in row else "fewer"
+                    raise DatasetInvalid(
+                        f"row {number} of `{name}` (line {table.line_num}) has {how} fields than the header; "
+                        "quote fields that hold the separator",
+                        file=name,
+                        row=number,
+                    )
+                rows.append(row)
+        except csv.Error as error:
+            raise DatasetInvalid(f"line {table.line_num} of `{name}`: {error}", file=name, row=table.line_num) from error
+        return Source(name, _digest(content), rows, textual=True)
+
+    return reader
+
+
+_READERS: dict[str, Callable[[str, bytes], Source]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_separated(","),
+    ".tsv": _read_separated("\t"),
+}
+
+
+def _row(name: str, number: int, unit: str, parse: Callable[[], Any]) -> RawRow:
+    try:
+        row = parse()
+    except ValueError as error:
+        raise DatasetInvalid(f"{unit} {number} of `{name}` is not JSON: {error}", file=name, row=number) from error
+    if not isinstance(row, dict):
+        raise DatasetInvalid(f"{unit} {number} of `{name}` is not an object", file=name, row=number)
+    return row
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        likely = _likely_encoding(content)
+        repair = f"; it reads as {likely}, so try `iconv -f {likely} -t UTF-8`" if likely else "; save it as UTF-8"
+        raise DatasetInvalid(f"`{name}` is not UTF-8 (byte {error.start + 1}){repair}", file=name) from error
+
+
+def _likely_encoding(content: bytes) -> str | None:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    try:
+        content.decode("gb18030")
+    except UnicodeDecodeError:
+        return None
+    return "GB18030"
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

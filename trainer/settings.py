@@ -1,0 +1,185 @@
+"""Where the registry is and who we are there: flag > environment > `~/.config/swift-submit/config.toml` > default.
+
+A folder that was cloned from somewhere cannot set any of this: a project's file must not redirect a person's token.
+"""
+
+import difflib
+import hashlib
+import ipaddress
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from enforcer.problems import NotConfigured
+
+DEFAULT_SERVER = "http://127.0.0.1:8710"
+DEFAULT_TIMEOUT_S = 30.0
+ENVIRONMENT = {
+    "server": "SWIFT_SUBMIT_SERVER",
+    "token": "SWIFT_SUBMIT_TOKEN",
+    "token_file": "SWIFT_SUBMIT_TOKEN_FILE",
+    "issuer": "SWIFT_SUBMIT_ISSUER",
+}
+IN_FILE = ("server", "token_file", "issuer", "timeout")  # not `token`: a secret has a file of its own
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`issuer` is what tickets must name as `iss`: the server's address, unless it is known by another name."""
+
+    server: str = DEFAULT_SERVER
+    token: str | None = field(default=None, repr=False)
+    issuer: str = DEFAULT_SERVER
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    @property
+    def on_loopback(self) -> bool:
+        return is_loopback(self.server)
+
+
+def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from all places.
+
+    Raises:
+        NotConfigured: an address that is none, an unknown key in the file, or a token file that others can read.
+    """
+    environment = os.environ if environment is None else environment
+    from_environment = {name: environment[variable] for name, variable in ENVIRONMENT.items() if environment.get(variable)}
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    chosen: dict[str, Any] = {**_from_file(config_file()), **from_environment, **given}
+    server = _address(str(chosen.get("server", DEFAULT_SERVER)), "the server's address")
+    return Settings(
+        server=server,
+        token=_token(chosen, server),
+        issuer=str(chosen.get("issuer") or server),
+        timeout_s=_seconds(chosen.get("timeout", DEFAULT_TIMEOUT_S)),
+    )
+
+
+def config_file() -> Path:
+    import platformdirs
+
+    return platformdirs.user_config_path("swift-submit") / "config.toml"
+
+
+def local_token_file(environment: Mapping[str, str] | None = None) -> Path:
+    """Where a registry on this machine leaves the token of the person who started it."""
+    runtime = (os.environ if environment is None else environment).get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "tagwarden" / "token"
+    return Path(tempfile.gettempdir()) / f"tagwarden-{os.getuid()}" / "token"
+
+
+def is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_id() -> str:
+    """A stable name for this machine that does not give away its machine id (machine-id(5) asks for that).
+
+    Containers often have no machine id; a random one is then kept in the state directory.
+    """
+    try:
+        identity = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        identity = ""
+    return hashlib.sha256(b"swift-submit host\0" + (identity or _kept_identity()).encode()).hexdigest()[:24]
+
+
+def local_audience() -> str:
+    """The one string that a ticket for this machine must carry as `aud`."""
+    return f"urn:swift:exec:local:{host_id()}"
+
+
+def read_secret(path: Path) -> str:
+    """The content of a file that is ours alone.
+
+    Raises:
+        NotConfigured: it is missing, a link, somebody else's, or readable by others.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise NotConfigured(f"the token file `{path}` cannot be opened: {(error.strerror or '').lower()}") from error
+    with os.fdopen(descriptor, "r", encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.getuid():
+            raise NotConfigured(f"the token file `{path}` belongs to another user; a token must be your own")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise NotConfigured(f"the token file `{path}` can be read by others; run `chmod 600 {path}`")
+        return file.read(16_384).strip()
+
+
+def _token(chosen: Mapping[str, Any], server: str) -> str | None:
+    # Closest first: a token said outright, a file said outright, then what a registry on this very machine left for us.
+    if chosen.get("token"):
+        return str(chosen["token"]).strip()
+    if chosen.get("token_file"):
+        return read_secret(Path(str(chosen["token_file"])).expanduser())
+    if is_loopback(server) and os.path.lexists(local_token_file()):
+        return read_secret(local_token_file())
+    return None
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotConfigured(f"`{path}` cannot be read: {error}") from error
+    for name in content:
+        if name == "token":
+            raise NotConfigured(f"`{path}` holds a token; put it into a file of its own (0600) and name it as `token_file`")
+        if name not in IN_FILE:
+            close = difflib.get_close_matches(name, IN_FILE, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"it takes {', '.join(IN_FILE)}"
+            raise NotConfigured(f"`{path}`: `{name}` is not a setting; {hint}")
+    return content
+
+
+def _address(address: str, what: str) -> str:
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.username is None and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise NotConfigured(f"{what} `{address}` is none; it looks like `{DEFAULT_SERVER}` or `https://registry.example.org`")
+    return address.rstrip("/")
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise NotConfigured(f"the timeout `{value}` is not a number of seconds between 0 and 3600")
+    return seconds
+
+
+def _kept_identity() -> str:
+    import platformdirs
+
+    path = platformdirs.user_state_path("swift-submit") / "host-id"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x", encoding="ascii") as file:
+                file.write(secrets.token_hex(16))
+        except FileExistsError:  # another process was faster
+            pass
+    return path.read_text("ascii").strip()

@@ -1,0 +1,136 @@
+"""Execute a permitted run, in the process that will train.
+
+The order is the guarantee: nothing heavy loads and nothing is redeemed before the files on disk are known to be those that
+were signed. Numbers continue `enforcer.tickets.verify`.
+"""
+
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from enforcer import wire
+from enforcer.problems import TicketInvalid, TrainingFailed
+from enforcer.runspec import RunSpec
+from enforcer.tickets import VerifiedTicket
+from trainer import handover, inputs, preflight, recipes, reporting, rows
+from trainer.client import Registry
+from trainer.job import Job, Outcome, Recipe
+from trainer.lease import Heartbeats, Tell, Watch, stopped_by_signals
+from trainer.permit import Permit
+from trainer.preflight import Sources
+
+log = logging.getLogger(__name__)
+Held = Callable[[wire.Lease], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that came to an end of its own. `run` is None while the report waits for the registry."""
+
+    job: Job
+    outcome: Outcome
+    run: wire.Run | None
+
+
+def execute(
+    permit: Permit, *, in_memory: Sources | None = None, tell: Tell | None = None, on_lease: Held | None = None
+) -> Done:
+    """Verify, redeem, train, report. `in_memory` are rows that never were files.
+
+    Raises:
+        TicketInvalid: the permit, or what it is about to be used for, is not what was signed.
+        TicketUsed, TicketExpired: it cannot be redeemed.
+        TrainingFailed: the recipe raised; the run is reported failed.
+        KeyboardInterrupt: a second Ctrl-C, or one that came before training; the run is reported interrupted.
+    """
+    # 1-12. The signed bytes, offline.
+    ticket = permit.verify()
+    spec = ticket.spec
+    # 16. The inputs, before the ticket is spent on them; what is hashed here is what is trained on.
+    sources = _sources(permit, in_memory)
+    _check_inputs(permit, spec, sources)
+    train_rows, eval_rows = preflight.rows_of(
+        sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction
+    )
+    _keep_to_gpus(spec.gpus)
+    watch = Watch(spec.limits.max_runtime_s, tell)
+    job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, train_rows, eval_rows, permit.folder, watch)
+    with Registry(permit.settings) as registry:
+        # 13-14. Possession of the key, and the one redemption. Its id lives here and nowhere else.
+        lease = registry.redeem(ticket.token, ticket.claims.jti, permit.key, str(uuid.uuid4()))
+        handover.delete(permit)
+        if on_lease is not None:
+            on_lease(lease)
+        with stopped_by_signals(watch):
+            outcome = _train(job, spec, registry, lease, watch)
+            return Done(job, outcome, _close(job, ticket, registry, lease, outcome))
+
+
+def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch: Watch) -> Outcome:
+    try:
+        with Heartbeats(registry, lease, watch):
+            recipe: Recipe = recipes.load(spec.profile.recipe)
+            return recipe.train(job)
+    except KeyboardInterrupt:
+        _close_without_model(job, registry, lease, watch, "interrupted", "interrupted before a checkpoint was saved")
+        raise
+    except (Exception, SystemExit) as error:
+        what = f"`{type(error).__name__}`: {error}"
+        log.exception("training stopped")
+        _close_without_model(job, registry, lease, watch, "failed", what)
+        raise TrainingFailed(f"training stopped with {what}"[:2_000], run_id=job.run_id) from error
+
+
+def _close(job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome) -> wire.Run | None:
+    report = reporting.describe(outcome, job.folder)
+    reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
+    if outcome.stopped is None:
+        reporting.write_card(job.folder, ticket.spec, outcome.scores)
+    return reporting.send(registry, job.folder, report, lease)
+
+
+def _close_without_model(job: Job, registry: Registry, lease: wire.Lease, watch: Watch, state: Any, why: str) -> None:
+    report = wire.Report(state=state, steps=watch.step, error=why[:2_000])
+    reporting.send(registry, job.folder, report, lease)
+
+
+def _sources(permit: Permit, in_memory: Sources | None) -> Sources:
+    """Read again: files from disk, and rows in memory through their digest."""
+
+    def side(files: tuple[str, ...], held: Any) -> list[rows.Source]:
+        if held is not None and not files:
+            return [rows.hold(source.rows, source.name) for source in held]
+        return [rows.read(file) for file in files]
+
+    return Sources(
+        side(permit.train_files, in_memory and in_memory.train), side(permit.eval_files, in_memory and in_memory.eval)
+    )
+
+
+def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
+    found = [(dataset.role, dataset.digest) for dataset in sources.listed()]
+    signed = [(dataset.role, dataset.digest) for dataset in spec.inputs.datasets]
+    if len(found) != len(signed):
+        raise TicketInvalid(f"the ticket is refused: it speaks of {len(signed)} datasets, here are {len(found)}", step=16)
+    for has, was, dataset in zip(found, signed, spec.inputs.datasets, strict=True):
+        if has != was:
+            raise TicketInvalid(
+                f"the ticket is refused: dataset `{dataset.name}` changed since it was issued; ask for a new ticket", step=16
+            )
+    if inputs.folder_digest(permit.model) != spec.inputs.model.digest:
+        raise TicketInvalid(
+            f"the ticket is refused: model `{spec.inputs.model.name}` changed since it was issued; ask for a new ticket",
+            step=16,
+        )
+
+
+def _keep_to_gpus(permitted: int) -> None:
+    """Show CUDA only as many devices as the ticket permits. It looks when it is first used, which is later than here."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(permitted)))
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([device for device in visible.split(",") if device][:permitted])
