@@ -116,10 +116,9 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
 
 def _malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [
-        {"pointer": "/" + "/".join(str(part) for part in item["loc"]), "message": str(item["msg"])}
-        for item in error.errors()[:20]
-    ]
+    # A body that both the access check and the handler read is reported once.
+    told = dict.fromkeys(("/" + "/".join(map(str, item["loc"])), str(item["msg"])) for item in error.errors())
+    found = [{"pointer": pointer, "message": message} for pointer, message in list(told)[:20]]
     first = found[0]
     return _refused(request, problems.Malformed(f"`{first['pointer']}`: {first['message']}", errors=found))
 

@@ -5,9 +5,7 @@ request's back. Its place in the Merkle log is given later, by one sequencer at 
 commit, so their order is not the order of anything.
 """
 
-import base64
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -18,9 +16,10 @@ from sqlmodel import Session, col, delete, select
 
 from enforcer import tlog, wire
 from enforcer.keys import SigningKey
-from enforcer.problems import Malformed, Problem
+from enforcer.problems import Problem
 from registry import db
 from registry.identity import Actor
+from registry.paging import Filter
 from registry.tables import Event, LogEntry, PendingEntry
 
 COLUMNS = tuple(wire.Event.model_fields)
@@ -56,62 +55,6 @@ def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, 
         return record(session, f"{action}.refused", actor, outcome="refused", reason=reason, **facts).id
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def events(session: Session, wanted: "Filter", page: "Page") -> tuple[list[Event], str | None]:
-    """Newest first, one keyset page: `(events, next_page_token)`."""
-    query = wanted.select().order_by(col(Event.id).desc()).limit(page.size + 1)
-    if page.after is not None:
-        query = query.where(col(Event.id) < page.after)
-    found = list(session.exec(query))
-    more = found[page.size - 1].id if len(found) > page.size else None
-    return found[: page.size], more and page_token(more, wanted)
-
-
-class Filter:
-    """What to look for. Every field is an exact match; `since` and `until` bound the time, half open."""
-
-    def __init__(self, **wanted: Any) -> None:
-        self.wanted = {name: value for name, value in wanted.items() if value is not None}
-
-    def select(self) -> Any:
-        query = select(Event)
-        for name, value in self.wanted.items():
-            if name == "since":
-                query = query.where(col(Event.at) >= value)
-            elif name == "until":
-                query = query.where(col(Event.at) < value)
-            else:
-                query = query.where(getattr(Event, name) == value)
-        return query
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.wanted, default=str, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class Page:
-    """A page size and the key to continue after. A token belongs to the filter it came with."""
-
-    def __init__(self, size: int, token: str | None, wanted: Filter) -> None:
-        self.size = size
-        self.after = read_page_token(token, wanted) if token else None
-
-
-def page_token(key: str, wanted: Filter) -> str:
-    return base64.urlsafe_b64encode(f"{wanted.fingerprint()}:{key}".encode()).decode().rstrip("=")
-
-
-def read_page_token(token: str, wanted: Filter) -> str:
-    try:
-        fingerprint, _, key = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().partition(":")
-    except ValueError:
-        fingerprint, key = "", ""
-    if fingerprint != wanted.fingerprint() or not key:
-        raise Malformed("`page_token` belongs to another query; start again without it")
-    return key
-
-
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
@@ -144,14 +87,15 @@ def export_ndjson(session: Session, wanted: Filter, origin: str, key: SigningKey
     """Events oldest first, each with its proof, under one checkpoint, for `tagwarden audit verify`."""
     sequence(session)
     tree, head = checkpoint(session, origin, key)
-    found = session.exec(wanted.select().join(LogEntry).add_columns(LogEntry.index).order_by(col(LogEntry.index)))
-    return tlog.export_lines(head.note, ((index, as_document(event), tree.proof(index)) for event, index in found))
+    query = select(LogEntry.index, Event).join(Event).order_by(col(LogEntry.index))
+    found = session.exec(wanted.apply(query, Event)).all()
+    return tlog.export_lines(head.note, ((index, as_document(event), tree.proof(index)) for index, event in found))
 
 
-def export_csv(events: Sequence[Event]) -> Iterator[str]:
+def export_csv(session: Session, wanted: Filter) -> Iterator[str]:
     """Comma-separated, oldest first, with a header. Cells that a spreadsheet would run as a formula are quoted."""
     yield _csv_line(COLUMNS)
-    for event in events:
+    for event in session.exec(wanted.apply(select(Event), Event).order_by(col(Event.id))).all():
         document = as_document(event)
         yield _csv_line([_cell(document[name]) for name in COLUMNS])
 

@@ -108,17 +108,6 @@ def get(session: Session, proposal_id: str) -> Proposal:
     return found
 
 
-def page(session: Session, *, state: str | None, after: str | None, size: int) -> tuple[list[Proposal], str | None]:
-    """Newest first: `(proposals, id to continue after)`."""
-    query = select(Proposal).order_by(col(Proposal.id).desc()).limit(size + 1)
-    if state:
-        query = query.where(Proposal.state == state)
-    if after:
-        query = query.where(col(Proposal.id) < after)
-    found = list(session.exec(query))
-    return found[:size], found[size - 1].id if len(found) > size else None
-
-
 def reviews(session: Session, proposal: Proposal) -> list[Review]:
     return list(session.exec(select(Review).where(Review.proposal_id == proposal.id).order_by(col(Review.at))))
 

@@ -3,14 +3,13 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from enforcer import gates, wire
 from enforcer.problems import RunClosed, UnknownRun
 from enforcer.runspec import RunSpec, canonical_bytes, digest
 from registry import audit, db
 from registry.access import Permit
-from registry.audit import Filter, Page, page_token
 from registry.books import Books
 from registry.identity import Actor
 from registry.tables import Run, Ticket
@@ -117,18 +116,6 @@ def get(session: Session, run_id: str) -> Run:
     if found is None:
         raise UnknownRun(f"`{run_id[:100]}` is not a run")
     return found
-
-
-def page(session: Session, wanted: Filter, page: Page) -> tuple[list[Run], str | None]:
-    """Newest first, one keyset page: `(runs, next_page_token)`."""
-    query = select(Run).order_by(col(Run.id).desc()).limit(page.size + 1)
-    for name, value in wanted.wanted.items():
-        query = query.where(getattr(Run, name) == value)
-    if page.after is not None:
-        query = query.where(col(Run.id) < page.after)
-    found = list(session.exec(query))
-    more = found[page.size - 1].id if len(found) > page.size else None
-    return found[: page.size], more and page_token(more, wanted)
 
 
 def as_wire(run: Run) -> wire.Run:

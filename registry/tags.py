@@ -73,21 +73,6 @@ def versions(session: Session, name: str) -> list[TagVersion]:
     return list(session.exec(select(TagVersion).where(TagVersion.tag == tag.name).order_by(col(TagVersion.version))))
 
 
-def page(
-    session: Session, *, kind: Kind | None, parent: str | None, after: str | None, size: int
-) -> tuple[list[Tag], str | None]:
-    """Tags by name: `(tags, name to continue after)`."""
-    query = select(Tag).order_by(col(Tag.name)).limit(size + 1)
-    if kind:
-        query = query.where(Tag.kind == kind)
-    if parent:
-        query = query.where(Tag.parent == parent)
-    if after:
-        query = query.where(col(Tag.name) > after)
-    found = list(session.exec(query))
-    return found[:size], found[size - 1].name if len(found) > size else None
-
-
 def vocabulary(session: Session) -> dict[str, list[str]]:
     """Every tag with its aliases, which is what a new name is held against."""
     known: dict[str, list[str]] = {name: [] for name in session.exec(select(Tag.name))}

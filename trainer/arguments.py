@@ -65,7 +65,9 @@ class TrainingArguments(BaseModel):
 
     def __init__(self, **given: Any) -> None:
         try:
-            super().__init__(**{name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
+            super().__init__(
+                **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+            )
         except ValidationError as error:
             raise _readable(error) from None
         if not _TASK_TYPE.fullmatch(self.task_type):
@@ -86,7 +88,9 @@ class TrainingArguments(BaseModel):
     @property
     def tag_arguments(self) -> dict[str, Any]:
         """The tag parameters that were set outright: what a ticket request carries as `arguments`."""
-        return {name: value for name in TAG_PARAMETERS & self.model_fields_set if (value := getattr(self, name)) is not None}
+        return {
+            name: value for name in TAG_PARAMETERS & self.model_fields_set if (value := getattr(self, name)) is not None
+        }
 
     @property
     def train_files(self) -> list[str]:
@@ -171,10 +175,18 @@ def _readable(error: ValidationError) -> ArgumentInvalid:
     name, given = where[0] if where else "", first["input"]
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name.replace("-", "_"), TrainingArguments.model_fields, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(sorted(TrainingArguments.model_fields))}"
+        hint = (
+            f"did you mean `{close[0]}`?" if close else f"there are {', '.join(sorted(TrainingArguments.model_fields))}"
+        )
         return ArgumentInvalid(f"`{name}` is not a training argument; {hint}", pointer=f"/{name}")
     if first["type"] == "missing":
-        return ArgumentInvalid(f"`{name}` is missing; give it in the config, as a flag or as a keyword", pointer=f"/{name}")
-    quoted = " (a bare yes, no, on, off or number in YAML is no text; put it in quotes)" if first["type"] == "string_type" else ""
+        return ArgumentInvalid(
+            f"`{name}` is missing; give it in the config, as a flag or as a keyword", pointer=f"/{name}"
+        )
+    quoted = (
+        " (a bare yes, no, on, off or number in YAML is no text; put it in quotes)"
+        if first["type"] == "string_type"
+        else ""
+    )
     pointer = "/" + "/".join(part for part in where if part not in ("str", "list[str]"))
     return ArgumentInvalid(f"`{name}`: {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}{quoted}", pointer=pointer)

@@ -20,7 +20,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Registry(Link):
     """A registry, seen by a trainer."""
 
-    # --- tags -----------------------------------------------------------------------------------------------------------
+    # --- tags -----------------------------------------------------------------------------------------------------
 
     def tags(self, page_token: str | None = None) -> wire.TagPage:
         return self._get("/v1/tags", wire.TagPage, page_token=page_token)
@@ -34,7 +34,7 @@ class Registry(Link):
     def check_name(self, name: str) -> wire.NameCheck:
         return self._post("/v1/tags:check-name", wire.NameCheckRequest(name=name), wire.NameCheck, again=True)
 
-    # --- proposals ------------------------------------------------------------------------------------------------------
+    # --- proposals ------------------------------------------------------------------------------------------------
 
     def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
         return self._post("/v1/proposals", request, wire.Proposal)
@@ -48,7 +48,7 @@ class Registry(Link):
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
         return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)
 
-    # --- tickets --------------------------------------------------------------------------------------------------------
+    # --- tickets --------------------------------------------------------------------------------------------------
 
     def plan(self, request: wire.TicketRequest) -> wire.TicketPlan:
         return self._post("/v1/tickets", request, wire.TicketPlan, again=True, query={"validate_only": "true"})
@@ -63,7 +63,8 @@ class Registry(Link):
     def redeem(self, ticket: str, jti: str, key: SigningKey, redemption_id: str) -> wire.Lease:
         """Redeem by proof of possession. Asking again with the same `redemption_id` returns the same lease."""
         path = f"/v1/tickets/{_part(jti)}:redeem"
-        proof = proofs.prove(key, method="POST", url=self.settings.server + path, ticket=ticket)
+        # The URL as the registry knows itself, which behind a proxy is not the one that is dialled.
+        proof = proofs.prove(key, method="POST", url=self.settings.issuer + path, ticket=ticket)
         body = wire.Redemption(redemption_id=redemption_id)
         return self._post(path, body, wire.Lease, again=True, headers={"DPoP": proof}, authorization=f"DPoP {ticket}")
 
@@ -71,7 +72,7 @@ class Registry(Link):
         """The registry's JWKS, byte for byte."""
         return self.ask("GET", "/.well-known/jwks.json", public=True, again=True)
 
-    # --- runs -----------------------------------------------------------------------------------------------------------
+    # --- runs -----------------------------------------------------------------------------------------------------
 
     def heartbeat(self, run_id: str, lease_token: str, beat: wire.Heartbeat) -> wire.HeartbeatAnswer:
         path = f"/v1/runs/{_part(run_id)}/heartbeats"

@@ -93,7 +93,9 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
         if role not in profile.columns:
             close = difflib.get_close_matches(role, profile.columns, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"it has {_quoted(profile.columns)}"
-            raise DatasetInvalid(f"`columns`: `{role}` is no column of this task type; {hint}", pointer=f"/columns/{role}")
+            raise DatasetInvalid(
+                f"`columns`: `{role}` is no column of this task type; {hint}", pointer=f"/columns/{role}"
+            )
     present = list(dict.fromkeys(name for raw in source.rows for name in raw))
     names: dict[str, str] = {}
     for role, column in profile.columns.items():
@@ -101,7 +103,9 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
         if name in present:
             names[role] = name
         elif column.required or role in columns:
-            raise _missing_column(source, role, name, [c for c in present if c not in {*names.values(), *profile.columns}])
+            raise _missing_column(
+                source, role, name, [c for c in present if c not in {*names.values(), *profile.columns}]
+            )
     return names
 
 
@@ -143,7 +147,9 @@ def _label(value: Any, names: Sequence[str] | None, source: Source, index: int, 
     raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; a label is a name or its number")
 
 
-def _unknown_labels(source: Source, strangers: Counter[str], indexes: list[int], names: Sequence[str]) -> DatasetInvalid:
+def _unknown_labels(
+    source: Source, strangers: Counter[str], indexes: list[int], names: Sequence[str]
+) -> DatasetInvalid:
     shown = ", ".join(f"`{label[:80]}` ({count})" for label, count in strangers.most_common(MAX_SHOWN))
     more = f" and {len(strangers) - MAX_SHOWN} others" if len(strangers) > MAX_SHOWN else ""
     first = ", ".join(str(index + source.first) for index in indexes[:MAX_SHOWN])
@@ -181,5 +187,3 @@ def _escaped(column: str) -> str:
 
 def _quoted(names: Any) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-

@@ -109,7 +109,9 @@ def _check(name: str, folder: Path) -> None:
     weights = weights_folder(folder)
     config = _json(weights / "config.json")
     if not isinstance(config, dict):
-        raise ModelInvalid(f"`{name}` has no readable `config.json`; a model folder holds one beside its weights", model=name)
+        raise ModelInvalid(
+            f"`{name}` has no readable `config.json`; a model folder holds one beside its weights", model=name
+        )
     for file in ("config.json", "tokenizer_config.json"):
         document = _json(weights / file)
         if isinstance(document, dict) and document.get("auto_map"):

@@ -25,7 +25,9 @@ MAX_LOGS = 50
 class Watch:
     """The listener of a job (`trainer.job.Listener`): knows the last step, and whether anybody wants a stop."""
 
-    def __init__(self, max_runtime_s: float, tell: Tell | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_runtime_s: float, tell: Tell | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.step, self.total, self.logs = 0, 0, dict[str, float]()
         self._tell, self._clock = tell, clock
         self._ends_at = clock() + max_runtime_s
@@ -59,12 +61,16 @@ class Heartbeats:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         self._thread.join(timeout=self._registry.settings.timeout_s)
 
     def _beat(self) -> None:
-        while not self._over.wait(self._lease.heartbeat_s):
+        over = False
+        while not over:  # the last beat comes at the end of training, so that the books know all its steps
+            over = self._over.wait(self._lease.heartbeat_s)
             watch = self._watch
             beat = wire.Heartbeat(step=watch.step, total_steps=watch.total, logs=dict([*watch.logs.items()][:MAX_LOGS]))
             try:

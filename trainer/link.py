@@ -40,7 +40,9 @@ class Link:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -66,7 +68,7 @@ class Link:
         """
         headers = {**telemetry.carrier(), **(headers or {})}
         if authorization is None and not public:
-            authorization = f"Bearer {self._token()}"
+            authorization = self._authorization()
         if authorization is not None:
             headers["Authorization"] = authorization
         query = {name: value for name, value in (query or {}).items() if value is not None}
@@ -77,20 +79,29 @@ class Link:
         self._note_the_time(answer)
         if answer.is_success:
             return answer.content
+        if answer.status_code == 401 and authorization is None and not public:
+            raise Unauthenticated(
+                f"there is no API token for `{self.settings.server}`; set `SWIFT_SUBMIT_TOKEN` or "
+                "`SWIFT_SUBMIT_TOKEN_FILE`, or start a registry of your own with `tagwarden serve`, which leaves you one"
+            )
         raise self._refusal(answer)
 
-    def _token(self) -> str:
+    def _authorization(self) -> str | None:
+        """None without a token: whether that matters, a registry that answers will say; one that is away says more."""
         token = self.settings.token
-        if not token or not token.isascii() or not token.isprintable():
-            what = "there is no API token" if not token else "the API token holds characters that no token has"
-            raise Unauthenticated(
-                f"{what} for `{self.settings.server}`; set `SWIFT_SUBMIT_TOKEN` or `SWIFT_SUBMIT_TOKEN_FILE`, "
-                "or start a registry of your own with `tagwarden serve`, which leaves you one"
-            )
-        return token
+        if token and not (token.isascii() and token.isprintable()):
+            raise Unauthenticated("the API token holds characters that no token has; was it copied whole?")
+        return f"Bearer {token}" if token else None
 
     def _send(
-        self, method: str, path: str, content: bytes | None, query: Mapping[str, Any], headers: Mapping[str, str], *, again: bool
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        query: Mapping[str, Any],
+        headers: Mapping[str, str],
+        *,
+        again: bool,
     ) -> httpx2.Response:
         for pause in (*PAUSES_S, None):
             try:
@@ -121,7 +132,8 @@ class Link:
             return from_document(document, answer.status_code)
         if answer.status_code >= 500 or answer.status_code == 429:
             return RegistryUnreachable(
-                f"`{self.settings.server}` answered {answer.status_code}; try again in a moment", server=self.settings.server
+                f"`{self.settings.server}` answered {answer.status_code}; try again in a moment",
+                server=self.settings.server,
             )
         return RegistryUnreachable(
             f"`{self.settings.server}` answered {answer.status_code} to `{answer.request.method} {answer.request.url.path}`, but "
@@ -143,4 +155,6 @@ def skew_in_words(skew_s: float) -> str | None:
     if abs(skew_s) <= SKEW_WORTH_SAYING_S:
         return None
     direction = "behind" if skew_s > 0 else "ahead of"
-    return f"this machine's clock is {abs(skew_s):.0f} s {direction} the registry's; set it (`timedatectl set-ntp true`)"
+    return (
+        f"this machine's clock is {abs(skew_s):.0f} s {direction} the registry's; set it (`timedatectl set-ntp true`)"
+    )

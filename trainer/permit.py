@@ -1,10 +1,10 @@
 """From arguments to a permit: the contract, preflight, the ticket, and the run folder that holds what was signed.
 
-    contract   GET the task type; what it says decides what preflight checks
-    preflight  everything that can go wrong here, before anything is asked
-    request    POST the ticket; refusals, of unknown names too, are on record at the registry
-    verify     the ticket against *these* arguments, with the registry's keys, as a worker will again
-    store      run-spec.json, ticket.jwt, jwks.json byte for byte; the run's key only in a 0600 permit file, until redeemed
+contract   GET the task type; what it says decides what preflight checks
+preflight  everything that can go wrong here, before anything is asked
+request    POST the ticket; refusals, of unknown names too, are on record at the registry
+verify     the ticket against *these* arguments, with the registry's keys, as a worker will again
+store      run-spec.json, ticket.jwt, jwks.json byte for byte; the run's key only in a 0600 permit file, until redeemed
 """
 
 import json
@@ -85,7 +85,9 @@ def contract(registry: Registry, args: TrainingArguments) -> Contract:
     raise UnknownTaskType(f"`{tag.name}` has no version {args.version}; the current one is `{tag.name}@{tag.version}`")
 
 
-def look(registry: Registry, args: TrainingArguments, train: Any = None, held_out: Any = None) -> tuple[Contract, Preflight]:
+def look(
+    registry: Registry, args: TrainingArguments, train: Any = None, held_out: Any = None
+) -> tuple[Contract, Preflight]:
     """Contract and preflight. A task type nobody knows is asked for all the same, so that the refusal is on record."""
     try:
         found = contract(registry, args)
@@ -177,7 +179,9 @@ def _verify(registry: Registry, grant: wire.TicketGrant, jwks: bytes) -> Verifie
     try:
         keys = KeySet.from_jwks(json.loads(jwks))
     except (ValueError, KeyUnusable, AttributeError) as error:
-        raise RegistryUnreachable(f"`{settings.server}` has no usable key set: {error}", server=settings.server) from error
+        raise RegistryUnreachable(
+            f"`{settings.server}` has no usable key set: {error}", server=settings.server
+        ) from error
     try:
         return tickets.verify(
             grant.ticket,
@@ -195,7 +199,9 @@ def _verify(registry: Registry, grant: wire.TicketGrant, jwks: bytes) -> Verifie
         raise TicketInvalid(f"{refusal.detail}; {hint}" if hint else refusal.detail, **refusal.facts) from None
 
 
-def _agree(ticket: VerifiedTicket, args: TrainingArguments, found: Contract, checked: Preflight, key: SigningKey) -> None:
+def _agree(
+    ticket: VerifiedTicket, args: TrainingArguments, found: Contract, checked: Preflight, key: SigningKey
+) -> None:
     """Step 12 seen from the asker's side: the specification that was signed is the one that was asked for."""
     spec, claims = ticket.spec, ticket.claims
     pairs: list[tuple[str, object, object]] = [
@@ -228,7 +234,9 @@ def _store(folder: RunFolder, grant: wire.TicketGrant, jwks: bytes) -> RunFolder
         folder.jwks.write_bytes(jwks)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise OutputInvalid(f"the run folder `{folder.root}` cannot be made: {why}", output_dir=str(folder.root)) from error
+        raise OutputInvalid(
+            f"the run folder `{folder.root}` cannot be made: {why}", output_dir=str(folder.root)
+        ) from error
     return folder
 
 

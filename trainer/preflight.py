@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
@@ -27,9 +27,9 @@ class Sources:
     eval: Sequence[Source]
 
     def listed(self) -> list[Dataset]:
-        sides = (("train", self.train), ("eval", self.eval))
+        sides: list[tuple[Literal["train", "eval"], Sequence[Source]]] = [("train", self.train), ("eval", self.eval)]
         return [
-            Dataset(role=role, name=source.name[:500], digest=source.digest, rows=len(source.rows))  # type: ignore[arg-type]
+            Dataset(role=role, name=source.name[:500], digest=source.digest, rows=len(source.rows))
             for role, side in sides
             for source in side
         ]
@@ -143,7 +143,7 @@ def _findings(
     label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
     if label is not None:
         names = arguments.get("label_names") or []
-        balance = Counter({name: 0 for name in names})
+        balance = Counter(dict.fromkeys(names, 0))
         balance.update(row[label] for row in train)
         facts["labels"] = dict(balance)
         missing = [name for name, count in balance.items() if count == 0]
@@ -154,9 +154,13 @@ def _findings(
             findings.append(f"no evaluation row has the label {', '.join(f'`{name}`' for name in unseen[:10])}")
         most, least = max(balance.values()), min(balance.values())
         if least and most >= 10 * least:
-            findings.append(f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest")
+            findings.append(
+                f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest"
+            )
     if args.eval_fraction and not held_apart and held_out:
-        findings.append(f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`")
+        findings.append(
+            f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
+        )
     return findings, facts
 
 

@@ -113,7 +113,9 @@ def note_verdict(folder: RunFolder, run: wire.Run) -> None:
         write_card(folder, spec, run.scores, run.gates)
 
 
-def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score], judged: list[Judgement] | None = None) -> None:
+def write_card(
+    folder: RunFolder, spec: RunSpec, scores: dict[str, Score], judged: list[Judgement] | None = None
+) -> None:
     """The model card; before the registry has answered, with the gates as we see them."""
     files: dict[str, str] = {}
     for dataset in spec.inputs.datasets:

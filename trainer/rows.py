@@ -70,7 +70,9 @@ def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
         raise DatasetInvalid(f"a dataset is a path or a list of rows, not `{type(rows).__name__}`") from error
     for number, row in enumerate(held, start=1):
         if not isinstance(row, dict):
-            raise DatasetInvalid(f"row {number} of the dataset is `{type(row).__name__}`; a row is a dictionary", row=number)
+            raise DatasetInvalid(
+                f"row {number} of the dataset is `{type(row).__name__}`; a row is a dictionary", row=number
+            )
     if not held:
         raise DatasetInvalid(f"the dataset {name} is empty; it needs at least one row")
     lines = hashlib.sha256()
@@ -84,24 +86,33 @@ def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
 
 
 def _read_jsonl(name: str, content: bytes) -> Source:
-    rows: list[RawRow] = []
     # Not str.splitlines: U+2028 may stand inside a JSON string.
-    for number, line in enumerate(_text(name, content).split("\n"), start=1):
-        if line.strip():
-            rows.append(_row(name, number, "line", lambda line=line: json.loads(line)))  # type: ignore[misc]
-        elif number <= len(rows):
-            raise DatasetInvalid(f"line {number} of `{name}` is empty", file=name, row=number)
+    lines = _text(name, content).rstrip().split("\n")
+    rows: list[RawRow] = []
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            what = f"is not JSON: {error}" if line.strip() else "is empty"
+            raise DatasetInvalid(f"line {number} of `{name}` {what}", file=name, row=number) from error
+        rows.append(_an_object(row, f"line {number} of `{name}`", file=name, row=number))
     return Source(name, _digest(content), rows, unit="line")
 
 
 def _read_json(name: str, content: bytes) -> Source:
     try:
-        document = json.loads(_text(name, content))
+        document = json.loads(_text(name, content) or "[]")
     except ValueError as error:
-        raise DatasetInvalid(f"`{name}` is not JSON: {error}; for one object in each line, call it `.jsonl`", file=name) from error
+        raise DatasetInvalid(
+            f"`{name}` is not JSON: {error}; for one object in each line, call it `.jsonl`", file=name
+        ) from error
     if not isinstance(document, list):
         raise DatasetInvalid(f"`{name}` must hold a list of objects, not `{type(document).__name__}`", file=name)
-    return Source(name, _digest(content), [_row(name, i, "row", lambda row=row: row) for i, row in enumerate(document, 1)])  # type: ignore[misc]
+    rows = [
+        _an_object(row, f"row {number} of `{name}`", file=name, row=number)
+        for number, row in enumerate(document, start=1)
+    ]
+    return Source(name, _digest(content), rows)
 
 
 def _read_separated(delimiter: str) -> Callable[[str, bytes], Source]:
@@ -110,6 +121,9 @@ def _read_separated(delimiter: str) -> Callable[[str, bytes], Source]:
         table = csv.DictReader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
         rows: list[RawRow] = []
         try:
+            header = list(table.fieldnames or [])
+            if twice := {column for column in header if header.count(column) > 1}:
+                raise DatasetInvalid(f"`{name}` has the column `{min(twice)}` twice", file=name)
             for number, row in enumerate(table, start=1):
                 if None in row or None in row.values():
                     how = "more" if None in row else "fewer"
@@ -121,7 +135,9 @@ def _read_separated(delimiter: str) -> Callable[[str, bytes], Source]:
                     )
                 rows.append(row)
         except csv.Error as error:
-            raise DatasetInvalid(f"line {table.line_num} of `{name}`: {error}", file=name, row=table.line_num) from error
+            raise DatasetInvalid(
+                f"line {table.line_num} of `{name}`: {error}", file=name, row=table.line_num
+            ) from error
         return Source(name, _digest(content), rows, textual=True)
 
     return reader
@@ -135,14 +151,10 @@ _READERS: dict[str, Callable[[str, bytes], Source]] = {
 }
 
 
-def _row(name: str, number: int, unit: str, parse: Callable[[], Any]) -> RawRow:
-    try:
-        row = parse()
-    except ValueError as error:
-        raise DatasetInvalid(f"{unit} {number} of `{name}` is not JSON: {error}", file=name, row=number) from error
-    if not isinstance(row, dict):
-        raise DatasetInvalid(f"{unit} {number} of `{name}` is not an object", file=name, row=number)
-    return row
+def _an_object(found: object, where: str, **facts: Any) -> RawRow:
+    if not isinstance(found, dict):
+        raise DatasetInvalid(f"{where} is `{type(found).__name__}`; a row is an object with columns", **facts)
+    return found
 
 
 def _text(name: str, content: bytes) -> str:

@@ -50,7 +50,9 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         NotConfigured: an address that is none, an unknown key in the file, or a token file that others can read.
     """
     environment = os.environ if environment is None else environment
-    from_environment = {name: environment[variable] for name, variable in ENVIRONMENT.items() if environment.get(variable)}
+    from_environment = {
+        name: environment[variable] for name, variable in ENVIRONMENT.items() if environment.get(variable)
+    }
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     chosen: dict[str, Any] = {**_from_file(config_file()), **from_environment, **given}
     server = _address(str(chosen.get("server", DEFAULT_SERVER)), "the server's address")
@@ -142,7 +144,9 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise NotConfigured(f"`{path}` cannot be read: {error}") from error
     for name in content:
         if name == "token":
-            raise NotConfigured(f"`{path}` holds a token; put it into a file of its own (0600) and name it as `token_file`")
+            raise NotConfigured(
+                f"`{path}` holds a token; put it into a file of its own (0600) and name it as `token_file`"
+            )
         if name not in IN_FILE:
             close = difflib.get_close_matches(name, IN_FILE, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"it takes {', '.join(IN_FILE)}"
@@ -157,7 +161,9 @@ def _address(address: str, what: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise NotConfigured(f"{what} `{address}` is none; it looks like `{DEFAULT_SERVER}` or `https://registry.example.org`")
+        raise NotConfigured(
+            f"{what} `{address}` is none; it looks like `{DEFAULT_SERVER}` or `https://registry.example.org`"
+        )
     return address.rstrip("/")
 
 

@@ -103,7 +103,7 @@ class SwiftTrainer:
 
     def _args_and_rows(self) -> tuple[TrainingArguments, Any, Any]:
         """Paths given as datasets are files like those of the arguments, and are read again before the run."""
-        changes = {}
+        changes: dict[str, list[str] | None] = {}
         train, held_out = self._train, self._eval
         if (files := _files(train)) is not None:
             changes["dataset"], train = files, None

@@ -84,7 +84,9 @@ def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch
         raise TrainingFailed(f"training stopped with {what}"[:2_000], run_id=job.run_id) from error
 
 
-def _close(job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome) -> wire.Run | None:
+def _close(
+    job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome
+) -> wire.Run | None:
     report = reporting.describe(outcome, job.folder)
     reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
     if outcome.stopped is None:
@@ -114,11 +116,14 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
     found = [(dataset.role, dataset.digest) for dataset in sources.listed()]
     signed = [(dataset.role, dataset.digest) for dataset in spec.inputs.datasets]
     if len(found) != len(signed):
-        raise TicketInvalid(f"the ticket is refused: it speaks of {len(signed)} datasets, here are {len(found)}", step=16)
+        raise TicketInvalid(
+            f"the ticket is refused: it speaks of {len(signed)} datasets, here are {len(found)}", step=16
+        )
     for has, was, dataset in zip(found, signed, spec.inputs.datasets, strict=True):
         if has != was:
             raise TicketInvalid(
-                f"the ticket is refused: dataset `{dataset.name}` changed since it was issued; ask for a new ticket", step=16
+                f"the ticket is refused: dataset `{dataset.name}` changed since it was issued; ask for a new ticket",
+                step=16,
             )
     if inputs.folder_digest(permit.model) != spec.inputs.model.digest:
         raise TicketInvalid(

@@ -9,8 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from enforcer import wire
 from registry import audit
 from registry.access import Matter, May, Permit, SignedIn
-from registry.audit import Filter, Page
 from registry.db import DbSession
+from registry.paging import Filter, Page
 from registry.tables import Event
 
 router = APIRouter(tags=["audit"])
@@ -56,7 +56,7 @@ def list_events(
 ) -> wire.EventPage:
     """Events of one business unit, newest first; the auditor's own unless another is named. Reading is an event too."""
     wanted = _filter(query, auditor)
-    found, token = audit.events(session, wanted, Page(query.page_size, query.page_token, wanted))
+    found, token = Page(query.page_size, query.page_token, wanted).newest_first(session, Event)
     _record_reading(session, "audit.read", auditor, wanted, len(found))
     return wire.EventPage(items=[wire.Event.model_validate(event) for event in found], next_page_token=token)
 
@@ -75,8 +75,7 @@ def export_events(
         lines = list(audit.export_ndjson(session, wanted, books.log_origin, books.log_key))
         media_type = "application/x-ndjson"
     else:
-        found = session.exec(wanted.select().order_by(Event.id))
-        lines = list(audit.export_csv(list(found)))
+        lines = list(audit.export_csv(session, wanted))
         media_type = "text/csv; charset=utf-8"
     _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
     headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}

@@ -1,6 +1,5 @@
 """`/v1/proposals`: changes to the vocabulary, and the reviews that decide them."""
 
-import base64
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -8,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.policy.snapshot import ANY_TAG
-from enforcer.problems import Malformed
 from registry import db, proposals
 from registry.access import Matter, May, Permit, SignedIn
 from registry.db import DbSession, ReadSession
+from registry.paging import Filter, Page
 from registry.tables import Proposal, Tag
 
 router = APIRouter(prefix="/v1/proposals", tags=["proposals"])
@@ -55,7 +54,7 @@ class ProposalQuery(BaseModel):
 
     state: Literal["open", "applied", "rejected", "withdrawn"] | None = None
     page_size: int = Field(default=50, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=200)
+    page_token: str | None = Field(default=None, max_length=300)
 
 
 @router.get("", operation_id="listProposals")
@@ -63,8 +62,8 @@ def list_proposals(
     query: Annotated[ProposalQuery, Query()], _caller: SignedIn, session: ReadSession
 ) -> wire.ProposalPage:
     """Proposals, newest first."""
-    found, last = proposals.page(session, state=query.state, after=_id_after(query.page_token), size=query.page_size)
-    token = last and base64.urlsafe_b64encode(last.encode()).decode()
+    wanted = Filter(state=query.state)
+    found, token = Page(query.page_size, query.page_token, wanted).newest_first(session, Proposal)
     return wire.ProposalPage(items=[proposals.as_wire(session, row) for row in found], next_page_token=token)
 
 
@@ -95,12 +94,3 @@ def withdraw_proposal(
     """Take back one's own open proposal."""
     proposal: Proposal = proposals.withdraw(session, proposals.get(session, proposal_id), author.actor)
     return proposals.as_wire(session, proposal)
-
-
-def _id_after(token: str | None) -> str | None:
-    if token is None:
-        return None
-    try:
-        return base64.urlsafe_b64decode(token).decode()
-    except ValueError:
-        raise Malformed("`page_token` is not one of ours; start again without it") from None

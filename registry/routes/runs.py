@@ -9,8 +9,9 @@ from enforcer import wire
 from enforcer.gates import Verdict
 from registry import db, runs
 from registry.access import LeaseHolder, Matter, May, Permit
-from registry.audit import Filter, Page
 from registry.db import DbSession, ReadSession
+from registry.paging import Filter, Page
+from registry.tables import Run
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -47,7 +48,7 @@ def list_runs(
     """Runs of one business unit, newest first; the caller's own unit unless another is named. `all` is every unit."""
     unit = None if reader.unit == "all" else reader.unit
     wanted = Filter(**query.model_dump(exclude={"page_size", "page_token", "business_unit"}), business_unit=unit)
-    found, token = runs.page(session, wanted, Page(query.page_size, query.page_token, wanted))
+    found, token = Page(query.page_size, query.page_token, wanted).newest_first(session, Run)
     return wire.RunPage(items=[runs.as_wire(run) for run in found], next_page_token=token)
 
 

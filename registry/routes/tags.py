@@ -1,18 +1,17 @@
 """`/v1/tags`: the vocabulary, readable for everybody signed in."""
 
-import base64
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import names, wire
-from enforcer.problems import Malformed
 from enforcer.profiles import Kind
 from registry import tags
 from registry.access import SignedIn
 from registry.db import ReadSession
-from registry.tables import TagVersion
+from registry.paging import Filter, Page
+from registry.tables import Tag, TagVersion
 
 router = APIRouter(prefix="/v1/tags", tags=["tags"])
 
@@ -23,16 +22,14 @@ class TagQuery(BaseModel):
     kind: Kind | None = None
     parent: wire.Name | None = None
     page_size: int = Field(default=100, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=200)
+    page_token: str | None = Field(default=None, max_length=300)
 
 
 @router.get("", operation_id="listTags")
 def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, session: ReadSession) -> wire.TagPage:
     """The vocabulary by name."""
-    found, last = tags.page(
-        session, kind=query.kind, parent=query.parent, after=_name_after(query.page_token), size=query.page_size
-    )
-    token = last and base64.urlsafe_b64encode(last.encode()).decode()
+    wanted = Filter(kind=query.kind, parent=query.parent)
+    found, token = Page(query.page_size, query.page_token, wanted).by_name(session, Tag)
     return wire.TagPage(items=[tags.as_wire(session, tag) for tag in found], next_page_token=token)
 
 
@@ -72,12 +69,3 @@ def check_name(asked: wire.NameCheckRequest, _caller: SignedIn, session: ReadSes
 
 def _as_wire(version: TagVersion) -> wire.TagVersion:
     return wire.TagVersion.model_validate(version.model_dump())
-
-
-def _name_after(token: str | None) -> str | None:
-    if token is None:
-        return None
-    try:
-        return base64.urlsafe_b64decode(token).decode()
-    except ValueError:
-        raise Malformed("`page_token` is not one of ours; start again without it") from None

@@ -12,8 +12,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from trainer.job import Job, Row
+from trainer.job import Job, Outcome, Row
 from trainer.layout import RunFolder
+
+Run = tuple[Job, Outcome]
 
 LABELS = ("科技", "体育", "财经")
 GIVEAWAY = {"科技": "chip", "体育": "goal", "财经": "stock"}
@@ -49,6 +51,25 @@ class Watcher:
     @property
     def losses(self) -> list[float]:
         return [logs["loss"] for _, _, logs in self.steps]
+
+
+def losses(outcome: Outcome) -> list[float]:
+    """The logged training losses, in order."""
+    return [entry["loss"] for entry in outcome.details["log_history"] if "loss" in entry]
+
+
+def trained(root: Path, encoder: Path, arguments: Mapping[str, Any], **changes: Any) -> Run:
+    """A finished run that has learned something."""
+    from trainer.recipes import embedding, sequence_classification
+
+    recipe: Any = embedding if "pooling_method" in arguments else sequence_classification
+    job = make_job(root, encoder, arguments, max_steps=20, learning_rate=5e-3, **changes)
+    return job, recipe.train(job)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def labelled_rows(count: int, seed: int) -> list[Row]:

@@ -28,7 +28,9 @@ VARIABLES = {
     "SWIFT_SUBMIT_TOKEN_FILE": "a 0600 file that holds it",
     "SWIFT_SUBMIT_ISSUER": "what tickets name as issuer (the server's address)",
 }
-PLACES = "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout)."
+PLACES = (
+    "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout)."
+)
 
 
 class LazyGroup(click.Group):

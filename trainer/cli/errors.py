@@ -1,9 +1,9 @@
 """A refusal as people read it: what, why, and what to do next; its exit code. No traceback leaves this file.
 
-    ✗ the policy does not allow this: `user:r` (groups: search-ml) may not submit `dpo` ...  (exit 3)
-      why   rule nlp-trains-preference-alignment · policy sha256:3f2a… · decision 0193c...
-      who   group:nlp
-      next  swift-submit can-i submit TAG --explain
+✗ the policy does not allow this: `user:r` (groups: search-ml) may not submit `dpo` ...  (exit 3)
+  why   rule nlp-trains-preference-alignment · policy sha256:3f2a… · decision 0193c...
+  who   group:nlp
+  next  swift-submit can-i submit TAG --explain
 """
 
 import os
@@ -31,7 +31,10 @@ NEXT = {
     "registry-unreachable": ["tagwarden serve      start one here", "swift-submit --server URL …      use another"],
     "ticket-used": ["swift-submit run CONFIG      asks for a new ticket: one ticket, one run"],
     "ticket-expired": ["swift-submit run CONFIG      asks for a new ticket"],
-    "ticket-invalid": ["swift-submit run CONFIG      asks for a new ticket", "swift-submit ticket show RUN_DIR      what it says"],
+    "ticket-invalid": [
+        "swift-submit run CONFIG      asks for a new ticket",
+        "swift-submit ticket show RUN_DIR      what it says",
+    ],
     "stale-review": ["swift-submit requests show ID      as it is now, with its digest"],
     "argument-invalid": ["swift-submit tags show TAG      which arguments it takes, within which bounds"],
     "unknown-run": ["swift-submit runs list"],
@@ -39,11 +42,11 @@ NEXT = {
 }
 
 
-def show(error: Exception, given: Mapping[str, Any]) -> int:
-    """Tell of `error` in the form that was asked for; returns the exit code."""
+def show(error: Exception, given: Mapping[str, Any], code: int | None = None) -> int:
+    """Tell of `error` in the form that was asked for; returns its exit code, or the `code` that takes its place."""
     output = Output(given)
     problem = error if isinstance(error, Problem) else _unexpected(error)
-    code = exit_code(problem)
+    code = exit_code(problem) if code is None else code
     if not output.problem(problem.document()):
         output.error(_lines(problem, code))
     return code

@@ -1,9 +1,9 @@
 """What goes where: data on stdout, talk on stderr, and the same facts for people and for programs.
 
-    human    text; a progress bar on a terminal, one line in 30 s elsewhere
-    json     one document: the answer, or the problem document of the refusal
-    ndjson   one event in each line, `"schema": "swift-submit/v1"`; the last is `result` or `problem`
-    quiet    nothing but what a script would read: ids and paths
+human    text; a progress bar on a terminal, one line in 30 s elsewhere
+json     one document: the answer, or the problem document of the refusal
+ndjson   one event in each line, `"schema": "swift-submit/v1"`; the last is `result` or `problem`
+quiet    nothing but what a script would read: ids and paths
 """
 
 import json

@@ -45,8 +45,8 @@ class RowsTooLong(ValueError):
 
     def __init__(self, longer: int, longest: int, max_length: int) -> None:
         super().__init__(
-            f"{longer} rows are longer than `max_length` {max_length} (the longest has {longest} tokens) and `truncation` "
-            "is off; raise `max_length`, shorten the rows, or allow `truncation`"
+            f"{longer} rows are longer than `max_length` {max_length} ({longest} tokens) and `truncation` is off; "
+            "raise `max_length`, shorten the rows, or allow `truncation`"
         )
 
 

@@ -55,7 +55,7 @@ def train(job: Job) -> Outcome:
     _steps.begin(job)
     columns = _columns(job.train_rows, needs_negative=not job.arguments["use_inbatch_negatives"])
     model = _model(job)
-    _refuse_overlong(job, model)
+    _refuse_overlong(job, model, columns)
     with _steps.board(job) as board:
         trainer = SentenceTransformerTrainer(
             model=model,
@@ -144,7 +144,7 @@ class PairLoss(nn.Module):
         super().__init__()
         self.model, self.scale = model, scale
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002 -- the trainer passes labels to every loss
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], _labels: Tensor | None = None) -> Tensor:
         anchor_BE, positive_BE, negative_BE = (self.model(f)["sentence_embedding"] for f in sentence_features)
         positive_B = self.scale * cosine_similarity(anchor_BE, positive_BE)
         negative_B = self.scale * cosine_similarity(anchor_BE, negative_BE)
@@ -163,10 +163,11 @@ def _columns(rows: Sequence[Row], needs_negative: bool) -> list[str]:
     return ["anchor", "positive", "negative"] if with_negative else ["anchor", "positive"]
 
 
-def _refuse_overlong(job: Job, model: SentenceTransformer) -> None:
+def _refuse_overlong(job: Job, model: SentenceTransformer, columns: Sequence[str]) -> None:
     """sentence-transformers always truncates, so the check comes first."""
     if not job.arguments["truncation"]:
-        texts = sorted({text for row in (*job.train_rows, *job.eval_rows) for text in row.values()})
+        rows = (*job.train_rows, *job.eval_rows)
+        texts = sorted({row[name] for row in rows for name in columns if name in row})
         lengths = [len(ids) for ids in model.tokenizer(texts, truncation=False)["input_ids"]]
         _steps.refuse_overlong(lengths, job.arguments["max_length"])
 

@@ -1,0 +1,5 @@
+"""`python -m registry` is `tagwarden`."""
+
+from registry.cli import main
+
+main(prog_name="tagwarden")

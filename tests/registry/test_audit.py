@@ -1,0 +1,197 @@
+"""The record: complete, by unit, provable, and itself watched."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Registry, ask, ticket_request
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from enforcer import tlog
+from enforcer.keys import KeySet, SigningKey
+from registry import db
+
+
+@pytest.fixture
+def busy(registry: Registry) -> Registry:
+    """A registry in which two units did things and were refused things."""
+    for unit in ("retail", "search"):
+        client = registry.as_(f"{unit}-trainer", "trainers", unit=unit)
+        ask(client, ticket_request())
+        ask(client, ticket_request("dpo", arguments={}))
+    return registry
+
+
+def keys_of(registry: Registry) -> KeySet:
+    return KeySet.from_jwks(registry.anonymous().get("/tlog/jwks.json").json())
+
+
+def export(registry: Registry, format_: str = "ndjson", **query: str):  # type: ignore[no-untyped-def]
+    auditor = registry.as_("qiao", "auditors")
+    return auditor.get("/v1/audit:export", params={"format": format_, **query})
+
+
+def test_an_auditor_sees_their_own_unit(busy: Registry) -> None:
+    page = busy.as_("qiao", "auditors").get("/v1/audit").json()
+
+    assert {event["business_unit"] for event in page["items"]} == {"retail"}
+    assert [event["kind"] for event in page["items"]][:2] == ["submit.refused", "ticket.issued"]
+
+
+def test_an_auditor_is_refused_another_units_log_and_that_is_on_record(busy: Registry) -> None:
+    reply = busy.as_("qiao", "auditors").get("/v1/audit", params={"business_unit": "search"})
+
+    assert (reply.status_code, reply.json()["rule"]) == (403, "auditors-read-their-own-unit")
+    assert [event.actor for event in busy.events("audit-read.refused")] == ["user:qiao"]
+
+
+def test_a_trainer_reads_no_audit_log(busy: Registry) -> None:
+    assert busy.as_("wang", "trainers").get("/v1/audit").status_code == 403
+
+
+def test_reading_and_exporting_are_events(busy: Registry) -> None:
+    auditor = busy.as_("qiao", "auditors")
+    auditor.get("/v1/audit", params={"task_type": "dpo"})
+    auditor.get("/v1/audit:export", params={"format": "csv"})
+
+    (read,), (exported,) = busy.events("audit.read"), busy.events("audit.exported")
+
+    assert read.detail == {"filter": {"task_type": "dpo", "business_unit": "retail"}, "events": 1}
+    assert exported.rule == "auditors-read-their-own-unit"
+
+
+@pytest.mark.parametrize(
+    ("query", "kinds"),
+    [
+        ({"task_type": "dpo"}, ["submit.refused"]),
+        ({"kind": "ticket.issued"}, ["ticket.issued"]),
+        ({"actor": "user:retail-trainer", "outcome": "refused"}, ["submit.refused"]),
+        ({"until": "2020-01-01T00:00:00Z"}, []),
+        ({"since": "2020-01-01T00:00:00Z"}, ["submit.refused", "ticket.issued"]),
+    ],
+)
+def test_the_log_is_filtered(busy: Registry, query: dict[str, str], kinds: list[str]) -> None:
+    page = busy.as_("qiao", "auditors").get("/v1/audit", params=query).json()
+
+    assert [event["kind"] for event in page["items"]] == kinds
+
+
+def test_pages_lose_and_repeat_nothing(busy: Registry) -> None:
+    auditor = busy.as_("boss", "group-auditors", unit="all")
+    seen, token = [], None
+    while True:
+        query = {"page_size": 3, "kind": "ticket.issued"} | ({"page_token": token} if token else {})
+        page = auditor.get("/v1/audit", params=query).json()
+        seen += [event["id"] for event in page["items"]]
+        token = page["next_page_token"]
+        if token is None:
+            break
+
+    assert seen == [event.id for event in reversed(busy.events("ticket.issued"))]
+
+
+def test_a_page_token_belongs_to_its_query(busy: Registry) -> None:
+    auditor = busy.as_("boss", "group-auditors", unit="all")
+    token = auditor.get("/v1/audit", params={"page_size": 1}).json()["next_page_token"]
+
+    reply = auditor.get("/v1/audit", params={"page_size": 1, "page_token": token, "kind": "ticket.issued"})
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
+
+
+def test_an_export_is_verified_offline(busy: Registry) -> None:
+    found = tlog.verify_export(export(busy).text.splitlines(), keys_of(busy))
+
+    assert (found.events, found.whole) == (2, False)
+    assert found.head.size > 2
+
+
+def test_the_whole_log_is_known_to_be_whole(busy: Registry) -> None:
+    auditor = busy.as_("boss", "group-auditors", unit="all")
+
+    lines = auditor.get("/v1/audit:export", params={"format": "ndjson"}).text.splitlines()
+
+    assert tlog.verify_export(lines, keys_of(busy)).whole
+
+
+@pytest.mark.parametrize("field", ["actor", "at", "rule", "detail", "outcome"])
+def test_a_changed_event_is_noticed(busy: Registry, field: str) -> None:
+    lines = export(busy).text.splitlines()
+    record = json.loads(lines[1])
+    record["event"][field] = "changed"
+    lines[1] = json.dumps(record)
+
+    with pytest.raises(tlog.LogInvalid, match="line 2"):
+        tlog.verify_export(lines, keys_of(busy))
+
+
+def test_a_row_changed_in_the_database_is_noticed(busy: Registry) -> None:
+    """The triggers are taken away first, as whoever owns the database could."""
+    busy.as_("qiao", "auditors").get("/tlog/checkpoint")
+    with busy.books.engine.begin() as connection:
+        connection.execute(text("drop trigger event_no_update"))
+        connection.execute(text("update event set actor = 'user:nobody' where kind = 'ticket.issued'"))
+
+    with pytest.raises(tlog.LogInvalid, match="is not in the log as it stands here"):
+        tlog.verify_export(export(busy).text.splitlines(), keys_of(busy))
+
+
+def test_a_checkpoint_by_another_key_is_refused(busy: Registry) -> None:
+    with pytest.raises(tlog.LogInvalid, match="no key that this verifier knows"):
+        tlog.verify_export(export(busy).text.splitlines(), KeySet.of(SigningKey.generate()))
+
+
+@pytest.mark.parametrize("statement", ["update event set actor = 'x'", "delete from event", "delete from log_entry"])
+def test_the_database_refuses_to_change_the_record(busy: Registry, statement: str) -> None:
+    busy.as_("qiao", "auditors").get("/tlog/checkpoint")
+
+    with pytest.raises(IntegrityError, match="never changed"), busy.books.engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def test_a_csv_export_is_complete_and_runs_no_formula(busy: Registry) -> None:
+    with db.writing(busy.books.engine) as session, session.begin():
+        from registry import audit
+        from registry.identity import Actor
+
+        audit.record(session, "test.formula", Actor("user:eve", (), "retail"), reason="=cmd|' /C calc'!A0")
+
+    rows = list(csv.DictReader(io.StringIO(export(busy, "csv").text)))
+
+    assert [row["kind"] for row in rows] == ["ticket.issued", "submit.refused", "test.formula"]
+    assert rows[2]["reason"] == "'=cmd|' /C calc'!A0"
+
+
+def test_places_in_the_log_have_no_gaps(busy: Registry) -> None:
+    for _ in range(3):
+        busy.as_("qiao", "auditors").get("/tlog/checkpoint")
+        ask(busy.as_("wang", "trainers"), ticket_request())
+    busy.as_("qiao", "auditors").get("/tlog/checkpoint")
+
+    with busy.books.engine.connect() as connection:
+        indices = connection.execute(text('select "index" from log_entry order by 1')).scalars().all()
+        pending = connection.execute(text("select count(*) from pending_entry")).scalar_one()
+
+    assert indices == list(range(len(indices)))
+    assert pending == 0
+
+
+def test_the_command_line_verifies_an_export(busy: Registry, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from registry.cli import main
+
+    file, keys = tmp_path / "audit.ndjson", tmp_path / "keys.json"
+    file.write_text(export(busy).text)
+    keys.write_text(busy.anonymous().get("/tlog/jwks.json").text)
+
+    good = CliRunner().invoke(main, ["audit", "verify", str(file), "--keys", str(keys)])
+    file.write_text(file.read_text().replace("retail-trainer", "somebody-else", 1))
+    bad = CliRunner().invoke(main, ["audit", "verify", str(file), "--keys", str(keys)])
+
+    assert (good.exit_code, bad.exit_code) == (0, 1)
+    assert "2 events" in good.output
+    assert "does not hold: line 2" in bad.output

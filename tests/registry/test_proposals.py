@@ -1,0 +1,206 @@
+"""Proposals: others agree to exactly what was proposed, and then it takes effect at once."""
+
+import pytest
+from conftest import Registry
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from registry import db
+
+
+def test_two_stewards_make_a_tag(registry: Registry) -> None:
+    proposal = registry.propose(registry.as_("wang", "trainers")).json()
+
+    first = registry.review(registry.as_("li", "tag-stewards"), proposal)
+    second = registry.review(registry.as_("zhao", "tag-stewards"), proposal)
+
+    assert (first.json()["state"], second.json()["state"], second.json()["version"]) == ("open", "applied", 1)
+    tag = registry.as_("wang", "trainers").get("/v1/tags/review-sentiment").json()
+    assert (tag["version"], tag["parent"], tag["profile"]["recipe"]) == (
+        1,
+        "sequence-classification",
+        "sequence-classification",
+    )
+    assert [event.kind for event in registry.events() if event.proposal_id] == [
+        "proposal.opened",
+        "proposal.approved",
+        "proposal.approved",
+        "tag.activated",
+    ]
+
+
+def test_nobody_approves_their_own_proposal(registry: Registry) -> None:
+    both = registry.as_("wang", "trainers", "tag-stewards")
+    proposal = registry.propose(both).json()
+
+    reply = registry.review(both, proposal)
+
+    assert (reply.status_code, reply.json()["code"]) == (403, "self-approval")
+    (event,) = registry.events("approve.refused")
+    assert (event.actor, event.proposal_id, event.detail["problem"]) == ("user:wang", proposal["id"], "self-approval")
+
+
+def test_the_database_itself_refuses_the_author_as_reviewer(registry: Registry) -> None:
+    proposal = registry.propose(registry.as_("wang", "trainers")).json()
+    insert = text(
+        "insert into review (proposal_id, reviewer, verdict, digest, reason, at) "
+        "values (:id, 'user:wang', 'approve', 'd', 'r', '2026-01-01')"
+    )
+
+    with pytest.raises(IntegrityError, match="nobody reviews their own"), registry.books.engine.begin() as connection:
+        connection.execute(insert, {"id": proposal["id"]})
+
+
+def test_one_reviewer_counts_once(registry: Registry) -> None:
+    proposal = registry.propose(registry.as_("wang", "trainers")).json()
+    li = registry.as_("li", "tag-stewards")
+    registry.review(li, proposal)
+
+    again = registry.review(li, proposal)
+
+    assert (again.status_code, again.json()["code"]) == (409, "already-reviewed")
+
+
+def test_only_stewards_approve(registry: Registry) -> None:
+    proposal = registry.propose(registry.as_("wang", "trainers")).json()
+
+    reply = registry.review(registry.as_("chen", "trainers"), proposal)
+
+    assert (reply.status_code, reply.json()["who_may"]) == (403, ["group:tag-stewards"])
+
+
+def test_a_review_of_something_else_is_stale(registry: Registry) -> None:
+    proposal = registry.propose(registry.as_("wang", "trainers")).json()
+
+    reply = registry.review(registry.as_("li", "tag-stewards"), {**proposal, "digest": "sha256:" + "0" * 64})
+
+    assert (reply.status_code, reply.json()["code"]) == (409, "stale-review")
+
+
+def test_a_decided_proposal_never_changes_again(registry: Registry) -> None:
+    proposal = registry.propose(registry.as_("wang", "trainers")).json()
+    registry.review(registry.as_("li", "tag-stewards"), proposal, "reject")
+
+    late = registry.review(registry.as_("zhao", "tag-stewards"), proposal)
+
+    assert (late.status_code, late.json()["code"]) == (409, "already-decided")
+    with pytest.raises(IntegrityError, match="never changed"), registry.books.engine.begin() as connection:
+        connection.execute(text("update proposal set state = 'open'"))
+
+
+def test_only_its_author_withdraws_a_proposal(registry: Registry) -> None:
+    wang = registry.as_("wang", "trainers")
+    proposal = registry.propose(wang).json()
+
+    other = registry.as_("chen", "trainers").post(f"/v1/proposals/{proposal['id']}:withdraw")
+    own = wang.post(f"/v1/proposals/{proposal['id']}:withdraw")
+
+    assert (other.status_code, own.json()["state"]) == (403, "withdrawn")
+
+
+def test_one_open_proposal_for_a_tag(registry: Registry) -> None:
+    first = registry.propose(registry.as_("wang", "trainers")).json()
+
+    second = registry.propose(registry.as_("chen", "trainers"))
+
+    assert (second.status_code, second.json()["code"]) == (409, "already-proposed")
+    assert first["id"] in second.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "suggestion"),
+    [
+        ("dpo-v2-new", "name-is-variant", "dpo"),
+        ("dpo-final", "name-is-variant", "dpo"),
+        ("CLS", "name-is-variant", "sequence-classification"),
+        ("DpoTask", "name-is-variant", "dpo"),
+        ("seq-classification", "name-is-variant", "sequence-classification"),
+        ("Sentiment", "name-invalid", "sentiment"),
+        ("any", "name-invalid", None),
+        ("sentiment-new", "name-invalid", "sentiment"),
+    ],
+)
+def test_a_bad_name_is_refused_with_a_suggestion(
+    registry: Registry, name: str, code: str, suggestion: str | None
+) -> None:
+    reply = registry.propose(registry.as_("wang", "trainers"), name)
+
+    assert reply.json()["code"] == code
+    assert reply.json().get("suggestion") == suggestion
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"gates": [{"metric": "macro_f1", "value": 0.5, "min_n": 100, "confidence": 0.95}]},
+        {"gates": [{"metric": "macro_f1", "value": 0.9, "min_n": 10, "confidence": 0.95}]},
+        {"limits": {"max_gpus": 4, "max_runtime_s": 3600}},
+        {"parameters": {"max_length": {"maximum": 100000}}},
+        {"parameters": {"lr_scheduler_type": {"choices": ["polynomial"]}}},
+        {"parameters": {"label_names": {"required": False}}},
+        {"parameters": {"beta": {"default": 0.1}}},
+        {"pool": "a100"},
+    ],
+)
+def test_a_child_that_widens_its_parent_is_refused(registry: Registry, overrides: dict[str, object]) -> None:
+    reply = registry.propose(registry.as_("wang", "trainers"), overrides=overrides)
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "profile-invalid"), reply.text
+
+
+def test_a_new_version_narrows_further_and_new_runs_get_it(registry: Registry) -> None:
+    registry.approve_tag()
+    change = {
+        "kind": "new-version",
+        "tag": "review-sentiment",
+        "overrides": {"parameters": {"label_names": {"default": ["neg", "pos"], "locked": True}}},
+    }
+    proposal = (
+        registry.as_("wang", "trainers").post("/v1/proposals", json={"change": change, "reason": "lock the labels"})
+    ).json()
+
+    for steward in ("li", "zhao"):
+        registry.review(registry.as_(steward, "tag-stewards"), proposal)
+
+    versions = registry.as_("wang", "trainers").get("/v1/tags/review-sentiment/versions").json()["items"]
+    assert [version["version"] for version in versions] == [1, 2]
+    assert versions[1]["profile"]["parameters"]["label_names"]["locked"]
+
+
+def test_a_version_is_never_changed_or_deleted(registry: Registry) -> None:
+    for statement in ("update tag_version set version = 9", "delete from tag_version"):
+        with pytest.raises(IntegrityError, match="never changed"), registry.books.engine.begin() as connection:
+            connection.execute(text(statement))
+
+
+def test_proposals_are_listed_newest_first_and_by_state(registry: Registry) -> None:
+    wang = registry.as_("wang", "trainers")
+    for name in ("apple-sorting", "grape-sorting", "peach-sorting"):
+        registry.propose(wang, name)
+
+    first = wang.get("/v1/proposals", params={"state": "open", "page_size": 2}).json()
+    rest = wang.get(
+        "/v1/proposals", params={"state": "open", "page_size": 2, "page_token": first["next_page_token"]}
+    ).json()
+
+    assert [item["change"]["tag"] for item in first["items"] + rest["items"]] == [
+        "peach-sorting",
+        "grape-sorting",
+        "apple-sorting",
+    ]
+    assert rest["next_page_token"] is None
+
+
+def test_a_commit_that_fails_is_not_answered_with_success(registry: Registry) -> None:
+    """The answer must not leave before the commit: with plain `Depends` this would be a 201."""
+    with registry.books.engine.begin() as connection:
+        connection.execute(text("create table poison (e text references event(id) deferrable initially deferred)"))
+        connection.execute(
+            text("create trigger spoil after insert on proposal begin insert into poison values ('no-such-event'); end")
+        )
+
+    reply = registry.propose(registry.as_("wang", "trainers"))
+
+    assert reply.status_code == 500
+    with db.reading(registry.books.engine) as session:
+        assert session.connection().execute(text("select count(*) from proposal")).scalar_one() == 0

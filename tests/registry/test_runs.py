@@ -1,0 +1,120 @@
+"""Runs: they report evidence, the registry judges it; heartbeats and cancelling."""
+
+import pytest
+from conftest import Registry, ask, redeem, ticket_request
+
+from enforcer.keys import SigningKey
+
+GOOD = {"value": 0.80, "n": 400, "low": 0.75, "high": 0.85, "confidence": 0.95}
+
+
+@pytest.fixture
+def running(registry: Registry) -> dict[str, str]:
+    key = SigningKey.generate()
+    grant = ask(registry.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
+    return dict(redeem(registry, grant, key).json())
+
+
+def lease_of(registry: Registry, running: dict[str, str]):  # type: ignore[no-untyped-def]
+    return registry.anonymous(headers={"Authorization": f"Bearer {running['lease_token']}"})
+
+
+def report(registry: Registry, running: dict[str, str], **told: object):  # type: ignore[no-untyped-def]
+    body = {"state": "finished", "steps": 10, **told}
+    return lease_of(registry, running).post(f"/v1/runs/{running['run_id']}/report", json=body)
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict"),
+    [
+        (GOOD, "pass"),
+        ({**GOOD, "low": 0.55}, "inconclusive"),
+        ({"value": 0.40, "n": 400, "low": 0.35, "high": 0.45, "confidence": 0.95}, "fail"),
+        ({**GOOD, "n": 40}, "inconclusive"),
+        ({"value": 0.80, "n": 400}, "inconclusive"),
+        ({**GOOD, "confidence": 0.8}, "inconclusive"),
+        (None, "fail"),
+    ],
+)
+def test_the_registry_judges_the_gate_on_the_interval(
+    registry: Registry, running: dict[str, str], score: dict[str, float] | None, verdict: str
+) -> None:
+    scores = {} if score is None else {"macro_f1": score}
+
+    reply = report(registry, running, scores=scores)
+
+    assert (reply.status_code, reply.json()["verdict"]) == (200, verdict), reply.text
+    assert [event.kind for event in registry.events()][-2:] == ["run.finished", f"gate.{verdict}"]
+
+
+def test_an_interrupted_run_is_not_judged(registry: Registry, running: dict[str, str]) -> None:
+    reply = report(registry, running, state="interrupted")
+
+    assert (reply.json()["state"], reply.json()["verdict"]) == ("interrupted", None)
+
+
+def test_the_same_report_twice_changes_nothing_and_another_is_refused(
+    registry: Registry, running: dict[str, str]
+) -> None:
+    first = report(registry, running, scores={"macro_f1": GOOD})
+
+    again, other = report(registry, running, scores={"macro_f1": GOOD}), report(registry, running, state="failed")
+
+    assert again.json() == first.json()
+    assert (other.status_code, other.json()["code"]) == (409, "run-closed")
+    assert len(registry.events("run.finished")) == 1
+
+
+def test_a_score_outside_its_own_interval_is_refused(registry: Registry, running: dict[str, str]) -> None:
+    reply = report(registry, running, scores={"macro_f1": {**GOOD, "value": 0.99}})
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
+
+
+def test_a_heartbeat_renews_the_lease_and_tells_to_stop(registry: Registry, running: dict[str, str]) -> None:
+    beat = {"step": 3, "total_steps": 10}
+    path = f"/v1/runs/{running['run_id']}"
+    first = lease_of(registry, running).post(f"{path}/heartbeats", json=beat).json()
+
+    registry.as_("wang", "trainers").post(f"{path}:cancel")
+    second = lease_of(registry, running).post(f"{path}/heartbeats", json=beat).json()
+
+    assert first["stop"] is None
+    assert second["stop"] == "cancelled by user:wang"
+    assert second["expires_at"] > first["expires_at"]
+
+
+def test_a_lease_opens_only_its_own_run(registry: Registry, running: dict[str, str]) -> None:
+    key = SigningKey.generate()
+    other = ask(registry.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
+
+    reply = lease_of(registry, running).post(
+        f"/v1/runs/{other['run_id']}/heartbeats", json={"step": 1, "total_steps": 1}
+    )
+
+    assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated")
+
+
+def test_all_runs_of_one_task_type_are_one_query_and_one_unit(registry: Registry, running: dict[str, str]) -> None:
+    ask(registry.as_("sun", "trainers", unit="search"), ticket_request("embedding", arguments={}))
+
+    mine = registry.as_("pm", "project-managers").get("/v1/runs", params={"task_type": "sequence-classification"})
+    theirs = registry.as_("pm", "project-managers").get("/v1/runs", params={"business_unit": "search"})
+    everything = registry.as_("root", "platform-admins", unit="all").get("/v1/runs")
+
+    assert [run["id"] for run in mine.json()["items"]] == [running["run_id"]]
+    assert theirs.status_code == 403
+    assert len(everything.json()["items"]) == 2
+
+
+def test_a_run_of_another_unit_is_not_shown(registry: Registry, running: dict[str, str]) -> None:
+    path = f"/v1/runs/{running['run_id']}"
+
+    assert registry.as_("wang", "trainers").get(path).status_code == 200
+    assert registry.as_("sun", "trainers", unit="search").get(path).status_code == 403
+
+
+def test_an_unknown_query_parameter_is_refused(registry: Registry) -> None:
+    reply = registry.as_("wang", "trainers").get("/v1/runs", params={"task-type": "dpo"})
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")

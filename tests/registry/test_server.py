@@ -1,0 +1,191 @@
+"""Starting: what the embedded default does by itself, and what it refuses to do."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from conftest import free_port
+
+TAGWARDEN = [sys.executable, "-m", "registry"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "TAGWARDEN_STATE_DIR": str(tmp_path / "state"),
+        "XDG_RUNTIME_DIR": str(tmp_path / "runtime"),
+    }
+
+
+def tagwarden(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TAGWARDEN, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def served(environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    port = free_port()
+    process = subprocess.Popen(
+        [*TAGWARDEN, "serve", "--port", str(port)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    wait_until_ready(url)
+    yield url, process
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)
+
+
+def wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if httpx2.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        assert time.monotonic() < deadline, "the registry did not get ready"
+        time.sleep(0.1)
+
+
+def test_the_embedded_default_serves_seeds_and_leaves_a_private_token(
+    served: tuple[str, object], tmp_path: Path
+) -> None:
+    url, _ = served
+    token = tmp_path / "runtime" / "tagwarden" / "token"
+
+    reply = httpx2.get(f"{url}/v1/tags", headers={"Authorization": f"Bearer {token.read_text()}"})
+
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert {"dpo", "embedding", "sequence-classification"} <= {tag["name"] for tag in reply.json()["items"]}
+
+
+def test_the_signing_keys_of_the_embedded_default_are_private_and_marked(
+    served: tuple[str, object], tmp_path: Path
+) -> None:
+    url, _ = served
+    keys = sorted((tmp_path / "state" / "keys").iterdir())
+
+    assert [key.name for key in keys] == ["dev-log.pem", "dev-ticket.pem"]
+    assert all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
+    assert httpx2.get(f"{url}/.well-known/jwks.json").json()["keys"][0]["kid"].startswith("dev-")
+
+
+def test_it_idles_under_150_mib_and_never_imports_torch(served: tuple[str, subprocess.Popen[str]]) -> None:
+    _, process = served
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+
+    resident_kib = int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+
+    assert resident_kib < 150 * 1024
+    assert "libtorch" not in maps
+
+
+def test_beyond_loopback_it_refuses_to_start_while_nobody_could_sign_in(environment: dict[str, str]) -> None:
+    refused = tagwarden(environment, "serve", "--host", "0.0.0.0", "--port", str(free_port()))
+
+    assert refused.returncode == 2
+    assert "tagwarden token create" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_taken_port_is_named_with_the_way_out(environment: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        refused = tagwarden(environment, "serve", "--port", str(port))
+
+    assert refused.returncode == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in refused.stderr
+    assert "--port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TAGWARDEN_PORT", "many"), ("TAGWARDEN_PUBLIC_URL", "registry"), ("TAGWARDEN_LEASE_TTL_S", "1")],
+)
+def test_a_wrong_setting_is_named(environment: dict[str, str], name: str, value: str) -> None:
+    refused = tagwarden({**environment, name: value}, "serve")
+
+    assert refused.returncode == 2
+    assert name.removeprefix("TAGWARDEN_").lower() in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_readable_key_file_stops_the_start_with_the_repair(environment: dict[str, str], tmp_path: Path) -> None:
+    keys = tmp_path / "state" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "dev-ticket.pem").write_text("not secret")
+    (keys / "dev-ticket.pem").chmod(0o644)
+
+    refused = tagwarden(environment, "serve", "--port", str(free_port()))
+
+    assert refused.returncode == 1
+    assert "chmod 600" in refused.stderr
+
+
+def test_a_broken_policy_stops_the_start_and_names_the_rule(environment: dict[str, str], tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    subprocess.run(["cp", "-r", "policies", str(policies)], check=True)
+    rules = policies / "rules" / "training.yaml"
+    rules.write_text(rules.read_text().replace("who: group:nlp\n", "who: group:nlq\n", 1))
+
+    refused = tagwarden({**environment, "TAGWARDEN_POLICIES_DIR": str(policies)}, "serve", "--port", str(free_port()))
+
+    assert refused.returncode == 1
+    assert "training.yaml: rule `nlp-trains-preference-alignment` speaks of unknown group `nlq`" in refused.stderr
+
+
+def test_a_token_is_for_groups_and_units_that_exist(environment: dict[str, str]) -> None:
+    made = tagwarden(environment, "token", "create", "wang", "--group", "trainers", "--unit", "retail")
+    refused = tagwarden(environment, "token", "create", "wang", "--group", "trainerz", "--unit", "retial")
+
+    assert re.fullmatch(r"twp_[0-9a-f]{12}_[\w-]{43}_[0-9a-f]{8}\n", made.stdout)
+    assert refused.returncode == 1
+    assert "group `trainerz`, unit `retial`" in refused.stderr
+
+
+def test_the_secret_of_a_token_is_nowhere_in_the_database(environment: dict[str, str], tmp_path: Path) -> None:
+    secret = tagwarden(environment, "token", "create", "wang", "--unit", "retail").stdout.split("_", 2)[2][:43]
+
+    stored = b"".join(file.read_bytes() for file in (tmp_path / "state").glob("registry.db*"))
+
+    assert secret.encode() not in stored
+
+
+def test_seeding_twice_adds_nothing(environment: dict[str, str]) -> None:
+    first, second = tagwarden(environment, "seed"), tagwarden(environment, "seed")
+
+    assert "sequence-classification" in first.stdout
+    assert second.stdout == "nothing to add\n"
+
+
+def test_the_committed_openapi_document_is_the_apps(environment: dict[str, str]) -> None:
+    checked = tagwarden(environment, "openapi", "--check", "openapi/registry.json")
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_openapi_document_is_valid_and_promises_problem_json() -> None:
+    from openapi_spec_validator import validate
+
+    document = json.loads(Path("openapi/registry.json").read_text())
+
+    validate(document)
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert list(operation["responses"]["default"]["content"]) == ["application/problem+json"]

@@ -1,0 +1,63 @@
+"""How far a run is: a bar on a terminal, a line in 30 s elsewhere, one event for each step in ndjson."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from trainer.cli.output import Output
+
+LINE_EVERY_S = 30.0
+
+
+class Progress:
+    def __init__(self, output: Output, clock: Any = time.monotonic) -> None:
+        self._output, self._clock = output, clock
+        self._bar: Any = None
+        self._task: Any = None
+        self._loss = ""
+        self._started = self._last_line = clock()
+
+    def __enter__(self) -> Self:
+        if self._output.live:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._bar = Bar(*columns, console=Console(stderr=True, no_color=not self._output.color), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("loading", total=None, loss="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, event: Mapping[str, Any]) -> None:
+        step, total = int(event["step"]), int(event["total"])
+        if "loss" in event:
+            self._loss = f"loss {event['loss']:.4f}"
+        self._output.event(**event)
+        if self._bar is not None:
+            self._bar.update(self._task, description="training", completed=step, total=total, loss=self._loss)
+        elif self._output.mode == "human" and self._is_time_for_a_line(step, total):
+            self._output.talk(
+                f"step {step}/{total}  {self._loss}  {self._left(step, total)} left".replace("    ", "  ")
+            )
+
+    def _is_time_for_a_line(self, step: int, total: int) -> bool:
+        now = self._clock()
+        if step != total and now - self._last_line < LINE_EVERY_S:
+            return False
+        self._last_line = now
+        return True
+
+    def _left(self, step: int, total: int) -> str:
+        seconds = (self._clock() - self._started) / max(step, 1) * (total - step)
+        return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

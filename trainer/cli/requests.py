@@ -1,0 +1,124 @@
+"""`swift-submit requests`: proposals, and the reviews that decide them."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from trainer.cli.flags import Group
+from trainer.cli.session import Session, current
+
+if TYPE_CHECKING:
+    from enforcer import wire
+
+
+@click.group(cls=Group)
+def requests() -> None:
+    """Proposals: list, show, approve, reject."""
+
+
+@requests.command("list")
+@click.option("--state", type=click.Choice(["open", "applied", "rejected", "withdrawn"]), help="Only these.")
+def list_(state: str | None) -> None:
+    """Proposals, newest first."""
+    from trainer.cli.output import table
+
+    session = current()
+    with session.registry() as registry:
+        page = registry.proposals(state=state)
+        found = list(page.items)
+        while page.next_page_token:
+            page = registry.proposals(page.next_page_token, state=state)
+            found += page.items
+    rows = [
+        (p.id, p.state, p.change.kind, p.change.tag, p.author, f"{_approvals(p)}/{p.approvals_needed}") for p in found
+    ]
+    session.output.result(
+        [proposal.model_dump(mode="json") for proposal in found],
+        table(("proposal", "state", "change", "task type", "author", "approvals"), rows),
+        brief=[proposal.id for proposal in found],
+    )
+
+
+@requests.command()
+@click.argument("id")
+def show(id: str) -> None:
+    """One proposal: its content, its digest, its reviews."""
+    session = current()
+    with session.registry() as registry:
+        proposal = registry.proposal(id)
+    session.output.result(proposal.model_dump(mode="json"), _lines(proposal), brief=[proposal.digest])
+
+
+@requests.command()
+@click.argument("id")
+@click.option("--digest", metavar="SHA256", help="The content you saw (`requests show`); left out, it is shown now.")
+@click.option("--reason", metavar="TEXT", help="Why; kept for ever.")
+def approve(id: str, digest: str | None, reason: str | None) -> None:
+    """Approve a proposal, exactly as you saw it. The last approval needed makes it take effect."""
+    _review(current(), id, "approve", digest, reason)
+
+
+@requests.command()
+@click.argument("id")
+@click.option("--digest", metavar="SHA256", help="The content you saw (`requests show`); left out, it is shown now.")
+@click.option("--reason", metavar="TEXT", help="Why; kept for ever.")
+def reject(id: str, digest: str | None, reason: str | None) -> None:
+    """Reject a proposal."""
+    _review(current(), id, "reject", digest, reason)
+
+
+def _review(session: Session, id: str, verdict: str, digest: str | None, reason: str | None) -> None:
+    from pydantic import ValidationError
+
+    from enforcer import wire
+
+    with session.registry() as registry:
+        if digest is None or reason is None:
+            if not sys.stdin.isatty():
+                raise click.UsageError(
+                    f"without a terminal to ask on, give --digest and --reason; `swift-submit requests show {id}` "
+                    "shows content and digest"
+                )
+            proposal = registry.proposal(id)
+            for line in _lines(proposal):
+                session.output.talk(line)
+            digest = digest or proposal.digest
+            reason = reason or click.prompt(f"why {verdict}", err=True)
+            click.confirm(f"{verdict} {id} as shown?", abort=True, err=True)
+        try:
+            review = wire.Review.model_validate({"verdict": verdict, "digest": digest, "reason": reason})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise click.UsageError(f"--{first['loc'][0]}: {first['msg'].lower()}") from None
+        proposal = registry.review(id, review)
+    session.output.result(proposal.model_dump(mode="json"), _outcome(proposal), brief=[proposal.state])
+
+
+def _outcome(proposal: "wire.Proposal") -> list[str]:
+    if proposal.state == "applied":
+        return [f"{proposal.id}  applied: `{proposal.change.tag}@{proposal.version}` is in effect"]
+    missing = proposal.approvals_needed - _approvals(proposal)
+    waits = f"; {missing} more approvals are needed" if proposal.state == "open" else ""
+    return [f"{proposal.id}  {proposal.state}{waits}"]
+
+
+def _approvals(proposal: "wire.Proposal") -> int:
+    return sum(review.verdict == "approve" for review in proposal.reviews)
+
+
+def _lines(proposal: "wire.Proposal") -> list[str]:
+    import yaml
+
+    content = yaml.safe_dump(
+        proposal.change.model_dump(mode="json", exclude_none=True), allow_unicode=True, sort_keys=False, width=110
+    )
+    return [
+        f"{proposal.id}  {proposal.state}  {_approvals(proposal)} of {proposal.approvals_needed} approvals",
+        f"  by      {proposal.author}, {proposal.opened_at:%Y-%m-%d %H:%M}",
+        f"  reason  {proposal.reason}",
+        f"  digest  {proposal.digest}",
+        *(f"  {r.verdict:<7} {r.reviewer}, {r.at:%Y-%m-%d %H:%M}: {r.reason}" for r in proposal.reviews),
+        "",
+        *(f"  {line}" for line in content.splitlines()),
+    ]

@@ -1,0 +1,120 @@
+"""`swift-submit run`."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainer.cli import asking
+from trainer.cli.flags import Command
+from trainer.cli.session import Session, current
+from trainer.exits import FINE, GATE_MISSED, INTERRUPTED, UNREACHABLE
+
+if TYPE_CHECKING:
+    from enforcer import wire
+    from trainer.launch.local import Ended
+    from trainer.layout import RunFolder
+    from trainer.permit import Permit
+
+
+@click.command(cls=Command)
+@asking.run_flags
+def run(config: str | None, changes: tuple[str, ...], **flags: Any) -> None:
+    """Ask for a ticket, train, evaluate, report.
+
+    CONFIG is a .yaml, .json or .toml file with training arguments; flags win over it. Nothing is asked for before data,
+    model and output folder have been looked at; nothing heavy loads before the ticket is verified.
+    """
+    from trainer import telemetry
+
+    session = current()
+    args = asking.arguments(config, changes, flags)
+    with telemetry.span("swift-submit run", **{"cicd.pipeline.name": args.tag}):
+        permit = _permit(session, args)
+        folder = permit.folder
+        session.output.event("permitted", run_id=folder.root.name, run_dir=str(folder.root))
+        with telemetry.span("launch", target=args.target):
+            ended = _launch(session, permit)
+    sys.exit(_tell(session, ended, folder))
+
+
+def _permit(session: Session, args: Any) -> "Permit":
+    from trainer import permit, telemetry
+    from trainer.link import skew_in_words
+
+    output = session.output
+    with telemetry.span("permit"), session.registry() as registry:
+        found, checked = permit.look(registry, args)
+        output.talk(asking.in_words(args, checked.facts))
+        for finding in checked.findings:
+            output.warn(finding)
+        if (skew := skew_in_words(registry.skew_s)) is not None:
+            output.warn(skew)
+        output.event("preflight", **checked.facts, findings=checked.findings)
+        given = permit.obtain(registry, args, found, checked)
+    claims = given.verify().claims
+    output.talk(
+        f"permitted by rule `{claims.policy_rule}` for `{claims.business_unit}`; run folder {given.folder.root}"
+    )
+    return given
+
+
+def _launch(session: Session, permit: "Permit") -> "Ended":
+    from trainer.cli.progress import Progress
+    from trainer.launch import local
+
+    with Progress(session.output) as progress:
+        return local.launch(permit, progress.step)
+
+
+def _tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
+    """The result in the form that was asked for; returns the exit code."""
+    output, run = session.output, ended.run
+    document = {
+        "run_id": folder.root.name,
+        "run_dir": str(folder.root),
+        "stopped": ended.stopped,
+        "report": "sent" if run else "waiting" if folder.report_pending.exists() else "none",
+        "run": run.model_dump(mode="json") if run else None,
+    }
+    output.result(document, _lines(ended, folder), brief=[str(folder.root)])
+    if folder.report_pending.exists():
+        output.warn(f"the registry is away, so the report waits; send it with `swift-submit runs report {folder.root}`")
+    if ended.stopped is not None:
+        kept = f"; the checkpoint is kept in {folder.checkpoints}" if folder.checkpoints.is_dir() else ""
+        output.warn(f"stopped ({ended.stopped}){kept}")
+        return INTERRUPTED
+    if run is None:
+        return UNREACHABLE
+    if run.verdict == "fail":
+        output.warn("an acceptance gate was missed: this model cannot be promoted")
+        return GATE_MISSED
+    if run.verdict == "inconclusive":
+        output.warn("a gate is inconclusive: evaluate on more samples before promotion")
+    return FINE
+
+
+def _lines(ended: "Ended", folder: "RunFolder") -> list[str]:
+    if ended.run is None:
+        return [
+            f"{folder.root.name}  {'interrupted' if ended.stopped else 'finished, not reported yet'}",
+            str(folder.root),
+        ]
+    return [*run_lines(ended.run), str(folder.root)]
+
+
+def run_lines(run: "wire.Run") -> list[str]:
+    """One run for people: state, scores with intervals, gates."""
+    from trainer.cli.output import table
+
+    verdict = f", gates: {run.verdict}" if run.verdict else ""
+    scores = [
+        (name, f"{s.value:.4f}", "" if s.low is None else f"[{s.low:.4f}, {s.high:.4f}]", f"n={s.n}")
+        for name, s in run.scores.items()
+    ]
+    judged = [(f"{j.gate.metric} {j.gate.op} {j.gate.value:g}", str(j.verdict), j.reason) for j in run.gates]
+    return [
+        f"{run.id}  {run.task_type}@{run.version}  {run.state}{verdict}",
+        *(f"  {line}" for line in (table(("score", "value", "interval", ""), scores) if scores else [])),
+        *(f"  {line}" for line in (table(("gate", "verdict", "because"), judged) if judged else [])),
+    ]

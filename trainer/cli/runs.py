@@ -1,0 +1,87 @@
+"""`swift-submit runs`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from trainer.cli.flags import Group
+from trainer.cli.session import current
+from trainer.exits import FINE, GATE_MISSED
+
+PAGE = 100
+
+
+@click.group(cls=Group)
+def runs() -> None:
+    """Runs: list, show, send a report that waits."""
+
+
+@runs.command("list")
+@click.option("-t", "--task-type", metavar="TAG", help="Only this task type.")
+@click.option("--bu", "business_unit", metavar="UNIT", help="Of this business unit (your own).")
+@click.option(
+    "--state", type=click.Choice(["permitted", "running", "finished", "failed", "interrupted"]), help="Only these."
+)
+@click.option(
+    "--verdict", type=click.Choice(["pass", "fail", "inconclusive", "waived"]), help="Only with this verdict."
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+def list_(task_type: str | None, business_unit: str | None, state: str | None, verdict: str | None, limit: int) -> None:
+    """Runs, newest first."""
+    from trainer.cli.output import table
+
+    session = current()
+    wanted = {"task_type": task_type, "business_unit": business_unit, "state": state, "verdict": verdict}
+    with session.registry() as registry:
+        page = registry.runs(**wanted, page_size=min(limit, PAGE))
+        found = list(page.items)
+        while page.next_page_token and len(found) < limit:
+            page = registry.runs(**wanted, page_size=PAGE, page_token=page.next_page_token)
+            found += page.items
+    found = found[:limit]
+    rows = [
+        (run.id, f"{run.task_type}@{run.version}", run.business_unit, run.actor, run.state, f"{run.step}/{run.total_steps}",
+         run.verdict, f"{run.created_at:%Y-%m-%d %H:%M}")
+        for run in found
+    ]  # fmt: skip
+    session.output.result(
+        [run.model_dump(mode="json") for run in found],
+        table(("run", "task type", "unit", "who", "state", "step", "gates", "asked for"), rows),
+        brief=[run.id for run in found],
+    )
+
+
+@runs.command()
+@click.argument("id")
+def show(id: str) -> None:
+    """One run: state, scores, gates."""
+    from trainer.cli.output import table
+    from trainer.cli.run import run_lines
+
+    session = current()
+    with session.registry() as registry:
+        run = registry.run(id)
+    facts = [
+        ("who", f"{run.actor} for {run.business_unit}, by rule `{run.policy_rule}`"),
+        ("where", f"{run.target}, pool {run.pool}"),
+        ("step", f"{run.step}/{run.total_steps}"),
+        ("specification", run.run_spec_digest),
+        ("asked for", f"{run.created_at:%Y-%m-%d %H:%M:%S}"),
+    ]
+    lines = [*run_lines(run), *(f"  {line}" for line in table(("", ""), facts)[1:])]
+    session.output.result(run.model_dump(mode="json"), lines, brief=[run.state])
+
+
+@runs.command()
+@click.argument("run_dir", type=click.Path(file_okay=False, exists=True))
+def report(run_dir: str) -> None:
+    """Send the report that waits in RUN_DIR because the registry was away when the run ended."""
+    from trainer import reporting
+    from trainer.cli.run import run_lines
+    from trainer.layout import RunFolder
+
+    session = current()
+    run = reporting.send_spooled(RunFolder(Path(run_dir).absolute()), session.settings.timeout_s)
+    session.output.result(run.model_dump(mode="json"), run_lines(run), brief=[run.id])
+    sys.exit(GATE_MISSED if run.verdict == "fail" else FINE)
