@@ -1,0 +1,243 @@
+"""The gate, with the policy that ships: deny by default, deny overrides, and an allow names its rule."""
+
+import shutil
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enforcer.policy.conditions import Conditions, Context
+from enforcer.policy.rules import PolicyInvalid, load
+from enforcer.policy.snapshot import Decision, Request, Snapshot
+
+NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
+TAGS = {
+    "sequence-classification": None,
+    "review-sentiment": "sequence-classification",
+    "embedding": None,
+    "dpo": None,
+    "sft": None,
+}
+POLICY = load(Path("policies"))
+GATE = Snapshot(POLICY, TAGS)
+
+
+def decide(*principals: str, gate: Snapshot = GATE, **request: Any) -> Decision:
+    context = {"now": NOW, "unit": request.get("unit", "retail"), "own_units": gate.units_below("retail")}
+    context |= request.pop("context", {})
+    asked = {"action": "submit", "tag": "dpo", "unit": "retail", "target": "local", **request}
+    return gate.decide(Request(principals=("user:x", *principals), context=Context(**context), **asked))
+
+
+@pytest.mark.parametrize("case", yaml.safe_load(Path("policies/tests/cases.yaml").read_text()), ids=lambda c: c["says"])
+def test_the_decision_table(case: dict[str, Any]) -> None:
+    decision = decide(
+        *case["who"],
+        action=case.get("do", "submit"),
+        tag=case.get("tag", "any"),
+        unit=case.get("unit", "retail"),
+        target=case.get("target", "local"),
+        context={"gpus": case.get("gpus", 0)},
+    )
+
+    assert (decision.allowed, decision.rule or decision.reason) == (case["expect"] == "allow", case["because"])
+
+
+def test_every_rule_decides_a_case_of_the_table() -> None:
+    named = {case["because"] for case in yaml.safe_load(Path("policies/tests/cases.yaml").read_text())}
+
+    assert {rule.id for rule in POLICY.rules} <= named
+
+
+def test_a_refusal_names_the_nearest_rule_and_who_may() -> None:
+    decision = decide("group:search-ml")
+
+    assert (decision.reason, decision.who_may) == ("no-matching-rule", ("group:nlp",))
+    assert decision.nearest[0].failed == "who: only group:nlp"
+
+
+def test_the_nearest_rule_is_the_one_that_failed_last() -> None:
+    decision = decide("group:nlp", context={"gpus": 9})
+
+    assert decision.nearest[0].failed == "when: max_gpus 8, asked for 9"
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"tag": "dpo-v2-new"}, "unknown-tag"),
+        ({"tag": ""}, "unknown-tag"),
+        ({"unit": "retial"}, "unknown-unit"),
+        ({"unit": ""}, "unknown-unit"),
+        ({"target": "k8s/h100"}, "unknown-target"),
+        ({"action": "sumbit"}, "unknown-action"),
+        ({"action": "*"}, "unknown-action"),
+        ({"action": ""}, "unknown-action"),
+    ],
+)
+def test_an_unknown_name_is_denied_even_to_those_who_may(request_: dict[str, str], reason: str) -> None:
+    decision = decide("group:nlp", "group:platform-admins", **request_)
+
+    assert (decision.allowed, decision.reason) == (False, reason)
+
+
+def test_an_engine_that_fails_denies() -> None:
+    gate = Snapshot(POLICY, TAGS)
+    gate._enforcer.enforce_ex = lambda *_: 1 / 0
+
+    assert decide("group:nlp", gate=gate).reason == "engine-error"
+
+
+def test_an_engine_that_is_switched_off_denies() -> None:
+    """Casbin answers `(True, [])` when it is disabled."""
+    gate = Snapshot(POLICY, TAGS)
+    gate._enforcer.enable_enforce(False)
+
+    assert decide("group:nlp", gate=gate).allowed is False
+
+
+def test_a_user_cannot_be_called_like_a_group() -> None:
+    decision = GATE.decide(Request(("user:nlp", "nlp", "user:group:nlp"), "submit", Context(now=NOW), "dpo", "retail"))
+
+    assert not decision.allowed
+
+
+def test_a_deny_twelve_groups_up_still_denies(tmp_path: Path) -> None:
+    """Casbin's own role manager stops after ten links, and silently answers no."""
+    folder = copy_of_policies(tmp_path)
+    directory = yaml.safe_load((folder / "directory.yaml").read_text())
+    directory["groups"] |= {f"level{n}": [f"level{n + 1}"] for n in range(12)} | {"level12": ["suspended"]}
+    (folder / "directory.yaml").write_text(yaml.safe_dump(directory))
+
+    decision = decide("group:nlp", "group:level0", gate=Snapshot(load(folder), TAGS))
+
+    assert (decision.allowed, decision.rule) == (False, "suspended-nothing")
+
+
+def test_many_threads_get_the_right_answer() -> None:
+    wrong: list[Decision] = []
+
+    def ask_often() -> None:
+        for _ in range(100):
+            yes, no = decide("group:nlp"), decide("group:nlp", "group:suspended")
+            if not yes.allowed or no.allowed:
+                wrong.append(no)
+
+    threads = [threading.Thread(target=ask_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert wrong == []
+
+
+def test_asking_about_strangers_does_not_grow_the_gate() -> None:
+    gate = Snapshot(POLICY, TAGS)
+    before = len(gate._groups._parents), len(gate._groups._ancestors)
+
+    for number in range(1_000):
+        decide(f"group:unknown-{number}", gate=gate)
+
+    assert (len(gate._groups._parents), len(gate._groups._ancestors)) == before or len(gate._groups._ancestors) < 50
+
+
+groups = st.lists(st.sampled_from(sorted(POLICY.directory.groups)).map("group:{}".format), max_size=4, unique=True)
+
+
+@given(groups, st.sampled_from(sorted(TAGS)), st.sampled_from(["submit", "approve", "audit-read", "propose"]))
+def test_suspension_takes_everything_away_and_an_allow_names_an_allow_rule(
+    held: list[str], tag: str, action: str
+) -> None:
+    decision = decide(*held, tag=tag, action=action)
+    suspended = decide(*held, "group:suspended", tag=tag, action=action)
+
+    assert not suspended.allowed
+    if decision.allowed:
+        assert {rule.id: rule.effect for rule in POLICY.rules}[str(decision.rule)] == "allow"
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def copy_of_policies(tmp_path: Path) -> Path:
+    return Path(shutil.copytree("policies", tmp_path / "policies"))
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "says"),
+    [
+        ("effect: allow", "effect: ALLOW", "effect"),
+        ("effect: allow", "effekt: allow", "effekt"),
+        ("who: group:nlp\n", "who: nlp\n", "who"),
+        ("who: group:nlp\n", "who: group:nlq\n", "unknown group `nlq`"),
+        ("[submit, cancel]", "[sumbit]", "unknown action `sumbit`"),
+        ("[submit, cancel]", '["*"]', "allows every action"),
+        ("max_gpus: 8", "max_gpu: 8", "max_gpu"),
+        ("max_gpus: 8", "max_gpus: many", "max_gpus"),
+        ("max_gpus: 8", "until: 2026-12-01T00:00:00", "until"),
+        ("max_gpus: 8", 'models: ["*/x"]', "stands only at the end"),
+        ("id: nlp-trains-language-models", "id: nlp-trains-preference-alignment", "used twice"),
+        ("owner: nlp", "owner: nobody", "owner `nobody`"),
+        ("rules:", "rules: [", "training.yaml"),
+    ],
+)
+def test_a_mistake_in_a_rule_is_refused_at_load(tmp_path: Path, find: str, put: str, says: str) -> None:
+    folder = copy_of_policies(tmp_path)
+    file = folder / "rules" / "training.yaml"
+    assert find in file.read_text()
+    file.write_text(file.read_text().replace(find, put, 1))
+
+    with pytest.raises(PolicyInvalid, match=says.replace("*", r"\*").replace("/", "/")):
+        load(folder)
+
+
+def test_an_empty_policy_is_refused(tmp_path: Path) -> None:
+    folder = copy_of_policies(tmp_path)
+    shutil.rmtree(folder / "rules")
+
+    with pytest.raises(PolicyInvalid, match="no rule"):
+        load(folder)
+
+
+def test_a_circle_of_groups_is_refused(tmp_path: Path) -> None:
+    folder = copy_of_policies(tmp_path)
+    directory = (folder / "directory.yaml").read_text().replace("trainers: []", "trainers: [nlp]")
+    (folder / "directory.yaml").write_text(directory)
+
+    with pytest.raises(PolicyInvalid, match="cycle"):
+        load(folder)
+
+
+def test_the_revision_follows_the_content(tmp_path: Path) -> None:
+    folder = copy_of_policies(tmp_path)
+    same = load(folder).revision
+    file = folder / "rules" / "training.yaml"
+    file.write_text(file.read_text().replace("max_gpus: 8", "max_gpus: 9", 1))
+
+    assert same == POLICY.revision
+    assert load(folder).revision != same
+
+
+# --- conditions -------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_ends_at_its_second() -> None:
+    until = Conditions.model_validate({"until": "2026-12-01T12:00:00Z"})
+
+    assert until.first_failing(Context(now=NOW.replace(hour=11, minute=59, second=59))) is None
+    assert until.first_failing(Context(now=NOW)) == "until 2026-12-01T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("model", "fits"), [("Qwen/Qwen3-7B", True), ("local", True), ("local2", False), ("qwen/x", False), (None, False)]
+)
+def test_models_match_by_prefix_or_exactly(model: str | None, fits: bool) -> None:
+    models = Conditions.model_validate({"models": ["Qwen/*", "local"]})
+
+    assert (models.first_failing(Context(now=NOW, model=model)) is None) is fits

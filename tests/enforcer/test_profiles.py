@@ -1,0 +1,119 @@
+"""Profiles: what they accept, and that a child never accepts what its parent would refuse."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from enforcer.problems import ArgumentInvalid, ProfileInvalid
+from enforcer.profiles import Parameter, ParameterOverride, Profile, ProfileOverrides, inherit
+
+
+def profile(**parameters: Parameter) -> Profile:
+    return Profile(
+        recipe="embedding",
+        parameters=parameters,
+        columns={},
+        metrics=["accuracy"],
+        pool="t4",
+        limits={"max_gpus": 2, "max_runtime_s": 3600},  # type: ignore[arg-type]
+    )
+
+
+BASE = profile(
+    size=Parameter(type="int", help="a size", default=8, minimum=1, maximum=64),
+    rate=Parameter(type="float", help="a rate", default=0.1, minimum=0.0, maximum=1.0),
+    shape=Parameter(type="str", help="a shape", default="cosine", choices=["linear", "cosine"]),
+    seed=Parameter(type="int", help="a seed", default=1),
+)
+
+
+def test_defaults_are_filled_in() -> None:
+    assert BASE.resolve({"size": 4}) == {"size": 4, "rate": 0.1, "shape": "cosine", "seed": 1}
+
+
+def test_two_and_two_point_zero_are_one_value_and_one_digest() -> None:
+    assert BASE.resolve({"rate": 1}) == BASE.resolve({"rate": 1.0})
+    assert isinstance(BASE.resolve({"rate": 1})["rate"], float)
+
+
+@pytest.mark.parametrize(
+    ("given_", "says"),
+    [
+        ({"sizes": 3}, "did you mean `size`"),
+        ({"size": 0}, "below the minimum 1"),
+        ({"size": 65}, "above the maximum 64"),
+        ({"size": "8"}, "not of type int"),
+        ({"size": True}, "not of type int"),
+        ({"seed": 2**53}, "not of type int"),
+        ({"rate": float("nan")}, "not of type float"),
+        ({"shape": "square"}, "not one of linear, cosine"),
+    ],
+)
+def test_an_argument_outside_the_profile_is_refused_in_words(given_: dict[str, Any], says: str) -> None:
+    with pytest.raises(ArgumentInvalid, match=says):
+        BASE.resolve(given_)
+
+
+def test_a_locked_parameter_takes_only_its_value() -> None:
+    locked = inherit(BASE, ProfileOverrides(parameters={"seed": ParameterOverride(default=7, locked=True)}))
+
+    assert locked.resolve({"seed": 7})["seed"] == 7
+    with pytest.raises(ArgumentInvalid, match="locks it"):
+        locked.resolve({"seed": 8})
+    with pytest.raises(ProfileInvalid, match="locked by the parent"):
+        inherit(locked, ProfileOverrides(parameters={"seed": ParameterOverride(default=8)}))
+
+
+def test_a_default_must_keep_its_own_rules() -> None:
+    with pytest.raises(ValidationError, match="its own default"):
+        Parameter(type="int", help="x", default=9, maximum=8)
+
+
+def test_a_gate_on_an_undeclared_metric_is_refused() -> None:
+    with pytest.raises(ValidationError, match="not among the metrics"):
+        Profile(**{**BASE.model_dump(), "gates": [{"metric": "f1", "value": 0.9}]})
+
+
+bounds = st.none() | st.integers(-10, 80).map(float)
+overrides = st.builds(
+    ParameterOverride,
+    default=st.none() | st.integers(-10, 80),
+    minimum=bounds,
+    maximum=bounds,
+    locked=st.none() | st.booleans(),
+)
+
+
+@given(overrides, overrides, st.integers(-20, 100))
+def test_what_a_descendant_accepts_its_ancestors_accept(
+    child: ParameterOverride, grandchild: ParameterOverride, value: int
+) -> None:
+    """Narrowing is checked against what validation really does, over two generations."""
+    family = [BASE]
+    for override in (child, grandchild):
+        try:
+            family.append(inherit(family[-1], ProfileOverrides(parameters={"size": override})))
+        except ProfileInvalid:
+            return
+
+    accepted = [accepts(one, value) for one in family]
+
+    assert accepted == sorted(accepted, reverse=True)
+
+
+def accepts(one: Profile, value: int) -> bool:
+    try:
+        one.resolve({"size": value})
+    except ArgumentInvalid:
+        return False
+    return True
+
+
+def test_the_digest_is_of_the_content_and_nothing_else() -> None:
+    same = Profile.model_validate_json(BASE.model_dump_json())
+
+    assert same.digest() == BASE.digest()
+    assert inherit(BASE, ProfileOverrides(gates=[{"metric": "accuracy", "value": 0.5}])).digest() != BASE.digest()  # type: ignore[list-item]
