@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from enforcer.runspec import SpecificationInvalid, canonical_bytes, digest
 
-numbers = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e15, 1e15)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 values = st.recursive(
     st.none() | st.booleans() | numbers | texts,
@@ -38,7 +38,7 @@ def test_rfc_8785_sorts_by_utf16_and_writes_numbers_like_ecmascript() -> None:
     """RFC 8785 sections 3.2.2.3 and 3.2.3: U+1F600 (surrogates D83D DE00) sorts before U+FB33; 1e30, 4.5, 0.002."""
     document = {"\ufb33": 1, "\U0001f600": 2, "n": [1e30, 4.50, 2e-3, -0.0, 1.0]}
 
-    assert canonical_bytes(document).decode() == '{"n":[1e+30,4.5,0.002,0,1],"😀":2,"דּ":1}'
+    assert canonical_bytes(document).decode() == '{"n":[1e+30,4.5,0.002,0,1],"\U0001f600":2,"\ufb33":1}'
 
 
 @pytest.mark.parametrize(
