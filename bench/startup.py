@@ -1,6 +1,7 @@
 """How much CPU `swift-submit` costs before it does anything, beside a bare click program.
 
-CPU seconds (user + system) of child processes, least of N runs each, taken in turns so that a busy machine is busy for all.
+CPU seconds (user + system) of child processes, least of N runs each, taken in turns so that a busy machine is busy for
+all of them.
 
     python bench/startup.py [--runs 20] [--limit 1.5]
 

@@ -25,7 +25,7 @@ from enforcer.policy.snapshot import ANY_TAG, Decision, Snapshot
 from enforcer.policy.snapshot import Request as Question
 from enforcer.problems import NotPermitted, TicketInvalid, Unauthenticated
 from registry import db
-from registry.books import Books
+from registry.books import TheBooks
 from registry.identity import Actor, identify
 from registry.tables import Run
 
@@ -75,24 +75,26 @@ def attempt(request: Request, action: str, actor: Actor, **facts: Any) -> Attemp
     return noted
 
 
-def nothing_in_particular() -> Matter:
+async def nothing_in_particular() -> Matter:
     return Matter()
 
 
-def May(action: str, about: Callable[..., Matter] = nothing_in_particular) -> Callable[..., Permit]:  # noqa: N802
+def May(action: str, about: Callable[..., Any] = nothing_in_particular) -> Callable[..., Permit]:  # noqa: N802
     """A dependency that yields a `Permit`, or refuses and has the refusal recorded."""
 
-    def tried(request: Request, actor: Caller) -> Actor:
+    async def tried(request: Request, actor: Caller) -> Actor:
         return attempt(request, action, actor).actor
 
     def permitted(
-        request: Request, actor: Annotated[Actor, Depends(tried)], matter: Annotated[Matter, Depends(about)]
+        request: Request,
+        books: TheBooks,
+        actor: Annotated[Actor, Depends(tried)],
+        matter: Annotated[Matter, Depends(about)],
     ) -> Permit:
-        books: Books = request.app.state.books
         unit = matter.unit or actor.business_unit
         noted: Attempt = request.state.attempt
         noted.facts.update(business_unit=unit, task_type=None if matter.tag == ANY_TAG else matter.tag)
-        with db.reading(books.engine) as session:
+        with books.reading() as session:
             gate = books.gate(session)
         decision = decide(gate, actor, action, matter)
         if not decision.allowed:
@@ -138,7 +140,7 @@ def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Deci
     )
 
 
-def signed_in(actor: Caller) -> Actor:
+async def signed_in(actor: Caller) -> Actor:
     return actor
 
 
@@ -153,13 +155,12 @@ class HeldTicket:
     claims: tickets.Claims
 
 
-def ticket_holder(request: Request, jti: str) -> HeldTicket:
+def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
     """`Authorization: DPoP <ticket>` with a `DPoP` proof over this request (RFC 9449).
 
     Raises:
         TicketInvalid: not our ticket, another ticket than the path names, or no proof by its key.
     """
-    books: Books = request.app.state.books
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme != "DPoP" or not token:
         raise Unauthenticated("the run ticket is needed: send `Authorization: DPoP <ticket>` with a `DPoP` proof")
@@ -195,7 +196,9 @@ class HeldLease:
 _LEASE = HTTPBearer(auto_error=False, scheme_name="Lease", description="The lease token that redemption gave.")
 
 
-def lease_holder(request: Request, run_id: str, _documented: Annotated[object, Depends(_LEASE)]) -> HeldLease:
+def lease_holder(
+    request: Request, books: TheBooks, run_id: str, _documented: Annotated[object, Depends(_LEASE)]
+) -> HeldLease:
     """`Authorization: Bearer <lease token>` of exactly this run.
 
     Raises:
@@ -204,7 +207,7 @@ def lease_holder(request: Request, run_id: str, _documented: Annotated[object, D
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("the lease token of this run is needed: send `Authorization: Bearer <lease token>`")
-    with db.reading(request.app.state.books.engine) as session:
+    with books.reading() as session:
         stored = session.exec(select(Run.lease_sha256).where(col(Run.id) == run_id)).first()
     if stored is None or not hmac.compare_digest(stored, lease_hash(token)):
         raise Unauthenticated("this lease token does not belong to this run")
@@ -219,7 +222,7 @@ def lease_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def public() -> None:
+async def public() -> None:
     """Anybody."""
 
 

@@ -105,8 +105,8 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
     document = problem.document()
     attempt: Attempt | None = getattr(request.state, "attempt", None)
     if attempt is not None:
-        engine = request.app.state.books.engine
-        event_id = audit.record_refusal(engine, attempt.action, attempt.actor, problem, **attempt.facts)
+        books: Books = request.app.state.books
+        event_id = audit.record_refusal(books.engine, attempt.action, attempt.actor, problem, **attempt.facts)
         document["decision_id"] = event_id
     elif problem.status == 401:
         client = request.client.host if request.client else "unknown"

@@ -50,7 +50,7 @@ def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, 
     for name in ("rule", "policy_revision"):
         if name in problem.facts:
             facts[name] = problem.facts[name]
-    with db.writing(engine) as session, session.begin():
+    with db.writing(engine) as session:
         reason = problem.detail[:1_000]
         return record(session, f"{action}.refused", actor, outcome="refused", reason=reason, **facts).id
 

@@ -1,8 +1,11 @@
 """What the running service holds: settings, engine, keys, and the gate over the current vocabulary."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from fastapi import Depends, Request
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
@@ -35,6 +38,12 @@ class Books:
         engine = db.open_engine(settings)
         return cls(settings, engine, _key(settings, "ticket"), _key(settings, "log"), policy)
 
+    def reading(self) -> AbstractContextManager[Session]:
+        return db.reading(self.engine)
+
+    def writing(self) -> AbstractContextManager[Session]:
+        return db.writing(self.engine)
+
     def gate(self, session: Session) -> Snapshot:
         """The gate over the task-type tree as this session sees it. Rebuilt when a tag was added, by one assignment."""
         parents = dict(session.exec(select(Tag.name, Tag.parent)).all())
@@ -51,6 +60,14 @@ class Books:
     def log_origin(self) -> str:
         """The first line of every checkpoint: which log this is (C2SP: a schema-less URL)."""
         return f"{self.settings.issuer.partition('://')[2]}/tlog"
+
+
+async def the_books(request: Request) -> Books:  # async: a plain function would cost a thread hop for nothing
+    books: Books = request.app.state.books
+    return books
+
+
+TheBooks = Annotated[Books, Depends(the_books)]
 
 
 def _key(settings: Settings, purpose: str) -> SigningKey:

@@ -52,7 +52,7 @@ def seed() -> None:
     def plant() -> list[str]:
         engine = db.open_engine(settings)
         db.migrate(engine)
-        with db.writing(engine) as session, session.begin():
+        with db.writing(engine) as session:
             return tags.seed(session, settings.policies_dir)
 
     added = _in_words(plant)
@@ -86,7 +86,7 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
             raise click.ClickException(f"{', '.join(unknown)} is not in policies/directory.yaml")
         engine = db.open_engine(settings)
         db.migrate(engine)
-        with db.writing(engine) as session, session.begin():
+        with db.writing(engine) as session:
             return identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
 
     click.echo(_in_words(make))

@@ -1,24 +1,28 @@
-"""The database: engine, migrations, and the two kinds of session a request may have.
+"""The database: engine, migrations, and the two kinds of session.
 
-A writing session commits *before* the answer leaves: `Depends(..., scope="function")`. With plain `Depends` FastAPI
-runs the commit after the 200 has gone out, and a failing commit would leave the client with a ticket nobody knows of.
+A session lives inside one block of one thread: `with books.writing() as session:`. Not as a `yield` dependency of the
+route: FastAPI serialises the answer of a `def` handler in another worker thread before it ends such a dependency, so a
+request that holds the write lock (or a pooled connection) waits for a thread, while all threads wait for that lock.
+Seen with 64 requests in flight: nothing moved any more. A block also commits before the answer can leave.
 
 SQLite: `BEGIN IMMEDIATE` for writers, because a deferred transaction that turns writer fails at once with
-`SQLITE_BUSY` and no timeout helps; WAL; `synchronous=FULL`, so that what was answered survives a power cut.
+`SQLITE_BUSY` and no timeout helps; WAL; `synchronous=FULL`, so that what was answered survives a power cut. Writers of
+this process queue at a lock: SQLite's own busy waiting is polling, and under load it starves whoever waits longest.
 """
 
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
@@ -37,8 +41,22 @@ def open_engine(settings: Settings) -> Engine:
     engine = create_engine(
         url, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S}, pool_size=20, max_overflow=20
     )
+    writer = threading.Lock()
+
+    def begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("tagwarden_read_only", False)
+        if not read_only and not connection.info.get("writing"):
+            writer.acquire()
+            connection.info["writing"] = True
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    def give_back(_connection: Any, record: Any) -> None:
+        if record.info.pop("writing", False):
+            writer.release()
+
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "checkin", give_back)
     return engine
 
 
@@ -66,32 +84,18 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("tagwarden_read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-def writing(engine: Engine) -> Session:
-    return Session(engine)
-
-
-def reading(engine: Engine) -> Session:
-    """A session that takes no write lock. Nothing may be added to it."""
-    return Session(engine.execution_options(tagwarden_read_only=True))
-
-
-def _writing_session(request: Request) -> Iterator[Session]:
-    with writing(request.app.state.books.engine) as session, session.begin():
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """One transaction: committed when the block ends, rolled back when it raises."""
+    with Session(engine) as session, session.begin():
         yield session
 
 
-def _reading_session(request: Request) -> Iterator[Session]:
-    with reading(request.app.state.books.engine) as session:
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A snapshot that takes no write lock. Nothing may be added to it."""
+    with Session(engine.execution_options(tagwarden_read_only=True)) as session:
         yield session
-
-
-DbSession = Annotated[Session, Depends(_writing_session, scope="function")]
-ReadSession = Annotated[Session, Depends(_reading_session, scope="function")]
 
 
 def utc_now() -> datetime:

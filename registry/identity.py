@@ -104,7 +104,7 @@ def leave_local_token(engine: Engine, file: Path) -> None:
     status = file.parent.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise Invalid(f"`{file.parent}` belongs to or can be written by others; no token is left there")
-    with db.writing(engine) as session, session.begin():
+    with db.writing(engine) as session:
         token = create_token(
             session, f"local-{os.getuid()}", ["platform-admins", "nlp"], "all", life=MAX_LIFE, now=db.utc_now()
         )

@@ -25,11 +25,16 @@ def prepare(settings: Settings) -> None:
     """Migrate, and seed a registry that is empty.
 
     Raises:
-        RefusedToStart: it would listen beyond loopback while nobody could be told from anybody.
+        RefusedToStart: it would listen beyond loopback without a name of its own, or while nobody could sign in.
     """
+    if not is_loopback(settings.host) and settings.public_url is None:
+        raise RefusedToStart(
+            f"`{settings.host}` is not loopback, so tickets need the name under which clients reach the registry; "
+            "set TAGWARDEN_PUBLIC_URL"
+        )
     engine = db.open_engine(settings)
     db.migrate(engine)
-    with db.writing(engine) as session, session.begin():
+    with db.writing(engine) as session:
         if session.exec(select(Tag.name)).first() is None:
             log.info("seeded %d task types", len(tags.seed(session, settings.policies_dir)))
         if not is_loopback(settings.host) and not _has_token(session):
@@ -47,6 +52,8 @@ def serve(settings: Settings) -> None:
         RefusedToStart: the address is taken, or `prepare` refuses.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("casbin", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     listener = _listen(settings)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})

@@ -50,7 +50,7 @@ class Registry:
         return self.app.state.books
 
     def token(self, user: str, *groups: str, unit: str = "retail", days: float = 1) -> str:
-        with db.writing(self.books.engine) as session, session.begin():
+        with db.writing(self.books.engine) as session:
             return identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
 
     def as_(self, user: str, *groups: str, unit: str = "retail") -> TestClient:

@@ -45,6 +45,7 @@ class TrainingArguments(BaseModel):
     normalize_embeddings: bool | None = None
     use_inbatch_negatives: bool | None = None
     temperature: float | None = None
+    beta: float | None = None
     use_lora: bool | None = None
     lora_rank: int | None = None
     lora_alpha: int | None = None
@@ -102,7 +103,8 @@ class TrainingArguments(BaseModel):
 
 
 PLACE_FIELDS = frozenset(
-    """task_type model_name_or_path dataset eval_dataset eval_fraction columns output_dir business_unit target gpus""".split()
+    """task_type model_name_or_path dataset eval_dataset eval_fraction columns output_dir business_unit target
+    gpus""".split()
 )
 TAG_PARAMETERS = frozenset(TrainingArguments.model_fields) - PLACE_FIELDS
 

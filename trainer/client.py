@@ -48,6 +48,16 @@ class Registry(Link):
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
         return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)
 
+    # --- decisions -------------------------------------------------------------------------------------------------
+
+    def evaluate(self, tag: str, action: str, context: wire.EvaluationContext) -> wire.Evaluation:
+        asked = wire.EvaluationRequest(
+            resource=wire.EvaluationResource(type="task-type", id=tag),
+            action=wire.EvaluationAction(name=action),
+            context=context,
+        )
+        return self._post("/access/v1/evaluation", asked, wire.Evaluation, again=True)
+
     # --- tickets --------------------------------------------------------------------------------------------------
 
     def plan(self, request: wire.TicketRequest) -> wire.TicketPlan:

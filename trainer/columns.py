@@ -63,8 +63,8 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
 def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Hold out about `fraction` of the rows: (train, held out), each in the order given.
 
-    Rows are drawn by the hash of seed and content. So the draw depends on no random generator and not on their order, and
-    equal rows stay together: none is on both sides.
+    Rows are drawn by the hash of seed and content. So the draw depends on no random generator and not on their order,
+    and equal rows stay together: none is on both sides.
     """
     if fraction == 0:
         return list(rows), []
@@ -157,8 +157,9 @@ def _unknown_labels(
     hints = [f"`{label}` -> `{match[0]}`?" for label, match in close.items() if match]
     hint = f" ({' '.join(hints)})" if hints else ""
     return DatasetInvalid(
-        f"`{source.name}` has {len(indexes)} rows whose label is not in `label_names`: {shown}{more}; first {source.unit}s: "
-        f"{first}; `label_names` holds {_quoted(names[:20])}{hint}. Correct the rows or add the labels",
+        f"`{source.name}` has {len(indexes)} rows whose label is not in `label_names`: {shown}{more}; "
+        f"first {source.unit}s: {first}; `label_names` holds {_quoted(names[:20])}{hint}. "
+        "Correct the rows or add the labels",
         file=source.name,
         row=indexes[0] + source.first,
         labels=dict(strangers.most_common(20)),

@@ -1,7 +1,7 @@
-"""What a run reads besides rows, resolved to digests: the base model's folder, and the code it was submitted from.
+r"""What a run reads besides rows, resolved to digests: the base model's folder, and the code it was submitted from.
 
-The digest of a model folder is `sha256sum` over `sha256sum`: one line `<hex>  <relative path>` for each file, sorted by the
-bytes of the path, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the folder:
+The digest of a model folder is `sha256sum` over `sha256sum`: one line `<hex>  <relative path>` for each file, sorted by
+the bytes of the path, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the folder:
 
     find -L . -type f -not -path '*/.*' -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum
 """
@@ -78,7 +78,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def code(folder: Path | None = None) -> Code:
-    """Commit and dirtiness of the working tree around `folder`; untracked files do not count. None outside a repository."""
+    """Commit and dirtiness of the working tree around `folder`; untracked files do not count. None outside of one."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None or not re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", commit):
         return Code(commit=None, dirty=None)
@@ -100,7 +100,8 @@ def check_writable(output_dir: Path) -> None:
             pass
     except OSError as error:
         raise OutputInvalid(
-            f"`output_dir` `{output_dir}` cannot be written: `{place}`: {(error.strerror or '').lower()}; choose another",
+            f"`output_dir` `{output_dir}` cannot be written (`{place}`: {(error.strerror or '').lower()}); "
+            "choose another",
             output_dir=str(output_dir),
         ) from error
 
@@ -125,7 +126,8 @@ def _check(name: str, folder: Path) -> None:
         return
     if pickles := sorted(file for file in files if file.endswith(PICKLES)):
         raise ModelInvalid(
-            f"`{name}` has its weights only as pickle (`{pickles[0]}`), which runs code when loaded; convert it to safetensors",
+            f"`{name}` has its weights only as pickle (`{pickles[0]}`), which runs code when loaded; "
+            "convert it to safetensors",
             model=name,
         )
     raise ModelInvalid(f"`{name}` holds no weights (`*.safetensors`)", model=name)

@@ -1,7 +1,7 @@
 """A running run and those who may stop it: its heartbeats to the registry, the person at the keyboard, its time limit.
 
-A registry that does not answer stops nothing: the run goes on and beats again. A registry that says stop, or that the run
-has ended, makes the run save a checkpoint and stop.
+A registry that does not answer stops nothing: the run goes on and beats again. A registry that says stop, or that the
+run has ended, makes the run save a checkpoint and stop.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def stopped_by_signals(watch: Watch) -> Iterator[None]:
         yield
         return
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def asked(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and watch.should_stop() == INTERRUPTED:
             raise KeyboardInterrupt
         watch.stop(INTERRUPTED)

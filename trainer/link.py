@@ -82,7 +82,7 @@ class Link:
         if answer.status_code == 401 and authorization is None and not public:
             raise Unauthenticated(
                 f"there is no API token for `{self.settings.server}`; set `SWIFT_SUBMIT_TOKEN` or "
-                "`SWIFT_SUBMIT_TOKEN_FILE`, or start a registry of your own with `tagwarden serve`, which leaves you one"
+                "`SWIFT_SUBMIT_TOKEN_FILE`, or start a registry of your own with `tagwarden serve`: it leaves you one"
             )
         raise self._refusal(answer)
 
@@ -117,8 +117,8 @@ class Link:
     def _unreachable(self, error: Exception) -> RegistryUnreachable:
         why = "no answer in time" if isinstance(error, httpx2.TimeoutException) else str(error) or type(error).__name__
         return RegistryUnreachable(
-            f"the registry at `{self.settings.server}` cannot be reached: {why}; without it there is no ticket and no run. "
-            "Start it with `tagwarden serve`, or name another with `--server` or `SWIFT_SUBMIT_SERVER`",
+            f"the registry at `{self.settings.server}` cannot be reached: {why}; without it there is no ticket and no "
+            "run. Start it with `tagwarden serve`, or name another with `--server` or `SWIFT_SUBMIT_SERVER`",
             server=self.settings.server,
             setting="SWIFT_SUBMIT_SERVER",
         )
@@ -136,8 +136,8 @@ class Link:
                 server=self.settings.server,
             )
         return RegistryUnreachable(
-            f"`{self.settings.server}` answered {answer.status_code} to `{answer.request.method} {answer.request.url.path}`, but "
-            "not as a registry does; check `--server` or `SWIFT_SUBMIT_SERVER`",
+            f"`{self.settings.server}` answered {answer.status_code} to `{answer.request.method} "
+            f"{answer.request.url.path}`, but not as a registry does; check `--server` or `SWIFT_SUBMIT_SERVER`",
             server=self.settings.server,
             setting="SWIFT_SUBMIT_SERVER",
         )

@@ -1,8 +1,9 @@
 """From arguments to a permit: the contract, preflight, the ticket, and the run folder that holds what was signed.
 
 contract   GET the task type; what it says decides what preflight checks
+policy     may this person run it at all? Refusals, of unknown names too, are on record at the registry
 preflight  everything that can go wrong here, before anything is asked
-request    POST the ticket; refusals, of unknown names too, are on record at the registry
+request    POST the ticket
 verify     the ticket against *these* arguments, with the registry's keys, as a worker will again
 store      run-spec.json, ticket.jwt, jwks.json byte for byte; the run's key only in a 0600 permit file, until redeemed
 """
@@ -16,8 +17,18 @@ from typing import Any
 
 from enforcer import tickets, wire
 from enforcer.keys import KeySet, KeyUnusable, SigningKey
-from enforcer.problems import Invalid, OutputInvalid, Problem, RegistryUnreachable, TicketInvalid, UnknownTaskType
+from enforcer.problems import (
+    Invalid,
+    NotFound,
+    NotPermitted,
+    OutputInvalid,
+    Problem,
+    RegistryUnreachable,
+    TicketInvalid,
+    UnknownTaskType,
+)
 from enforcer.profiles import Profile
+from enforcer.runspec import Inputs
 from enforcer.tickets import VerifiedTicket
 from trainer import inputs, preflight, recipes
 from trainer.arguments import TrainingArguments
@@ -88,26 +99,30 @@ def contract(registry: Registry, args: TrainingArguments) -> Contract:
 def look(
     registry: Registry, args: TrainingArguments, train: Any = None, held_out: Any = None
 ) -> tuple[Contract, Preflight]:
-    """Contract and preflight. A task type nobody knows is asked for all the same, so that the refusal is on record."""
+    """Contract, policy, recipe, preflight: whoever may not run it at all is told so before they mend their data.
+
+    Raises:
+        UnknownTaskType, NotPermitted: asked for all the same, so that the refusal is on record.
+        ApprovalPending: the task type is only proposed yet.
+        RecipeMissing: permitted, but not by this trainer.
+        Problem: anything `preflight.check` refuses.
+    """
     try:
         found = contract(registry, args)
     except UnknownTaskType as unknown:
         _ask_for_the_record(registry, args, train, held_out)
         _raise_if_proposed(registry, args.tag)
         raise unknown
+    if (denied := _denial(registry, args, found)) is not None:
+        _ask_for_the_record(registry, args, train, held_out)
+        raise denied
+    _need_recipe(found)
     return found, preflight.check(args, found.profile, train, held_out)
 
 
 def plan(registry: Registry, args: TrainingArguments, found: Contract, checked: Preflight) -> wire.TicketPlan:
-    """What a ticket would say. Nothing is made.
-
-    Raises:
-        RecipeMissing: permitted, but not by this trainer; whoever may not run it at all is told that first.
-    """
-    key = SigningKey.generate()
-    planned = registry.plan(_request(args, found, checked.inputs, checked.arguments, key))
-    _need_recipe(found)
-    return planned
+    """What a ticket would say. Nothing is made."""
+    return registry.plan(_request(args, found, checked, SigningKey.generate()))
 
 
 def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked: Preflight) -> Permit:
@@ -117,10 +132,8 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
         TicketInvalid: the registry's answer does not hold, or is not what was asked for.
         OutputInvalid: the run folder cannot be made.
     """
-    if found.profile.recipe not in recipes.known():
-        plan(registry, args, found, checked)  # raises: denied first, then RecipeMissing; no ticket is wasted
     key = SigningKey.generate()
-    grant = registry.request_ticket(_request(args, found, checked.inputs, checked.arguments, key))
+    grant = registry.request_ticket(_request(args, found, checked, key))
     jwks = registry.keys()
     ticket = _verify(registry, grant, jwks)
     _agree(ticket, args, found, checked, key)
@@ -156,17 +169,22 @@ def client_id() -> str:
         return "swift-submit/0"
 
 
-def _request(
-    args: TrainingArguments, found: Contract, given: Any, arguments: dict[str, Any], key: SigningKey
-) -> wire.TicketRequest:
+def _request(args: TrainingArguments, found: Contract, checked: Preflight, key: SigningKey) -> wire.TicketRequest:
     # A float parameter written as `2` is one value with 2.0 (`Profile.resolve`), so what is sent is what was resolved.
+    arguments = {name: checked.arguments[name] for name in args.tag_arguments}
+    return _asking(args, found.tag, found.version, arguments, checked.inputs, key)
+
+
+def _asking(
+    args: TrainingArguments, tag: str, version: int | None, arguments: dict[str, Any], given: Inputs, key: SigningKey
+) -> wire.TicketRequest:
     return wire.TicketRequest(
-        task_type=found.tag,
-        version=found.version,
+        task_type=tag,
+        version=version,
         business_unit=args.business_unit,
         target=args.target,
         gpus=args.gpus,
-        arguments={name: arguments[name] for name in args.tag_arguments},
+        arguments=arguments,
         inputs=given,
         audience=local_audience(),
         jkt=key.thumbprint,
@@ -244,34 +262,42 @@ def _need_recipe(found: Contract) -> None:
     if found.profile.recipe not in recipes.known():
         have = ", ".join(f"`{name}`" for name in recipes.known())
         raise RecipeMissing(
-            f"`{found.tag}` trains by the recipe `{found.profile.recipe}`, which this release of the trainer does not have "
-            f"(it has {have}); upgrade `tagwarden`, or train by one of the tag's bindings (`swift-submit tags show {found.tag}`)",
+            f"`{found.tag}` trains by the recipe `{found.profile.recipe}`, which this release of the trainer does not "
+            f"have (it has {have}); upgrade `tagwarden`, or train by one of the tag's bindings "
+            f"(`swift-submit tags show {found.tag}`)",
             bindings=[binding.model_dump(mode="json") for binding in found.profile.bindings],
         )
 
 
+def _denial(registry: Registry, args: TrainingArguments, found: Contract) -> NotPermitted | None:
+    context = wire.EvaluationContext(
+        business_unit=args.business_unit, target=args.target, gpus=args.gpus, model=args.model_name_or_path[:300]
+    )
+    answer = registry.evaluate(found.tag, "submit", context)
+    if answer.decision:
+        return None
+    nearest = [f"rule `{near.rule}` fails on {near.failed}" for near in answer.context.nearest[:1]]
+    return NotPermitted(
+        f"you may not submit `{found.tag}`: {', '.join([answer.context.reason, *nearest])}",
+        reason_code=answer.context.reason,
+        rule=answer.context.rule,
+        policy_revision=answer.context.policy_revision,
+    )
+
+
 def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any, held_out: Any) -> None:
-    """Without a readable model or data there is no honest request to make, and the look-up's own refusal has to do."""
+    """Ask for what will be refused, without wanting a ticket, and let the registry's own words be the refusal.
+
+    Without a readable model or data there is no honest request to make, and the caller's refusal has to do.
+    """
     try:
         sources = preflight.read_sources(args, train, held_out)
         given = preflight.gather(args, sources, inputs.model_folder(args.model_name_or_path))
     except Problem:
         return
-    request = wire.TicketRequest(
-        task_type=args.tag,
-        version=args.version,
-        business_unit=args.business_unit,
-        target=args.target,
-        gpus=args.gpus,
-        arguments=args.tag_arguments,
-        inputs=given,
-        audience=local_audience(),
-        jkt=SigningKey.generate().thumbprint,
-        client_id=client_id(),
-    )
     try:
-        registry.request_ticket(request)
-    except UnknownTaskType:
+        registry.plan(_asking(args, args.tag, args.version, args.tag_arguments, given, SigningKey.generate()))
+    except NotFound:  # our look-up said it already, and knows what was asked for
         return
 
 

@@ -18,6 +18,8 @@ from trainer.arguments import TrainingArguments
 from trainer.job import Row
 from trainer.rows import Source
 
+MAX_LABELS_SHOWN = 50
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -79,7 +81,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         OutputInvalid, ArgumentInvalid, ModelInvalid, DatasetInvalid: the first thing that forbids the run.
     """
     inputs.check_writable(Path(args.output_dir))
-    arguments = profile.resolve(args.tag_arguments)
+    arguments = _arguments(args, profile, train, held_out)
     model = inputs.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
     train_rows, eval_rows = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
@@ -111,6 +113,21 @@ def rows_of(
     if sources.eval:
         return train, side(sources.eval)
     return columns.split(train, eval_fraction, int(arguments.get("seed") or 0))
+
+
+def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
+    """Resolved as the registry will; when the labels are not named, the refusal names those that the data holds."""
+    try:
+        return profile.resolve(args.tag_arguments)
+    except ArgumentInvalid as refusal:
+        label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
+        if refusal.facts.get("pointer") != "/label_names" or args.label_names is not None or label is None:
+            raise
+        column = args.columns.get(label, label)
+        held = {row.get(column) for source in read_sources(args, train, held_out).train for row in source.rows}
+        names = sorted(name for name in held if isinstance(name, str))[:MAX_LABELS_SHOWN]
+        hint = f"; the data holds `label_names: [{', '.join(names)}]`" if names else ""
+        raise ArgumentInvalid(f"{refusal.detail}{hint}", **refusal.facts) from None
 
 
 def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
@@ -178,18 +195,21 @@ def _lengths(
     over = measured.over(limit)
     whole = measured.keeping()
     facts = {
-        "lengths": measured.histogram(), "longest": measured.longest, "over_max_length": over, "keeps_99_percent": whole,
+        "lengths": measured.histogram(), "longest": measured.longest, "over_max_length": over,
+        "keeps_99_percent": whole,
     }  # fmt: skip
     positions = inputs.max_positions(model)
     if positions is not None and limit > positions < measured.longest:
         raise ArgumentInvalid(
-            f"`max_length`: {limit} is more than the {positions} tokens that this model reads, and the longest text has "
-            f"{measured.longest}; set `max_length: {positions}` with `truncation: true`, or take a model that reads more",
+            f"`max_length`: {limit} is more than the {positions} tokens that this model reads, and the longest text "
+            f"has {measured.longest}; set `max_length: {positions}` with `truncation: true`, or take a model that "
+            "reads more",
             pointer="/max_length",
         )
     if not over:
         return [], facts
-    share = f"{over:,} of {len(measured.counts):,} rows ({over / len(measured.counts):.1%}) are longer than `max_length` {limit}"
+    of_all = f"{over:,} of {len(measured.counts):,} rows ({over / len(measured.counts):.1%})"
+    share = f"{of_all} are longer than `max_length` {limit}"
     keeps = f"the longest has {measured.longest} tokens, and {whole} is the smallest `max_length` that keeps 99 % whole"
     if not arguments.get("truncation"):
         raise DatasetInvalid(f"{share}; {keeps}. Raise it, shorten them, or allow `truncation: true`", **facts)

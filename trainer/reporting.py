@@ -137,7 +137,7 @@ def write_card(
 
 
 def _public_name(model: str) -> str:
-    """A hub name as it is; of a path only its last part: cards travel, and folders of this machine are nobody's business."""
+    """A hub name as it is; of a path only its last part: cards travel, and this machine's folders stay private."""
     return Path(model).name if model.startswith(("/", ".", "~")) or Path(model).is_dir() else model
 
 

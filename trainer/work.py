@@ -1,7 +1,7 @@
 """Execute a permitted run, in the process that will train.
 
-The order is the guarantee: nothing heavy loads and nothing is redeemed before the files on disk are known to be those that
-were signed. Numbers continue `enforcer.tickets.verify`.
+The order is the guarantee: nothing heavy loads and nothing is redeemed before the files on disk are known to be those
+that were signed. Numbers continue `enforcer.tickets.verify`.
 """
 
 import logging
@@ -127,13 +127,14 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
             )
     if inputs.folder_digest(permit.model) != spec.inputs.model.digest:
         raise TicketInvalid(
-            f"the ticket is refused: model `{spec.inputs.model.name}` changed since it was issued; ask for a new ticket",
+            f"the ticket is refused: model `{spec.inputs.model.name}` changed since it was issued; "
+            "ask for a new ticket",
             step=16,
         )
 
 
 def _keep_to_gpus(permitted: int) -> None:
-    """Show CUDA only as many devices as the ticket permits. It looks when it is first used, which is later than here."""
+    """Show CUDA only as many devices as the ticket permits. It looks when it is first used, which is after this."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(permitted)))

@@ -2,18 +2,20 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlmodel import Session
 
 from enforcer import wire
 from registry import audit
 from registry.access import Matter, May, Permit, SignedIn
-from registry.db import DbSession
+from registry.books import TheBooks
 from registry.paging import Filter, Page
 from registry.tables import Event
 
 router = APIRouter(tags=["audit"])
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
 
 class EventQuery(BaseModel):
@@ -52,42 +54,41 @@ def _unit_in_export(query: Annotated[ExportQuery, Query()]) -> Matter:
 def list_events(
     query: Annotated[EventPageQuery, Query()],
     auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_on_page))],
-    session: DbSession,
+    books: TheBooks,
 ) -> wire.EventPage:
     """Events of one business unit, newest first; the auditor's own unless another is named. Reading is an event too."""
     wanted = _filter(query, auditor)
-    found, token = Page(query.page_size, query.page_token, wanted).newest_first(session, Event)
-    _record_reading(session, "audit.read", auditor, wanted, len(found))
-    return wire.EventPage(items=[wire.Event.model_validate(event) for event in found], next_page_token=token)
+    page = Page(query.page_size, query.page_token, wanted)
+    with books.writing() as session:
+        found, token = page.newest_first(session, Event)
+        _record_reading(session, "audit.read", auditor, wanted, len(found))
+        return wire.EventPage(items=[wire.Event.model_validate(event) for event in found], next_page_token=token)
 
 
 @router.get("/v1/audit:export", operation_id="exportEvents", response_class=StreamingResponse)
 def export_events(
     query: Annotated[ExportQuery, Query()],
     auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_in_export))],
-    request: Request,
-    session: DbSession,
+    books: TheBooks,
 ) -> StreamingResponse:
     """All matching events, oldest first. `ndjson` carries a signed checkpoint and a proof for each event."""
-    books = request.app.state.books
     wanted = _filter(query, auditor)
-    if query.format == "ndjson":
-        lines = list(audit.export_ndjson(session, wanted, books.log_origin, books.log_key))
-        media_type = "application/x-ndjson"
-    else:
-        lines = list(audit.export_csv(session, wanted))
-        media_type = "text/csv; charset=utf-8"
-    _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
+    with books.writing() as session:
+        if query.format == "ndjson":
+            lines = list(audit.export_ndjson(session, wanted, books.log_origin, books.log_key))
+        else:
+            lines = list(audit.export_csv(session, wanted))
+        _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
     headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
-    return StreamingResponse(iter(lines), media_type=media_type, headers=headers)
+    return StreamingResponse(iter(lines), media_type=MEDIA_TYPES[query.format], headers=headers)
 
 
 @router.get("/tlog/checkpoint", operation_id="getCheckpoint")
-def get_checkpoint(_caller: SignedIn, request: Request, session: DbSession) -> wire.Checkpoint:
+def get_checkpoint(_caller: SignedIn, books: TheBooks) -> wire.Checkpoint:
     """The signed head of the log. Keep it: a later export must contain everything it covers."""
-    books = request.app.state.books
-    audit.sequence(session)
-    return audit.checkpoint(session, books.log_origin, books.log_key)[1]
+    with books.writing() as session:
+        audit.sequence(session)
+        return audit.checkpoint(session, books.log_origin, books.log_key)[1]
 
 
 def _filter(query: EventQuery, auditor: Permit) -> Filter:
@@ -96,7 +97,7 @@ def _filter(query: EventQuery, auditor: Permit) -> Filter:
     return Filter(**asked, business_unit=None if auditor.unit == "all" else auditor.unit)
 
 
-def _record_reading(session: DbSession, kind: str, auditor: Permit, wanted: Filter, count: int) -> None:
+def _record_reading(session: Session, kind: str, auditor: Permit, wanted: Filter, count: int) -> None:
     asked = {name: str(value) for name, value in wanted.wanted.items()}
     audit.record(
         session,

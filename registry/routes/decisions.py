@@ -2,32 +2,26 @@
 
 from dataclasses import asdict
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from enforcer import wire
 from enforcer.policy.snapshot import ANY_TAG
 from registry import access, tags
 from registry.access import SignedIn
-from registry.db import ReadSession
+from registry.books import TheBooks
 
 router = APIRouter(prefix="/access/v1", tags=["decisions"])
 
 
 @router.post("/evaluation", operation_id="evaluate")
-def evaluate(
-    asked: wire.EvaluationRequest, caller: SignedIn, request: Request, session: ReadSession
-) -> wire.Evaluation:
+def evaluate(asked: wire.EvaluationRequest, caller: SignedIn, books: TheBooks) -> wire.Evaluation:
     """May the caller do this? Asking changes nothing and is not an attempt."""
-    books = request.app.state.books
-    context = asked.context
-    matter = access.Matter(
-        tag=ANY_TAG if asked.resource.id == ANY_TAG else tags.find(session, asked.resource.id).name,
-        unit=context.business_unit,
-        target=context.target,
-        gpus=context.gpus,
-        model=context.model,
-    )
-    decision = access.decide(books.gate(session), caller, asked.action.name, matter)
+    context, name = asked.context, asked.resource.id
+    with books.reading() as session:
+        tag = ANY_TAG if name == ANY_TAG else tags.find(session, name).name
+        gate = books.gate(session)
+    matter = access.Matter(tag, context.business_unit, context.target, context.gpus, context.model)
+    decision = access.decide(gate, caller, asked.action.name, matter)
     return wire.Evaluation(
         decision=decision.allowed,
         context=wire.EvaluationReason(

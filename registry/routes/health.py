@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from sqlalchemy import text
 
 from enforcer.problems import Unavailable
-from registry import db
 from registry.access import Public
+from registry.books import TheBooks
 
 router = APIRouter(tags=["health"], dependencies=[Public])
 CACHE_S = 600
@@ -20,11 +20,10 @@ def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", operation_id="readyz")
-def readyz(request: Request) -> dict[str, str]:
+def readyz(books: TheBooks) -> dict[str, str]:
     """The database answers, and a policy is live."""
-    books = request.app.state.books
     try:
-        with db.reading(books.engine) as session:
+        with books.reading() as session:
             session.connection().execute(text("select 1 from alembic_version"))
     except Exception as error:
         raise Unavailable("the database does not answer; see the service's log") from error
@@ -32,14 +31,14 @@ def readyz(request: Request) -> dict[str, str]:
 
 
 @router.get("/.well-known/jwks.json", operation_id="ticketKeys")
-def ticket_keys(request: Request, response: Response) -> dict[str, Any]:
+def ticket_keys(books: TheBooks, response: Response) -> dict[str, Any]:
     """The public keys of run tickets (RFC 7517)."""
     response.headers["Cache-Control"] = f"public, max-age={CACHE_S}"
-    return {"keys": [request.app.state.books.ticket_key.public_jwk()]}
+    return {"keys": [books.ticket_key.public_jwk()]}
 
 
 @router.get("/tlog/jwks.json", operation_id="logKeys")
-def log_keys(request: Request, response: Response) -> dict[str, Any]:
+def log_keys(books: TheBooks, response: Response) -> dict[str, Any]:
     """The public keys of log checkpoints. Apart from those of tickets: a key has one purpose."""
     response.headers["Cache-Control"] = f"public, max-age={CACHE_S}"
-    return {"keys": [request.app.state.books.log_key.public_jwk()]}
+    return {"keys": [books.log_key.public_jwk()]}

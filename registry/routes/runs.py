@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.gates import Verdict
-from registry import db, runs
+from registry import runs
 from registry.access import LeaseHolder, Matter, May, Permit
-from registry.db import DbSession, ReadSession
+from registry.books import TheBooks
 from registry.paging import Filter, Page
 from registry.tables import Run
 
@@ -32,9 +32,9 @@ def _unit_in_query(query: Annotated[RunQuery, Query()]) -> Matter:
     return Matter(unit=query.business_unit)
 
 
-def _run_in_path(request: Request, run_id: str) -> Matter:
-    with db.reading(request.app.state.books.engine) as session:
-        run = runs.get(session, run_id)
+def _run_in_path(request: Request, books: TheBooks, run_id: str) -> Matter:
+    with books.reading() as session:
+        run = runs.as_wire(runs.get(session, run_id))
     request.state.attempt.facts.update(run_id=run.id)
     return Matter(tag=run.task_type, unit=run.business_unit)
 
@@ -43,40 +43,44 @@ def _run_in_path(request: Request, run_id: str) -> Matter:
 def list_runs(
     query: Annotated[RunQuery, Query()],
     reader: Annotated[Permit, Depends(May("run-read", about=_unit_in_query))],
-    session: ReadSession,
+    books: TheBooks,
 ) -> wire.RunPage:
     """Runs of one business unit, newest first; the caller's own unit unless another is named. `all` is every unit."""
     unit = None if reader.unit == "all" else reader.unit
     wanted = Filter(**query.model_dump(exclude={"page_size", "page_token", "business_unit"}), business_unit=unit)
-    found, token = Page(query.page_size, query.page_token, wanted).newest_first(session, Run)
-    return wire.RunPage(items=[runs.as_wire(run) for run in found], next_page_token=token)
+    page = Page(query.page_size, query.page_token, wanted)
+    with books.reading() as session:
+        found, token = page.newest_first(session, Run)
+        return wire.RunPage(items=[runs.as_wire(run) for run in found], next_page_token=token)
 
 
 @router.get("/{run_id}", operation_id="getRun")
 def get_run(
-    run_id: str, _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))], session: ReadSession
+    run_id: str, _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))], books: TheBooks
 ) -> wire.Run:
     """One run with its scores and the judgement of its gates."""
-    return runs.as_wire(runs.get(session, run_id))
+    with books.reading() as session:
+        return runs.as_wire(runs.get(session, run_id))
 
 
 @router.post("/{run_id}:cancel", operation_id="cancelRun")
 def cancel_run(
-    run_id: str, canceller: Annotated[Permit, Depends(May("cancel", about=_run_in_path))], session: DbSession
+    run_id: str, canceller: Annotated[Permit, Depends(May("cancel", about=_run_in_path))], books: TheBooks
 ) -> wire.Run:
     """Ask a run to save a checkpoint and stop."""
-    return runs.as_wire(runs.cancel(session, run_id, canceller))
+    with books.writing() as session:
+        return runs.as_wire(runs.cancel(session, run_id, canceller))
 
 
 @router.post("/{run_id}/heartbeats", operation_id="sendHeartbeat")
-def send_heartbeat(
-    beat: wire.Heartbeat, lease: LeaseHolder, request: Request, session: DbSession
-) -> wire.HeartbeatAnswer:
+def send_heartbeat(beat: wire.Heartbeat, lease: LeaseHolder, books: TheBooks) -> wire.HeartbeatAnswer:
     """A running run renews its lease and learns whether to go on."""
-    return runs.heartbeat(session, lease.run_id, beat, request.app.state.books)
+    with books.writing() as session:
+        return runs.heartbeat(session, lease.run_id, beat, books)
 
 
 @router.post("/{run_id}/report", operation_id="reportRun")
-def report_run(told: wire.Report, lease: LeaseHolder, session: DbSession) -> wire.Run:
+def report_run(told: wire.Report, lease: LeaseHolder, books: TheBooks) -> wire.Run:
     """The end of a run: its scores are evidence, the verdict in the answer is the registry's."""
-    return runs.as_wire(runs.report(session, lease.run_id, told))
+    with books.writing() as session:
+        return runs.as_wire(runs.report(session, lease.run_id, told))

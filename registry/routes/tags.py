@@ -9,7 +9,7 @@ from enforcer import names, wire
 from enforcer.profiles import Kind
 from registry import tags
 from registry.access import SignedIn
-from registry.db import ReadSession
+from registry.books import TheBooks
 from registry.paging import Filter, Page
 from registry.tables import Tag, TagVersion
 
@@ -26,11 +26,12 @@ class TagQuery(BaseModel):
 
 
 @router.get("", operation_id="listTags")
-def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, session: ReadSession) -> wire.TagPage:
+def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.TagPage:
     """The vocabulary by name."""
-    wanted = Filter(kind=query.kind, parent=query.parent)
-    found, token = Page(query.page_size, query.page_token, wanted).by_name(session, Tag)
-    return wire.TagPage(items=[tags.as_wire(session, tag) for tag in found], next_page_token=token)
+    page = Page(query.page_size, query.page_token, Filter(kind=query.kind, parent=query.parent))
+    with books.reading() as session:
+        found, token = page.by_name(session, Tag)
+        return wire.TagPage(items=[tags.as_wire(session, tag) for tag in found], next_page_token=token)
 
 
 @router.get("/{name}", operation_id="getTag")
@@ -38,11 +39,12 @@ def get_tag(
     name: str,
     response: Response,
     _caller: SignedIn,
-    session: ReadSession,
+    books: TheBooks,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> wire.TagDetail:
     """A task type with the profile of its current version. An alias answers with the tag it stands for."""
-    detail = tags.as_detail(session, tags.find(session, name))
+    with books.reading() as session:
+        detail = tags.as_detail(session, tags.find(session, name))
     response.headers["ETag"] = etag = f'"{detail.profile_digest}"'
     if if_none_match == etag:
         response.status_code = 304
@@ -50,21 +52,24 @@ def get_tag(
 
 
 @router.get("/{name}/versions", operation_id="listTagVersions")
-def list_versions(name: str, _caller: SignedIn, session: ReadSession) -> wire.TagVersionPage:
+def list_versions(name: str, _caller: SignedIn, books: TheBooks) -> wire.TagVersionPage:
     """Every version, oldest first."""
-    return wire.TagVersionPage(items=[_as_wire(version) for version in tags.versions(session, name)])
+    with books.reading() as session:
+        return wire.TagVersionPage(items=[_as_wire(version) for version in tags.versions(session, name)])
 
 
 @router.get("/{name}/versions/{version}", operation_id="getTagVersion")
-def get_version(name: str, version: int, _caller: SignedIn, session: ReadSession) -> wire.TagVersion:
+def get_version(name: str, version: int, _caller: SignedIn, books: TheBooks) -> wire.TagVersion:
     """One immutable version."""
-    return _as_wire(tags.version(session, name, version))
+    with books.reading() as session:
+        return _as_wire(tags.version(session, name, version))
 
 
 @router.post(":check-name", operation_id="checkTagName")
-def check_name(asked: wire.NameCheckRequest, _caller: SignedIn, session: ReadSession) -> wire.NameCheck:
+def check_name(asked: wire.NameCheckRequest, _caller: SignedIn, books: TheBooks) -> wire.NameCheck:
     """May a new task type be called so? Says which rule speaks against it, and what to use instead."""
-    return wire.NameCheck.model_validate(names.check_name(asked.name, tags.vocabulary(session)))
+    with books.reading() as session:
+        return wire.NameCheck.model_validate(names.check_name(asked.name, tags.vocabulary(session)))
 
 
 def _as_wire(version: TagVersion) -> wire.TagVersion:

@@ -6,26 +6,27 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from enforcer import wire
 from enforcer.problems import UnknownTaskType
-from registry import db, tags, tickets
+from registry import tags, tickets
 from registry.access import Matter, May, Permit, SignedIn, TicketHolder
-from registry.db import DbSession, ReadSession
+from registry.books import TheBooks
 
 router = APIRouter(prefix="/v1/tickets", tags=["tickets"])
 
 
-def _run_in_body(request: Request, asked: wire.TicketRequest) -> Matter:
+def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -> Matter:
     facts = request.state.attempt.facts
     if asked.business_unit:
         facts["business_unit"] = asked.business_unit
-    with db.reading(request.app.state.books.engine) as session:
+    with books.reading() as session:
         try:
             tag = tags.find_active(session, asked.task_type)
         except UnknownTaskType:
             # What was asked for goes into the detail: only the vocabulary's own words stand in the column.
             facts["detail"] = {"asked_for": asked.task_type}
             raise
+        name = tag.name
     return Matter(
-        tag=tag.name, unit=asked.business_unit, target=asked.target, gpus=asked.gpus, model=asked.inputs.model.name
+        tag=name, unit=asked.business_unit, target=asked.target, gpus=asked.gpus, model=asked.inputs.model.name
     )
 
 
@@ -39,28 +40,29 @@ def _run_in_body(request: Request, asked: wire.TicketRequest) -> Matter:
 def issue_ticket(
     asked: wire.TicketRequest,
     trainer: Annotated[Permit, Depends(May("submit", about=_run_in_body))],
-    request: Request,
+    books: TheBooks,
     response: Response,
-    session: DbSession,
     idempotency_key: Annotated[str, Header(min_length=8, max_length=80)],
     validate_only: bool = False,
 ) -> wire.TicketGrant | wire.TicketPlan:
     """A signed permit for exactly this run: one tag and version, these inputs, this place, 15 minutes, once."""
     if validate_only:
         response.status_code = 200
-        return tickets.plan(session, asked, trainer)
-    return tickets.issue(session, asked, trainer, request.app.state.books, idempotency_key=idempotency_key)
+        with books.reading() as session:
+            return tickets.plan(session, asked, trainer)
+    with books.writing() as session:
+        return tickets.issue(session, asked, trainer, books, idempotency_key=idempotency_key)
 
 
 @router.get("/{jti}", operation_id="getTicket")
-def get_ticket(jti: str, caller: SignedIn, session: ReadSession) -> wire.TicketStatus:
+def get_ticket(jti: str, caller: SignedIn, books: TheBooks) -> wire.TicketStatus:
     """Where one of the caller's own tickets stands."""
-    return tickets.status(session, jti, caller)
+    with books.reading() as session:
+        return tickets.status(session, jti, caller)
 
 
 @router.post("/{jti}:redeem", operation_id="redeemTicket")
-def redeem_ticket(
-    redemption: wire.Redemption, holder: TicketHolder, request: Request, session: DbSession
-) -> wire.Lease:
+def redeem_ticket(redemption: wire.Redemption, holder: TicketHolder, books: TheBooks) -> wire.Lease:
     """Start the run: trade the ticket, with a proof by its key, for a lease."""
-    return tickets.redeem(session, holder, redemption, request.app.state.books)
+    with books.writing() as session:
+        return tickets.redeem(session, holder, redemption, books)

@@ -153,7 +153,7 @@ def test_the_database_refuses_to_change_the_record(busy: Registry, statement: st
 
 
 def test_a_csv_export_is_complete_and_runs_no_formula(busy: Registry) -> None:
-    with db.writing(busy.books.engine) as session, session.begin():
+    with db.writing(busy.books.engine) as session:
         from registry import audit
         from registry.identity import Actor
 

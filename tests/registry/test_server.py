@@ -94,11 +94,15 @@ def test_it_idles_under_150_mib_and_never_imports_torch(served: tuple[str, subpr
 
 
 def test_beyond_loopback_it_refuses_to_start_while_nobody_could_sign_in(environment: dict[str, str]) -> None:
-    refused = tagwarden(environment, "serve", "--host", "0.0.0.0", "--port", str(free_port()))
+    named = {**environment, "TAGWARDEN_PUBLIC_URL": "https://registry.example"}
+    arguments = ("serve", "--host", "0.0.0.0", "--port", str(free_port()))
 
-    assert refused.returncode == 2
-    assert "tagwarden token create" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    nameless, nobody = tagwarden(environment, *arguments), tagwarden(named, *arguments)
+
+    assert (nameless.returncode, nobody.returncode) == (2, 2)
+    assert "set TAGWARDEN_PUBLIC_URL" in nameless.stderr
+    assert "tagwarden token create" in nobody.stderr
+    assert "Traceback" not in nameless.stderr + nobody.stderr
 
 
 def test_a_taken_port_is_named_with_the_way_out(environment: dict[str, str]) -> None:

@@ -222,7 +222,7 @@ def test_an_expired_ticket_is_not_redeemed(tmp_path, run_key: SigningKey) -> Non
 
     registry = Registry(Settings(state_dir=tmp_path / "state", ticket_ttl_s=30))
     grant = ask(registry.as_("wang", "trainers"), ticket_request(jkt=run_key.thumbprint)).json()
-    with db.writing(registry.books.engine) as session, session.begin():
+    with db.writing(registry.books.engine) as session:
         session.connection().execute(update(Ticket).values(expires_at=db.utc_now() - timedelta(seconds=1)))
 
     reply = redeem(registry, grant, run_key)

@@ -1,4 +1,4 @@
-"""A trainer's desk: a model, data and config in a folder, and `swift-submit` as a real child process against a registry."""
+"""A trainer's desk: a model, data and config in a folder, and `swift-submit` as a child process against a registry."""
 
 import json
 import os

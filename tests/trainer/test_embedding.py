@@ -82,6 +82,18 @@ def test_the_pair_loss_is_infonce_over_the_pair() -> None:
     assert loss([{"text": name} for name in "apn"]).item() == pytest.approx(0.0024757, abs=1e-7)
 
 
+def test_no_text_is_its_own_negative_and_rows_without_a_step_are_counted(encoder: Path, tmp_path: Path) -> None:
+    """Two pairs, eight times each. In one batch of 16 each positive has 7 twins for negatives: loss >= ln 8 = 2.08.
+    Without twins a batch holds 2 rows: about ln 2 = 0.69. One step an epoch is planned, so 14 rows get none."""
+    rows = [{"anchor": f"the w{i}", "positive": f"w{i} a"} for i in (1, 2)] * 8
+    job = make_job(tmp_path, encoder, EMBEDDING, train_rows=rows, max_steps=-1, temperature=1.0)
+
+    outcome = embedding.train(job)
+
+    assert losses(outcome)[0] < 0.8
+    assert outcome.details["rows_crowded_out_of_first_epoch"] == 14
+
+
 def test_big_batches_go_through_the_cache_with_the_same_gradient(
     encoder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from tiny import EMBEDDING, Run, contents, trained
@@ -98,6 +99,21 @@ def test_many_documents_go_into_a_graph_with_measured_recall(embedder: Run, tmp_
     assert pack.manifest["recall@10"] > 0.95
     assert pack.search("the w3", 3)[0].score <= 1.0001
     assert contents(first) == contents(second)
+
+
+def test_a_graph_is_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_pack, "HNSW_FROM", 100)
+    vectors = np.random.default_rng(0).normal(size=(2_000, 16)).astype(np.float32)
+    threads = faiss.omp_get_max_threads()
+
+    def graph(on: int) -> Any:
+        faiss.omp_set_num_threads(on)
+        return faiss.serialize_index(faiss_pack._index(vectors, np.arange(2_000)))
+
+    one, two = graph(1), graph(2)
+    faiss.omp_set_num_threads(threads)
+
+    assert np.array_equal(one, two)
 
 
 def test_vectors_that_are_not_normalised_are_refused(encoder: Path, tmp_path: Path) -> None:

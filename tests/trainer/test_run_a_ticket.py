@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from submitting import Desk, events
 
 from enforcer import tickets
 from enforcer.problems import TicketInvalid, TicketUsed
+from registry import db
 from trainer import handover, permit
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
@@ -88,6 +90,19 @@ def test_a_used_ticket_is_refused_in_words(desk: Desk) -> None:
 
     with pytest.raises(TicketUsed, match="it starts one run and no second"):
         local.launch(given, lambda event: None)
+
+
+def test_a_ticket_that_waited_too_long_is_refused(
+    desk: Desk, live_registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = handover.write(permitted(desk, max_steps=2))
+    assert given.file is not None
+    real = db.utc_now
+    monkeypatch.setattr(db, "utc_now", lambda: real() + timedelta(minutes=16))
+
+    code, last = worker(given.file)
+
+    assert (code, last["problem"]["code"]) == (8, "ticket-expired")
 
 
 @pytest.mark.parametrize(

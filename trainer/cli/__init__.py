@@ -15,7 +15,7 @@ from trainer.exits import FINE, INTERRUPTED, MEANING
 
 COMMANDS = {  # name: (where it lives, its first line of help)
     "run": ("trainer.cli.run:run", "Ask for a ticket, train, evaluate, report."),
-    "plan": ("trainer.cli.plan:plan", "Say what `run` would do. Nothing is made."),
+    "plan": ("trainer.cli.plan:plan", "Say what `run` would do."),
     "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),
@@ -40,10 +40,10 @@ class LazyGroup(click.Group):
         super().__init__(*args, **settings)  # type: ignore[arg-type]
         self._lazy = lazy
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(self._lazy)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._lazy:
             return None
         module, _, name = self._lazy[cmd_name][0].partition(":")
@@ -60,11 +60,11 @@ class LazyGroup(click.Group):
             ctx.fail(f"`{args[0]}` is no command; {hint}")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in self._lazy.items()])
+            formatter.write_dl([(name, said) for name, (_, said) in self._lazy.items()])
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Environment"):
             formatter.write_dl(list(VARIABLES.items()))
         with formatter.section("Exit codes"):

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @asking.run_flags
-@click.option("--detailed-exitcode", is_flag=True, help="0 would run, 3 denied, 5 approval pending, 6 not valid.")
+@click.option("--detailed-exitcode", is_flag=True, help="0 would run, 3 denied, 5 approval pending, 6 invalid.")
 def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, **flags: Any) -> None:
     """Say what `run` would do. Nothing is made.
 
-    Exits 0 when the run would start and 1 when it would be refused; --detailed-exitcode tells refusals apart. What keeps
-    a plan from being made at all (no registry, not signed in) has the exit code it always has.
+    Exits 0 when the run would start and 1 when it would be refused; --detailed-exitcode tells refusals apart. What
+    keeps a plan from being made at all (no registry, not signed in) has the exit code it always has.
     """
     from enforcer.problems import Problem
     from trainer import permit

@@ -41,8 +41,8 @@ def list_(task_type: str | None, business_unit: str | None, state: str | None, v
             found += page.items
     found = found[:limit]
     rows = [
-        (run.id, f"{run.task_type}@{run.version}", run.business_unit, run.actor, run.state, f"{run.step}/{run.total_steps}",
-         run.verdict, f"{run.created_at:%Y-%m-%d %H:%M}")
+        (run.id, f"{run.task_type}@{run.version}", run.business_unit, run.actor, run.state,
+         f"{run.step}/{run.total_steps}", run.verdict, f"{run.created_at:%Y-%m-%d %H:%M}")
         for run in found
     ]  # fmt: skip
     session.output.result(

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainer import settings
 from trainer.cli import flags
 from trainer.cli.output import Output
-from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.client import Registry
     from trainer.link import Link
+    from trainer.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,9 @@ class Session:
     output: Output
 
     @cached_property
-    def settings(self) -> Settings:
+    def settings(self) -> "Settings":
+        from trainer import settings
+
         return settings.load({name: self.given.get(name) for name in ("server", "timeout")})
 
     def registry(self) -> "Registry":

@@ -101,7 +101,8 @@ def _profile(profile: "Profile") -> list[str]:
         *(("gate", gate) for gate in gates),
         *((f"column {name}", f"{column.type}{'' if column.required else ', optional'}: {column.help}")
           for name, column in profile.columns.items()),
-        *(("binding", f"{bound.framework} {bound.versions}: {bound.command} {bound.args or ''}") for bound in profile.bindings),
+        *(("binding", f"{bound.framework} {bound.versions}: {bound.command} {bound.args or ''}")
+          for bound in profile.bindings),
     ]  # fmt: skip
     arguments = [
         (name, parameter.type, _bounds(parameter), parameter.help) for name, parameter in profile.parameters.items()

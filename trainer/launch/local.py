@@ -1,7 +1,7 @@
 """Run a permit in a child process on this machine, and tell what it does.
 
-The child gets the path of a 0600 permit file and nothing else: no key, ticket or API token on its command line or in its
-environment. It stands in a session of its own, so that Ctrl-C reaches it once, from here.
+The child gets the path of a 0600 permit file and nothing else: no key, ticket or API token on its command line or in
+its environment. It stands in a session of its own, so that Ctrl-C reaches it once, from here.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def _signals_forwarded() -> Iterator[list["subprocess.Popen[bytes]"]]:
     asked = 0
     workers: list[subprocess.Popen[bytes]] = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
         for worker in workers:

@@ -1,8 +1,8 @@
 """`python -P -m trainer.launch.worker PERMIT_FILE`: the process that trains.
 
-It trusts nothing its parent says beyond where the permit lies, and checks the signed files by itself before anything heavy
-loads. What it has to say goes as JSON lines to the descriptor that was its stdout; whatever libraries print goes to
-stderr, which is the run's `train.log`.
+It trusts nothing its parent says beyond where the permit lies, and checks the signed files by itself before anything
+heavy loads. What it has to say goes as JSON lines to the descriptor that was its stdout; whatever libraries print goes
+to stderr, which is the run's `train.log`.
 
 Events: `lease` (for the parent alone), `step`, `ended` (with the run), `problem` (with the problem document).
 """

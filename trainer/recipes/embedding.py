@@ -65,11 +65,13 @@ def train(job: Job) -> Outcome:
             train_dataset=Dataset.from_dict({name: [row[name] for row in job.train_rows] for name in columns}),
             loss=_loss(job, model),
         )
+        crowded_out = _crowded_out(trainer)
         outcome = _steps.run(job, trainer, board)
         if outcome.stopped is not None:
             return outcome
         model.save_pretrained(str(job.folder.model), create_model_card=False)
-        outcome = replace(outcome, model=model, scores=_scores(job, model))
+        details = {**outcome.details, "rows_crowded_out_of_first_epoch": crowded_out}
+        outcome = replace(outcome, model=model, scores=_scores(job, model), details=details)
         return _steps.finish(job, outcome, board)
 
 
@@ -123,6 +125,19 @@ def _transformer_folder(model_dir: Path) -> Path:
         return model_dir
     path: str = json.loads(listing.read_text())[0]["path"]
     return model_dir / path
+
+
+def _crowded_out(trainer: SentenceTransformerTrainer) -> int:
+    """How many rows the first epoch has no step for: they share a text with others, which makes for more and smaller
+    batches, while the trainer counts steps as if all batches were full."""
+    sampler = trainer.get_train_dataloader().batch_sampler
+    beyond = sum(len(batch) for batch in [*sampler][len(sampler) :])
+    if beyond:
+        rows = len(trainer.train_dataset)
+        log.warning(
+            "%d of %d rows wait for a later epoch: a batch holds no text twice; use smaller batches", beyond, rows
+        )
+    return beyond
 
 
 def _loss(job: Job, model: SentenceTransformer) -> Any:

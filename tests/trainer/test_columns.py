@@ -1,0 +1,164 @@
+"""From the columns of a file to those of a profile, and the split."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enforcer.problems import DatasetInvalid
+from enforcer.profiles import Column, Limits, Profile
+from trainer import rows
+from trainer.columns import content, examples, split
+
+NAMES = ["bad", "good"]
+ARGUMENTS = {"label_names": NAMES}
+
+
+def profile(**columns: Column) -> Profile:
+    return Profile(
+        recipe="r", parameters={}, columns=columns, metrics=[], pool="p", limits=Limits(max_gpus=0, max_runtime_s=60)
+    )
+
+
+TEXT, LABEL = Column(type="text", help="t"), Column(type="label", help="l")
+OPTIONAL = Column(type="text", help="o", required=False)
+CLASSIFIER = profile(text=TEXT, label=LABEL)
+RETRIEVER = profile(anchor=TEXT, positive=TEXT, negative=OPTIONAL)
+
+
+def mapped(raw: list[dict[str, Any]], by: Profile = CLASSIFIER, **columns: str) -> list[Any]:
+    return examples(rows.hold(raw), by, columns, ARGUMENTS)
+
+
+def refusal(raw: list[dict[str, Any]], by: Profile = CLASSIFIER, **columns: str) -> DatasetInvalid:
+    with pytest.raises(DatasetInvalid) as refused:
+        mapped(raw, by, **columns)
+    return refused.value
+
+
+def test_columns_are_renamed_and_the_rest_is_left_aside() -> None:
+    found = mapped([{"review": "fine", "stars": "good", "id": 7}], text="review", label="stars")
+
+    assert found == [{"text": "fine", "label": "good"}]
+
+
+@pytest.mark.parametrize(
+    ("raw", "proposal"),
+    [
+        ({"review": "a", "label": "bad"}, "review"),
+        ({"txt": "a", "label": "bad", "id": "1"}, "txt"),
+        ({"whatever": "a", "label": "bad"}, "whatever"),
+    ],
+    ids=["a usual name", "a near name", "the only one left"],
+)
+def test_a_missing_column_comes_with_a_proposal(raw: dict[str, str], proposal: str) -> None:
+    refused = refusal([raw])
+
+    assert f"`text` <- `{proposal}`? Map it with `columns: {{text: {proposal}}}`" in refused.detail
+
+
+def test_without_a_likely_column_the_file_s_own_are_listed() -> None:
+    assert "the file has `a1`, `b2`" in refusal([{"a1": "x", "b2": "y", "label": "bad"}]).detail
+
+
+def test_a_mapping_for_a_column_that_no_profile_has_is_answered_with_the_near_one() -> None:
+    assert "did you mean `label`?" in refusal([{"text": "a", "label": "bad"}], lable="x").detail
+
+
+@pytest.mark.parametrize(
+    ("row", "says", "pointer"),
+    [
+        ({"text": " ", "label": "bad"}, "`text` is empty", "/text"),
+        ({"text": None, "label": "bad"}, "`text` is missing", "/text"),
+        ({"label": "bad"}, "`text` is missing", "/text"),
+        ({"text": 3, "label": "bad"}, "`text` is `int`, not text", "/text"),
+        ({"text": "a"}, "`label` is missing; every row needs a label", "/label"),
+        ({"text": "a", "label": ""}, "`label` is missing", "/label"),
+        ({"text": "a", "label": True}, "`label` is `bool`", "/label"),
+    ],
+)
+def test_a_broken_row_is_told_with_its_number_and_pointer(row: dict[str, Any], says: str, pointer: str) -> None:
+    refused = refusal([{"text": "a", "label": "good"}, row])
+
+    assert "row 2 of" in refused.detail
+    assert says in refused.detail
+    assert (refused.facts["row"], refused.facts["pointer"]) == (2, pointer)
+
+
+def test_labels_outside_are_counted_with_their_first_rows_and_near_names() -> None:
+    refused = refusal([{"text": "a", "label": label} for label in ("good", "goood", "goood", "ugly")])
+
+    assert "3 rows whose label is not in `label_names`: `goood` (2), `ugly` (1); first rows: 2, 3, 4" in refused.detail
+    assert "`goood` -> `good`?" in refused.detail
+
+
+def test_numbers_are_labels_by_index_and_out_of_range_they_are_none() -> None:
+    assert [row["label"] for row in mapped([{"text": "a", "label": i} for i in (0, 1)])] == NAMES
+    assert "`2` (1)" in refusal([{"text": "a", "label": 2}]).detail
+    assert "`-1` (1)" in refusal([{"text": "a", "label": -1}]).detail
+
+
+def test_digits_are_numbers_only_in_formats_that_have_no_numbers() -> None:
+    raw = [{"text": "a", "label": "1"}]
+    csv = rows.Source("d.csv", "sha256:0", raw, textual=True)
+
+    assert examples(csv, CLASSIFIER, {}, ARGUMENTS)[0]["label"] == "good"
+    assert "`1` (1)" in refusal(raw).detail
+
+
+def test_an_optional_column_is_for_all_rows_or_for_none() -> None:
+    with_it = {"anchor": "q", "positive": "p", "negative": "n"}
+    without = {"anchor": "q", "positive": "p"}
+
+    assert mapped([without], RETRIEVER) == [without]
+    assert mapped([with_it], RETRIEVER) == [with_it]
+    assert "1 of 2 rows have a `negative`" in refusal([with_it, without], RETRIEVER).detail
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+HEADERS = st.lists(WORDS, min_size=2, max_size=2, unique=True)
+
+
+@given(HEADERS, st.lists(st.tuples(WORDS, st.sampled_from(NAMES)), min_size=1))
+def test_mapping_carries_every_value_over_whatever_the_columns_are_called(
+    headers: list[str], pairs: list[tuple[str, str]]
+) -> None:
+    raw = [dict(zip(headers, pair, strict=True)) for pair in pairs]
+
+    found = mapped(raw, text=headers[0], label=headers[1])
+
+    assert [(row["text"], row["label"]) for row in found] == pairs
+
+
+ROWS = st.lists(st.fixed_dictionaries({"text": st.text(max_size=3)}), min_size=2)
+FRACTIONS = st.floats(0.01, 0.99)
+SEEDS = st.integers(0, 2**32)
+
+
+@given(ROWS, FRACTIONS, SEEDS)
+def test_a_split_loses_nothing_and_shares_nothing(found: list[dict[str, str]], fraction: float, seed: int) -> None:
+    train, held_out = split(found, fraction, seed)
+
+    assert sorted(map(content, train + held_out)) == sorted(map(content, found))
+    assert not set(map(content, train)) & set(map(content, held_out))
+    assert train, "something is always left to train on"
+
+
+@given(ROWS, FRACTIONS, SEEDS, st.randoms())
+def test_a_split_depends_on_the_seed_and_not_on_the_order(
+    found: list[dict[str, str]], fraction: float, seed: int, random: Any
+) -> None:
+    shuffled = random.sample(found, len(found))
+
+    held_out = {content(row) for row in split(found, fraction, seed)[1]}
+
+    assert {content(row) for row in split(shuffled, fraction, seed)[1]} == held_out
+
+
+def test_a_split_of_distinct_rows_has_the_size_that_was_asked_for() -> None:
+    found = [{"text": str(i)} for i in range(200)]
+
+    assert [len(side) for side in split(found, 0.1, 1)] == [180, 20]
+    assert split(found, 0.1, 1) != split(found, 0.1, 2)
+    assert split(found, 0.0, 1) == (found, [])

@@ -1,0 +1,122 @@
+"""What a run reads besides rows: models that may be loaded, digests anybody can repeat, the code around us."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from enforcer.problems import ModelInvalid, OutputInvalid
+from trainer import inputs
+
+
+def model(folder: Path, **config: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_the_digest_of_a_folder_is_the_one_that_the_documented_command_gives(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / "sub" / "deep" / "字.txt").write_text("x")
+    (folder / "Z").write_text("")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("not part of it")
+    (folder / "sub" / ".hidden").write_text("nor this")
+    command = next(line.strip() for line in (inputs.__doc__ or "").splitlines() if line.strip().startswith("find "))
+
+    shell = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
+
+    assert inputs.folder_digest(folder) == f"sha256:{shell.stdout.split()[0]}"
+
+
+def test_a_renamed_file_changes_the_digest(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    before = inputs.folder_digest(folder)
+
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+
+    assert inputs.folder_digest(folder) != before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: shutil.rmtree(f), "is no model folder on this machine"),
+        (lambda f: (f / "config.json").unlink(), "has no readable `config.json`"),
+        (lambda f: (f / "config.json").write_text("{"), "has no readable `config.json`"),
+        (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only as pickle (`pytorch_model.bin`)"),
+        (lambda f: (f / "config.json").write_text('{"auto_map": {"AutoModel": "x.Y"}}'), "wants its own code run"),
+        (lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": {"A": "x.Y"}}'), "`tokenizer_config.json`"),
+    ],
+)
+def test_a_model_that_cannot_or_may_not_be_loaded_is_refused(tmp_path: Path, spoil: object, says: str) -> None:
+    folder = model(tmp_path / "m")
+    spoil(folder)  # type: ignore[operator]
+
+    with pytest.raises(ModelInvalid) as refused:
+        inputs.model_folder(str(folder))
+
+    assert says in refused.value.detail
+
+
+def test_a_hub_name_is_found_in_the_cache_and_otherwise_the_download_is_named(tmp_path: Path) -> None:
+    cache = tmp_path / "hub"
+    snapshot = model(cache / "models--BAAI--bge-small-zh-v1.5" / "snapshots" / "abc")
+    (cache / "models--BAAI--bge-small-zh-v1.5" / "refs").mkdir()
+    (cache / "models--BAAI--bge-small-zh-v1.5" / "refs" / "main").write_text("abc")
+    environment = {"HF_HUB_CACHE": str(cache)}
+
+    assert inputs.model_folder("BAAI/bge-small-zh-v1.5", environment) == snapshot
+    with pytest.raises(ModelInvalid, match="`hf download Qwen/Qwen3-7B` fetches it"):
+        inputs.model_folder("Qwen/Qwen3-7B", environment)
+
+
+def test_a_sentence_transformers_folder_may_keep_its_weights_one_level_down(tmp_path: Path) -> None:
+    folder = tmp_path / "st"
+    model(folder / "0_Transformer", max_position_embeddings=77)
+    (folder / "modules.json").write_text('[{"path": "0_Transformer"}]')
+
+    assert inputs.model_folder(str(folder)) == folder
+    assert inputs.max_positions(folder) == 77
+
+
+def test_the_code_is_a_commit_and_whether_it_was_changed_since(tmp_path: Path) -> None:
+    def git(*command: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True, capture_output=True)
+
+    assert inputs.code(tmp_path) == inputs.Code(commit=None, dirty=None), "no repository"
+    git("init")
+    assert inputs.code(tmp_path).commit is None, "no commit yet"
+    (tmp_path / "a.py").write_text("1")
+    git("add", "a.py")
+    git("commit", "-m", "a")
+
+    clean = inputs.code(tmp_path)
+    (tmp_path / "output").write_text("untracked")
+    still_clean = inputs.code(tmp_path)
+    (tmp_path / "a.py").write_text("2")
+
+    assert clean.dirty is False
+    assert still_clean == clean
+    assert inputs.code(tmp_path) == inputs.Code(commit=clean.commit, dirty=True)
+
+
+def test_an_output_folder_is_tried_without_leaving_anything(tmp_path: Path) -> None:
+    inputs.check_writable(tmp_path / "deep" / "below")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written_names_what_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(hashlib.sha256(b"").hexdigest())
+
+    for place in (tmp_path / "file" / "below", Path("/proc/output")):
+        with pytest.raises(OutputInvalid, match="cannot be written"):
+            inputs.check_writable(place)

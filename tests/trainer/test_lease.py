@@ -1,0 +1,125 @@
+"""Who may stop a run, and what does not."""
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from enforcer import wire
+from enforcer.problems import RegistryUnreachable, RunClosed
+from trainer.lease import Heartbeats, Watch, stopped_by_signals
+
+LEASE = wire.Lease.model_validate(
+    {"run_id": "r", "lease_token": "t", "expires_at": "2026-11-24T00:00:00Z", "heartbeat_s": 0}
+)
+
+
+class Answers:
+    """The one method of a registry that heartbeats use, at the edge of the network."""
+
+    class settings:  # noqa: N801
+        timeout_s = 5.0
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.beats = list(answers), list[wire.Heartbeat]()
+        self.enough = threading.Event()
+
+    def heartbeat(self, run_id: str, lease_token: str, beat: wire.Heartbeat) -> wire.HeartbeatAnswer:
+        self.beats.append(beat)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if len(self.answers) == 1:
+            self.enough.set()
+        time.sleep(0.005)
+        if isinstance(answer, Exception):
+            raise answer
+        return wire.HeartbeatAnswer.model_validate({"expires_at": "2026-11-24T00:00:00Z", "stop": answer})
+
+
+def beat(answers: Answers, watch: Watch) -> Heartbeats:
+    with Heartbeats(answers, LEASE, watch) as heartbeats:  # type: ignore[arg-type]
+        assert answers.enough.wait(5)
+        time.sleep(0.02)
+    return heartbeats
+
+
+def test_an_outage_stops_nothing() -> None:
+    watch = Watch(60)
+    answers = Answers(RegistryUnreachable("away"), RegistryUnreachable("away"), None)
+
+    heartbeats = beat(answers, watch)
+
+    assert watch.should_stop() is None
+    assert heartbeats.missed == 2
+    assert len(answers.beats) > 2, "it beats again"
+
+
+def test_a_registry_that_says_stop_is_obeyed_with_its_reason() -> None:
+    watch = Watch(60)
+
+    beat(Answers(None, "cancelled by user:boss"), watch)
+
+    assert watch.should_stop() == "cancelled by user:boss"
+
+
+def test_a_run_that_has_ended_in_the_books_stops() -> None:
+    watch = Watch(60)
+
+    beat(Answers(None, RunClosed("run `r` is failed")), watch)
+
+    assert watch.should_stop() == "lease-lost: run `r` is failed"
+
+
+def test_a_beat_carries_the_last_step_and_no_number_that_json_does_not_know() -> None:
+    watch = Watch(60)
+    watch.on_step(7, 10, {"loss": 0.5, "grad_norm": float("nan")})
+    answers = Answers(None)
+
+    beat(answers, watch)
+
+    assert answers.beats[-1] == wire.Heartbeat(step=7, total_steps=10, logs={"loss": 0.5})
+
+
+def test_a_run_ends_at_its_time_limit() -> None:
+    now = [0.0]
+    watch = Watch(60, clock=lambda: now[0])
+
+    assert watch.should_stop() is None
+    now[0] = 61.0
+
+    assert watch.should_stop() == "runtime-limit"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_for_a_checkpoint(number: int) -> None:
+    watch = Watch(60)
+
+    with stopped_by_signals(watch):
+        os.kill(os.getpid(), number)
+
+    assert watch.should_stop() == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handlers are put back"
+
+
+def test_the_second_ctrl_c_does_not_wait() -> None:
+    watch = Watch(60)
+
+    def pressed_twice() -> None:
+        with stopped_by_signals(watch):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        pressed_twice()
+
+
+def test_the_first_reason_to_stop_stays() -> None:
+    watch = Watch(60)
+
+    watch.stop("cancelled")
+    watch.stop("interrupted")
+
+    assert watch.should_stop() == "cancelled"

@@ -1,0 +1,154 @@
+"""The connection: outages, lost answers, servers that are no registry, clocks that disagree."""
+
+import time
+from email.utils import formatdate
+from typing import Any
+
+import httpx2
+import pytest
+
+from enforcer.problems import NotPermitted, RegistryUnreachable, Unauthenticated
+from trainer import link, telemetry
+from trainer.client import Registry
+from trainer.link import Link, skew_in_words
+from trainer.settings import Settings
+
+SETTINGS = Settings(server="http://127.0.0.1:8710", token="twp_secret")
+
+
+def answering(
+    *answers: Any, settings: Settings = SETTINGS, kind: type[Link] = Link
+) -> tuple[Any, list[httpx2.Request]]:
+    """A link to a server that gives these answers in turn; an exception is raised instead."""
+    asked: list[httpx2.Request] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        answer = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return kind(settings, transport=httpx2.MockTransport(handle)), asked
+
+
+def test_a_registry_that_is_away_is_named_with_its_setting() -> None:
+    away, _ = answering(httpx2.ConnectError("refused"))
+
+    with pytest.raises(RegistryUnreachable) as refused:
+        away.ask("GET", "/v1/tags")
+
+    assert "`http://127.0.0.1:8710` cannot be reached" in refused.value.detail
+    assert refused.value.facts["setting"] == "SWIFT_SUBMIT_SERVER"
+    assert "twp_secret" not in refused.value.detail
+
+
+def test_a_refusal_comes_back_as_the_class_that_was_raised() -> None:
+    sent = NotPermitted("no", rule="r-1").document()
+    refusing, _ = answering(httpx2.Response(403, json=sent))
+
+    with pytest.raises(NotPermitted) as refused:
+        refusing.ask("POST", "/v1/tickets", {})
+
+    assert refused.value.facts == {"rule": "r-1"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx2.Response(404, html="<h1>nginx</h1>"),
+        httpx2.Response(302, headers={"Location": "https://elsewhere.example/"}),
+        httpx2.Response(502, html="bad gateway"),
+        httpx2.Response(429),
+        httpx2.Response(200, html="<h1>a wiki</h1>"),
+        httpx2.Response(200, json={"items": "?"}),
+    ],
+)
+def test_a_server_that_is_no_registry_is_told_apart_from_a_refusal(answer: httpx2.Response) -> None:
+    strange, asked = answering(answer, kind=Registry)
+
+    with pytest.raises(RegistryUnreachable):
+        strange.tags()
+
+    assert {request.url.host for request in asked} == {"127.0.0.1"}, "no token follows a redirect"
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_idempotency_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PAUSES_S", (0.0, 0.0))
+    check = {"name": "x", "ruling": "ok", "matches": [], "suggestion": None}
+    flaky, asked = answering(httpx2.ReadTimeout("slow"), httpx2.Response(200, json=check), kind=Registry)
+
+    flaky.check_name("x")
+
+    assert len({request.headers["Idempotency-Key"] for request in asked}) == 1
+    assert len(asked) == 2
+
+
+def test_what_is_not_safe_to_repeat_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PAUSES_S", (0.0, 0.0))
+    flaky, asked = answering(httpx2.ReadError("lost"))
+
+    with pytest.raises(RegistryUnreachable):
+        flaky.ask("POST", "/v1/proposals/p/reviews", {})
+
+    assert len(asked) == 1
+
+
+def test_without_a_token_the_refusal_says_how_to_get_one() -> None:
+    nobody, asked = answering(
+        httpx2.Response(401, json=Unauthenticated("x").document()), settings=Settings(server="http://127.0.0.1:8710")
+    )
+
+    with pytest.raises(Unauthenticated, match=r"there is no API token for .*; set `SWIFT_SUBMIT_TOKEN`"):
+        nobody.ask("GET", "/v1/tags")
+
+    assert "Authorization" not in asked[0].headers
+
+
+def test_a_token_with_a_line_break_never_becomes_a_header() -> None:
+    broken, asked = answering(httpx2.Response(200), settings=Settings(token="twp_a\r\nX-Admin: 1"))
+
+    with pytest.raises(Unauthenticated, match="was it copied whole"):
+        broken.ask("GET", "/v1/tags")
+
+    assert asked == []
+
+
+@pytest.mark.parametrize(("ahead_s", "says"), [(120, "behind the registry's"), (-120, "ahead of the registry's")])
+def test_a_clock_that_is_wrong_is_told(ahead_s: int, says: str) -> None:
+    ahead, _ = answering(httpx2.Response(200, headers={"Date": formatdate(time.time() + ahead_s, usegmt=True)}))
+
+    ahead.ask("GET", "/v1/tags")
+
+    assert ahead.skew_s == pytest.approx(ahead_s, abs=2)
+    assert says in (skew_in_words(ahead.skew_s) or "")
+
+
+def test_a_clock_that_is_right_is_not_mentioned() -> None:
+    right, _ = answering(httpx2.Response(200, headers={"Date": formatdate(time.time(), usegmt=True)}))
+
+    right.ask("GET", "/v1/tags")
+
+    assert skew_in_words(right.skew_s) is None
+
+
+def test_a_name_with_a_slash_stays_one_path_segment() -> None:
+    strange, asked = answering(httpx2.Response(404, json={"code": "unknown-task-type", "detail": "x"}), kind=Registry)
+
+    with pytest.raises(Exception, match="x"):
+        strange.tag("../admin?x=1")
+
+    assert asked[0].url.raw_path == b"/v1/tags/..%2Fadmin%3Fx%3D1"
+
+
+def test_a_trace_that_came_in_the_environment_goes_on_to_registry_and_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    monkeypatch.setenv("TRACEPARENT", trace)
+    child: dict[str, str] = {"TRACEPARENT": "stale"}
+
+    with telemetry.span("swift-submit run"), telemetry.span("launch"):
+        headers = telemetry.carrier()
+        telemetry.hand_to_child(child)
+
+    assert headers["traceparent"] == child["TRACEPARENT"] == trace, "without an SDK spans pass the parent on"
+    assert telemetry.carrier() == {}
