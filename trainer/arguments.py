@@ -9,13 +9,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enforcer.problems import ArgumentInvalid, NotConfigured
 
 DEFAULT_EVAL_FRACTION = 0.1
+# As long as `enforcer.wire` and `enforcer.runspec` take them.
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Files = Annotated[list[str], Field(min_length=1, max_length=32)]
 _TASK_TYPE = re.compile(r"(?P<tag>[^@\s]{1,200})(?:@(?P<version>[1-9][0-9]{0,8}))?")
 
 
@@ -29,14 +32,14 @@ class TrainingArguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     task_type: str
-    model_name_or_path: str
-    dataset: str | list[str] | None = None
-    eval_dataset: str | list[str] | None = None
+    model_name_or_path: str = Field(min_length=1, max_length=500)
+    dataset: str | Files | None = None
+    eval_dataset: str | Files | None = None
     eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, ge=0, lt=1)
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(default_factory=dict, max_length=64)
     output_dir: str = "output"
-    business_unit: str | None = None
-    target: str = "local"
+    business_unit: Name | None = None
+    target: Name = "local"
     gpus: int = Field(default=0, ge=0, le=4096)
 
     num_labels: int | None = None
@@ -190,5 +193,5 @@ def _readable(error: ValidationError) -> ArgumentInvalid:
         if first["type"] == "string_type"
         else ""
     )
-    pointer = "/" + "/".join(part for part in where if part not in ("str", "list[str]"))
+    pointer = "/" + "/".join(part for part in where if not part.startswith(("str", "list[", "constrained", "function")))
     return ArgumentInvalid(f"`{name}`: {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}{quoted}", pointer=pointer)

@@ -7,7 +7,7 @@ from typing import Any
 
 from enforcer import wire
 from enforcer.problems import Conflict
-from trainer import permit, settings, telemetry, work
+from trainer import contract, permit, settings, telemetry, work
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.lease import INTERRUPTED
@@ -57,7 +57,7 @@ class SwiftTrainer:
         with Registry(chosen) as registry, telemetry.span("swift-submit run"):
             with telemetry.span("permit"):
                 args, train, held_out = self._args_and_rows()
-                found, checked = permit.look(registry, args, train, held_out)
+                found, checked = contract.look(registry, args, train, held_out)
                 for finding in [*checked.findings, skew_in_words(registry.skew_s)]:
                     if finding:
                         print(f"! {finding}", file=sys.stderr)

@@ -15,7 +15,7 @@ from tiny import LABELS, labelled_rows
 from enforcer.keys import KeySet, SigningKey
 from enforcer.problems import NotConfigured, RegistryUnreachable, TicketInvalid
 from registry import db
-from trainer import handover, permit
+from trainer import contract, handover, permit
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.settings import Settings
@@ -55,7 +55,7 @@ def ask(registry: Any, encoder: Path, tmp_path: Path) -> Any:
             max_length=32, max_steps=5, output_dir=tmp_path / "out",
         )  # fmt: skip
         with Registry(settings, transport=httpx2.MockTransport(through)) as asked:
-            found, checked = permit.look(asked, args, labelled_rows(40, 1))
+            found, checked = contract.look(asked, args, labelled_rows(40, 1))
             return permit.obtain(asked, args, found, checked)
 
     return obtain

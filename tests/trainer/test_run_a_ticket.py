@@ -1,11 +1,11 @@
 """Whole runs, with the real command, the real registry over the policy that ships, and a real tiny model."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from submitting import Desk, events
 from enforcer import tickets
 from enforcer.problems import TicketInvalid, TicketUsed
 from registry import db
-from trainer import handover, permit
+from trainer import contract, handover, permit
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.launch import local
@@ -34,7 +34,7 @@ def permitted(desk: Desk, **changes: Any) -> Permit:
     args = TrainingArguments(**desk.arguments(**changes))
     settings = Settings(server=desk.server, issuer=desk.server, token=desk.token)
     with Registry(settings) as registry:
-        found, checked = permit.look(registry, args)
+        found, checked = contract.look(registry, args)
         return permit.obtain(registry, args, found, checked)
 
 
@@ -46,6 +46,9 @@ def worker(permit_file: Path) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_granted_run_trains_passes_its_gate_and_leaves_its_proofs(desk: Desk, live_registry: Any) -> None:
+    (desk.root / "trainer").mkdir()  # a folder of this name where people work must not become the trainer
+    (desk.root / "trainer" / "__init__.py").write_text("raise SystemExit(77)")
+
     done = desk.cli("--json", "run", desk.config())
 
     assert done.returncode == 0, done.stderr
@@ -180,16 +183,17 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_run_that_is_interrupted(desk: Desk) ->
 
 def test_a_worker_that_is_killed_is_reported_failed_by_its_launcher(desk: Desk, live_registry: Any) -> None:
     process = desk.start("run", desk.config(max_steps=100_000))
-    last: dict[str, Any] = {}
+    seen = b""
     for event in events(process):
-        last = event
         if event["event"] == "step":
-            _kill_worker_of(process)
+            seen = _kill_worker_of(process)
             break
     *_, last = events(process)
 
     assert process.wait(timeout=120) == 10
     assert last["problem"]["code"] == "training-failed"
+    assert not any(secret in seen for secret in (b"SWIFT_SUBMIT_TOKEN", desk.token.encode()))
+    assert seen.count(b"permit.json") == 1, "a permit is a file, on the command line by its path alone"
     assert "SIGKILL" in last["problem"]["detail"]
     assert live_registry.events("run.failed")[0].reason == "the training process was killed by SIGKILL (out of memory?)"
 
@@ -244,8 +248,10 @@ def _foreign_ticket(given: Permit) -> None:
     (given.folder.root / "other.jwt").write_text(tickets.sign(claims, SigningKey.generate()))
 
 
-def _kill_worker_of(process: "subprocess.Popen[str]") -> None:
+def _kill_worker_of(process: "subprocess.Popen[str]") -> bytes:
+    """Kill it; what anybody on this machine could have seen of it before."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for child in children:
-        subprocess.run(["kill", "-9", child], check=True)
-    time.sleep(0.1)
+    (child,) = children
+    seen = Path(f"/proc/{child}/cmdline").read_bytes() + Path(f"/proc/{child}/environ").read_bytes()
+    os.kill(int(child), signal.SIGKILL)
+    return seen

@@ -25,7 +25,7 @@ def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, 
     keeps a plan from being made at all (no registry, not signed in) has the exit code it always has.
     """
     from enforcer.problems import Problem
-    from trainer import permit
+    from trainer import contract, permit
     from trainer.cli import errors
     from trainer.cli import flags as common
     from trainer.exits import exit_code
@@ -34,7 +34,7 @@ def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, 
     try:
         args = asking.arguments(config, changes, flags)
         with session.registry() as registry:
-            found, checked = permit.look(registry, args)
+            found, checked = contract.look(registry, args)
             planned = permit.plan(registry, args, found, checked)
     except Problem as problem:
         code = exit_code(problem)

@@ -39,12 +39,12 @@ def run(config: str | None, changes: tuple[str, ...], **flags: Any) -> None:
 
 
 def _permit(session: Session, args: Any) -> "Permit":
-    from trainer import permit, telemetry
+    from trainer import contract, permit, telemetry
     from trainer.link import skew_in_words
 
     output = session.output
     with telemetry.span("permit"), session.registry() as registry:
-        found, checked = permit.look(registry, args)
+        found, checked = contract.look(registry, args)
         output.talk(asking.in_words(args, checked.facts))
         for finding in checked.findings:
             output.warn(finding)

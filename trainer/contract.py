@@ -1,0 +1,160 @@
+"""Before a ticket is asked for: what the task type says, whether this person may run it, whether it can go well.
+
+contract   GET the task type; what it says decides what preflight checks
+policy     may this person run it at all? Refusals, of unknown names too, are on record at the registry
+recipe     can this release of the trainer train it?
+preflight  everything that can go wrong here
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from enforcer import wire
+from enforcer.keys import SigningKey
+from enforcer.problems import Conflict, Invalid, NotFound, NotPermitted, Problem, UnknownTaskType
+from enforcer.profiles import Profile
+from enforcer.runspec import Inputs
+from trainer import inputs, preflight, recipes
+from trainer.arguments import TrainingArguments
+from trainer.client import Registry
+from trainer.preflight import Preflight
+from trainer.settings import local_audience
+
+
+class RecipeMissing(Invalid):
+    """The tag is governed here, but this release of the trainer cannot train it."""
+
+    code, title = "recipe-missing", "this trainer has no such recipe"
+
+
+class ApprovalPending(Conflict):
+    """The task type does not exist yet: its proposal is open. `proposal` names it."""
+
+    code, title = "approval-pending", "approval is needed first"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The task type as the registry has it: canonical name and one version's profile."""
+
+    tag: str
+    version: int
+    profile: Profile
+    profile_digest: str
+
+
+def look(
+    registry: Registry, args: TrainingArguments, train: Any = None, held_out: Any = None
+) -> tuple[Contract, Preflight]:
+    """Contract, policy, recipe, preflight: whoever may not run it at all is told so before they mend their data.
+
+    Raises:
+        UnknownTaskType, NotPermitted: asked for all the same, so that the refusal is on record.
+        ApprovalPending: the task type is only proposed yet.
+        RecipeMissing: permitted, but not by this trainer.
+        Problem: anything `preflight.check` refuses.
+    """
+    try:
+        found = _contract(registry, args)
+    except UnknownTaskType as unknown:
+        _ask_for_the_record(registry, args, train, held_out)
+        _raise_if_proposed(registry, args.tag)
+        raise unknown
+    if (denied := _denial(registry, args, found)) is not None:
+        _ask_for_the_record(registry, args, train, held_out)
+        raise denied
+    _need_recipe(found)
+    return found, preflight.check(args, found.profile, train, held_out)
+
+
+def _contract(registry: Registry, args: TrainingArguments) -> Contract:
+    """The version asked for, or the current one."""
+    tag = registry.tag(args.tag)
+    if args.version is None or args.version == tag.version:
+        return Contract(tag.name, tag.version, tag.profile, tag.profile_digest)
+    for old in registry.tag_versions(args.tag).items:
+        if old.version == args.version:
+            return Contract(tag.name, old.version, old.profile, old.profile_digest)
+    raise UnknownTaskType(f"`{tag.name}` has no version {args.version}; the current one is `{tag.name}@{tag.version}`")
+
+
+def ticket_request(
+    args: TrainingArguments, tag: str, version: int | None, arguments: dict[str, Any], given: Inputs, key: SigningKey
+) -> wire.TicketRequest:
+    return wire.TicketRequest(
+        task_type=tag,
+        version=version,
+        business_unit=args.business_unit,
+        target=args.target,
+        gpus=args.gpus,
+        arguments=arguments,
+        inputs=given,
+        audience=local_audience(),
+        jkt=key.thumbprint,
+        client_id=_client_id(),
+    )
+
+
+def _client_id() -> str:
+    try:
+        return f"swift-submit/{version('tagwarden')}"
+    except PackageNotFoundError:
+        return "swift-submit/0"
+
+
+def _denial(registry: Registry, args: TrainingArguments, found: Contract) -> NotPermitted | None:
+    context = wire.EvaluationContext(
+        business_unit=args.business_unit, target=args.target, gpus=args.gpus, model=args.model_name_or_path[:300]
+    )
+    answer = registry.evaluate(found.tag, "submit", context)
+    if answer.decision:
+        return None
+    nearest = [f"rule `{near.rule}` fails on {near.failed}" for near in answer.context.nearest[:1]]
+    return NotPermitted(
+        f"you may not submit `{found.tag}`: {', '.join([answer.context.reason, *nearest])}",
+        reason_code=answer.context.reason,
+        rule=answer.context.rule,
+        policy_revision=answer.context.policy_revision,
+    )
+
+
+def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any, held_out: Any) -> None:
+    """Ask for what will be refused, without wanting a ticket, and let the registry's own words be the refusal.
+
+    Without a readable model or data there is no honest request to make, and the caller's refusal has to do.
+    """
+    try:
+        sources = preflight.read_sources(args, train, held_out)
+        given = preflight.gather(args, sources, inputs.model_folder(args.model_name_or_path))
+    except Problem:
+        return
+    try:
+        registry.plan(ticket_request(args, args.tag, args.version, args.tag_arguments, given, SigningKey.generate()))
+    except NotFound:  # our look-up said it already, and knows what was asked for
+        return
+
+
+def _raise_if_proposed(registry: Registry, tag: str) -> None:
+    try:
+        waiting = [p for p in registry.proposals().items if p.state == "open" and p.change.tag == tag]
+    except Problem:  # who may not read proposals learns nothing from them
+        return
+    if waiting:
+        missing = waiting[0].approvals_needed - sum(review.verdict == "approve" for review in waiting[0].reviews)
+        raise ApprovalPending(
+            f"`{tag}` is proposed (`{waiting[0].id}`) and waits for {missing} more approvals; "
+            f"see `swift-submit requests show {waiting[0].id}`",
+            proposal=waiting[0].id,
+        )
+
+
+def _need_recipe(found: Contract) -> None:
+    if found.profile.recipe not in recipes.known():
+        have = ", ".join(f"`{name}`" for name in recipes.known())
+        raise RecipeMissing(
+            f"`{found.tag}` trains by the recipe `{found.profile.recipe}`, which this release of the trainer does not "
+            f"have (it has {have}); upgrade `tagwarden`, or train by one of the tag's bindings "
+            f"(`swift-submit tags show {found.tag}`)",
+            bindings=[binding.model_dump(mode="json") for binding in found.profile.bindings],
+        )
