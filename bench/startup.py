@@ -29,6 +29,13 @@ def hello(name):
 
 cli()
 """
+REQUEST = """
+import httpx2
+try:
+    httpx2.Client().post("http://127.0.0.1:9/access/v1/evaluation", json={"action": {"name": "submit"}})
+except httpx2.TransportError as error:
+    print(error)
+"""
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -55,6 +62,7 @@ def main() -> int:
             "swift-submit run --help": [*ours, "run", "--help"],
             "swift-submit runs list --help": [*ours, "runs", "list", "--help"],
             "usage error": [*ours, "rn"],
+            "bare httpx2 request, refused": [sys.executable, "-c", REQUEST],
             "can-i, registry away": [*ours, "--server", "http://127.0.0.1:9", "can-i", "submit", "dpo"],
             "tags list, registry away": [*ours, "--server", "http://127.0.0.1:9", "tags", "list"],
         }

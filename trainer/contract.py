@@ -21,11 +21,19 @@ from trainer.client import Registry
 from trainer.preflight import Preflight
 from trainer.settings import local_audience
 
+LOCAL = "local"
+
 
 class RecipeMissing(Invalid):
     """The tag is governed here, but this release of the trainer cannot train it."""
 
     code, title = "recipe-missing", "this trainer has no such recipe"
+
+
+class LauncherMissing(Invalid):
+    """Permitted there, but this release of the trainer cannot start anything there."""
+
+    code, title = "launcher-missing", "this trainer cannot start a run there"
 
 
 class ApprovalPending(Conflict):
@@ -52,7 +60,7 @@ def look(
     Raises:
         UnknownTaskType, NotPermitted: asked for all the same, so that the refusal is on record.
         ApprovalPending: the task type is only proposed yet.
-        RecipeMissing: permitted, but not by this trainer.
+        RecipeMissing, LauncherMissing: permitted, but not by this trainer.
         Problem: anything `preflight.check` refuses.
     """
     try:
@@ -65,6 +73,7 @@ def look(
         _ask_for_the_record(registry, args, train, held_out)
         raise denied
     _need_recipe(found)
+    _need_launcher(args)
     return found, preflight.check(args, found.profile, train, held_out)
 
 
@@ -158,3 +167,9 @@ def _need_recipe(found: Contract) -> None:
             f"(`swift-submit tags show {found.tag}`)",
             bindings=[binding.model_dump(mode="json") for binding in found.profile.bindings],
         )
+
+
+def _need_launcher(args: TrainingArguments) -> None:
+    """A ticket says where a run may start, and here is `local`: running it here under another name would be a lie."""
+    if args.target != LOCAL:
+        raise LauncherMissing(f"this release of the trainer starts runs on `{LOCAL}` only, not on `{args.target}`")

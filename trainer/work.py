@@ -4,10 +4,11 @@ The order is the guarantee: nothing heavy loads and nothing is redeemed before t
 that were signed. Numbers continue `enforcer.tickets.verify`.
 """
 
+import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,6 @@ def execute(
     train_rows, eval_rows = preflight.rows_of(
         sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction
     )
-    _keep_to_gpus(spec.gpus)
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, train_rows, eval_rows, permit.folder, watch)
     with Registry(permit.settings) as registry:
@@ -64,7 +64,7 @@ def execute(
         handover.delete(permit)
         if on_lease is not None:
             on_lease(lease)
-        with stopped_by_signals(watch):
+        with stopped_by_signals(watch), kept_to_gpus(spec.gpus):
             outcome = _train(job, spec, registry, lease, watch)
             return Done(job, outcome, _close(job, ticket, registry, lease, outcome))
 
@@ -133,10 +133,16 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
         )
 
 
-def _keep_to_gpus(permitted: int) -> None:
+@contextlib.contextmanager
+def kept_to_gpus(permitted: int) -> Iterator[None]:
     """Show CUDA only as many devices as the ticket permits. It looks when it is first used, which is after this."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(permitted)))
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([device for device in visible.split(",") if device][:permitted])
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = [str(device) for device in range(permitted)] if before is None else before.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([device for device in visible if device][:permitted])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before

@@ -13,12 +13,18 @@ from typing import Any
 import yaml
 from tiny import LABELS, labelled_rows
 
+from trainer import contract, permit
+from trainer.arguments import TrainingArguments
+from trainer.client import Registry
+from trainer.permit import Permit
+from trainer.settings import Settings
+
 SWIFT_SUBMIT = [sys.executable, "-P", "-m", "trainer.cli"]
 
 
 @dataclass
 class Desk:
-    """`registry` is the live one, or None for what needs none."""
+    """`server` may be the address of a live registry, or of none."""
 
     root: Path
     model: Path
@@ -27,7 +33,7 @@ class Desk:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SWIFT_SUBMIT_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SWIFT_SUBMIT_", "XDG_"))}
         return {
             **kept,
             "HOME": str(self.root / "home"),
@@ -88,7 +94,15 @@ class Desk:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # a terminal of its own, so to speak: Ctrl-C goes to its whole group
         )
+
+    def permitted(self, **changes: Any) -> Permit:
+        """A permit as `run` gets it, before anything is launched."""
+        args = TrainingArguments(**self.arguments(**changes))
+        with Registry(Settings(server=self.server, issuer=self.server, token=self.token)) as registry:
+            found, checked = contract.look(registry, args)
+            return permit.obtain(registry, args, found, checked)
 
     @property
     def run_dirs(self) -> list[Path]:

@@ -64,6 +64,7 @@ def _lines(planned: "wire.TicketPlan", facts: dict[str, Any]) -> list[str]:
         ("would run", f"{planned.task_type}@{planned.version}, by rule `{planned.policy_rule}`"),
         ("where", f"pool {planned.pool}, at most {planned.limits.max_gpus} GPUs and {planned.limits.max_runtime_s} s"),
         ("lengths", lengths),
+        *(("tokens", f"{most}: {count:,} rows") for most, count in (facts.get("lengths") or {}).items()),
         *(("labels", f"{name}: {count:,}") for name, count in facts.get("labels", {}).items()),
         *(("gate", gate) for gate in planned.gates),
         *(

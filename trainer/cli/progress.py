@@ -16,7 +16,8 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._loss = ""
-        self._started = self._last_line = clock()
+        self._last_line = clock()
+        self._first: tuple[int, float] | None = None  # step and time; loading is not counted into what is left
 
     def __enter__(self) -> Self:
         if self._output.live:
@@ -41,15 +42,16 @@ class Progress:
 
     def step(self, event: Mapping[str, Any]) -> None:
         step, total = int(event["step"]), int(event["total"])
+        self._first = self._first or (step, self._clock())
         if "loss" in event:
             self._loss = f"loss {event['loss']:.4f}"
         self._output.event(**event)
         if self._bar is not None:
-            self._bar.update(self._task, description="training", completed=step, total=total, loss=self._loss)
+            doing = "training" if step < total else "evaluating"
+            self._bar.update(self._task, description=doing, completed=step, total=total, loss=self._loss)
         elif self._output.mode == "human" and self._is_time_for_a_line(step, total):
-            self._output.talk(
-                f"step {step}/{total}  {self._loss}  {self._left(step, total)} left".replace("    ", "  ")
-            )
+            parts = (f"step {step}/{total}", self._loss, f"{self._left(step, total)} left")
+            self._output.talk("  ".join(part for part in parts if part))
 
     def _is_time_for_a_line(self, step: int, total: int) -> bool:
         now = self._clock()
@@ -59,5 +61,6 @@ class Progress:
         return True
 
     def _left(self, step: int, total: int) -> str:
-        seconds = (self._clock() - self._started) / max(step, 1) * (total - step)
+        first_step, started = self._first or (step, self._clock())
+        seconds = (self._clock() - started) / max(step - first_step, 1) * (total - step)
         return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

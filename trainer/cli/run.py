@@ -53,6 +53,8 @@ def _permit(session: Session, args: Any) -> "Permit":
         output.event("preflight", **checked.facts, findings=checked.findings)
         given = permit.obtain(registry, args, found, checked)
     claims = given.verify().claims
+    if output.verbose:
+        output.talk(f"ticket {claims.jti} for {claims.aud}; specification {claims.run_spec_digest}")
     output.talk(
         f"permitted by rule `{claims.policy_rule}` for `{claims.business_unit}`; run folder {given.folder.root}"
     )

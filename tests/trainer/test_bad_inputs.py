@@ -1,0 +1,165 @@
+"""Every bad input: its message, what to do next, its exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from submitting import Desk
+from tiny import LABELS
+
+
+@pytest.fixture
+def desk(tmp_path: Path, encoder: Path, live_registry: Any) -> Desk:
+    return Desk(tmp_path, encoder, live_registry.url, live_registry.token("li", "retail-ds"))
+
+
+@pytest.fixture
+def lonely(tmp_path: Path, encoder: Path) -> Desk:
+    """A desk whose registry is not there."""
+    return Desk(tmp_path, encoder, "http://127.0.0.1:9", "twp_x")
+
+
+BAD_CONFIGS: list[tuple[str, dict[str, Any], int, str, str]] = [
+    (
+        "an unknown tag",
+        {"task_type": "sentiment-of-cats"},
+        6,
+        "`sentiment-of-cats` is not a task type",
+        "tags propose FILE",
+    ),
+    ("a name with a version in it", {"task_type": "dpo-v2-new"}, 6, "without its version and noise words", "use `dpo`"),
+    ("a name that is not kebab-case", {"task_type": "DpoTask"}, 6, "lower-case words", "use `dpo`"),
+    ("an unknown version", {"task_type": "cls@9"}, 6, "has no version 9; the current one is", "tags list"),
+    ("a wrong column", {"columns": {"text": "review"}}, 6, "has no column `review`", "file"),
+    ("an unknown argument", {"lora_rnk": 3}, 6, "did you mean `lora_rank`?", "tags show TAG"),
+    ("a foreign argument", {"pooling_method": "cls"}, 6, "not a parameter of this task type", "tags show TAG"),
+    (
+        "a label outside",
+        {"label_names": ["科技", "体育"]},
+        6,
+        "rows whose label is not in `label_names`: `财经`",
+        "label",
+    ),
+    (
+        "an over-long text",
+        {"max_length": 8, "dataset": "long.jsonl"},
+        6,
+        "longer than `max_length` 8",
+        "truncation: true",
+    ),
+    ("a missing label", {"dataset": "missing.jsonl"}, 6, "line 2 of `missing.jsonl`: `label` is missing", "at /label"),
+    ("an empty dataset", {"dataset": "empty.jsonl"}, 6, "`empty.jsonl` is empty", "at least one row"),
+    ("an unreadable model", {"model_name_or_path": "Qwen/Qwen3-1B"}, 6, "no model folder", "hf download Qwen/Qwen3-1B"),
+    ("a read-only output folder", {"output_dir": "/proc/output"}, 6, "cannot be written", "choose another"),
+    ("a place without a launcher", {"target": "ray"}, 6, "starts runs on `local` only", "not on `ray`"),
+    ("a tag for another group", {"task_type": "cls", "target": "ray", "gpus": 3}, 3, "max_gpus", "can-i submit TAG"),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "what", "next_step"), [case[1:] for case in BAD_CONFIGS],
+                         ids=[case[0] for case in BAD_CONFIGS])  # fmt: skip
+def test_a_bad_input_is_told_with_what_to_do_next(
+    desk: Desk, changes: dict[str, Any], code: int, what: str, next_step: str
+) -> None:
+    (desk.root / "empty.jsonl").write_text("")
+    desk.data([{"text": "a", "label": LABELS[0]}, {"text": "b"}], "missing.jsonl")
+    desk.data([{"text": "chip " * 20, "label": LABELS[0]}] * 3, "long.jsonl")
+
+    done = desk.cli("run", desk.config(**changes))
+
+    assert done.returncode == code, done.stderr
+    assert what in done.stderr
+    assert next_step in done.stderr
+    assert f"(exit {code})" in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert desk.run_dirs == []
+
+
+def test_an_unknown_tag_is_on_record_at_the_registry(desk: Desk, live_registry: Any) -> None:
+    desk.cli("run", desk.config(task_type="sentiment-of-cats"))
+
+    (refused,) = live_registry.events("submit.refused")
+    assert (refused.actor, refused.task_type, refused.detail["asked_for"]) == ("user:li", None, "sentiment-of-cats")
+
+
+def test_a_tag_whose_proposal_is_open_waits_for_approval(desk: Desk, live_registry: Any) -> None:
+    live_registry.propose(live_registry.as_("author", "trainers"), "review-sentiment")
+
+    done = desk.cli("run", desk.config(task_type="review-sentiment"))
+
+    assert done.returncode == 5
+    assert "waits for 2 more approvals" in done.stderr
+
+
+def test_a_group_that_may_not_is_refused_though_this_trainer_has_no_recipe(desk: Desk, live_registry: Any) -> None:
+    rows = [{"prompt": "p", "chosen": "c", "rejected": f"r {i}"} for i in range(20)]
+    data = str(desk.data(rows, "pairs.jsonl"))
+    changes = {"task_type": "dpo", "dataset": data}
+    refused = desk.cli("run", desk.config(**changes))
+    desk.token = live_registry.token("mei", "nlp")
+    permitted = desk.cli("run", desk.config(**changes))
+
+    assert (refused.returncode, "only group:nlp" in refused.stderr) == (3, True)
+    assert "who   group:nlp" in refused.stderr
+    assert (permitted.returncode, "which this release of the trainer does not have" in permitted.stderr) == (6, True)
+    assert live_registry.events("ticket.issued") == []
+
+
+@pytest.mark.parametrize(
+    "command", [["tags", "list"], ["can-i", "submit", "dpo"], ["runs", "show", "x"], ["plan", "c.yaml"]]
+)
+def test_without_a_registry_nothing_runs_and_the_setting_is_named(lonely: Desk, command: list[str]) -> None:
+    (lonely.root / "c.yaml").write_text(yaml.safe_dump(lonely.arguments()))
+
+    done = lonely.cli(*command)
+
+    assert done.returncode == 9
+    assert "`http://127.0.0.1:9` cannot be reached" in done.stderr
+    assert "SWIFT_SUBMIT_SERVER" in done.stderr
+    assert "tagwarden serve" in done.stderr
+
+
+def test_a_wrong_token_is_not_signed_in(desk: Desk) -> None:
+    desk.token = "twp_wrong"
+
+    done = desk.cli("tags", "list")
+
+    assert done.returncode == 4
+    assert "SWIFT_SUBMIT_TOKEN" in done.stderr
+
+
+def test_a_mistyped_command_is_answered_with_the_near_one(lonely: Desk) -> None:
+    done = lonely.cli("tickt")
+
+    assert (done.returncode, "did you mean `ticket`?" in done.stderr) == (2, True)
+
+
+def test_a_fault_of_ours_is_told_without_a_traceback_and_kept_for_us(lonely: Desk) -> None:
+    program = """
+import sys
+from trainer.cli import main
+from trainer.cli.session import Session
+Session.link = lambda self: 1 / 0
+main(["can-i", "submit", "dpo"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=lonely.environment)
+
+    assert done.returncode == 1
+    assert "this is a fault of swift-submit" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = lonely.root / "home" / ".local" / "state" / "swift-submit" / "last-fault.log"
+    assert "ZeroDivisionError" in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_words_of_others_cannot_steer_the_terminal(desk: Desk) -> None:
+    data = desk.data([{"text": "a", "label": "\x1b[2J\x1b]0;gone\x07"}] * 3, "evil.jsonl")
+
+    done = desk.cli("run", desk.config(dataset=str(data)))
+
+    assert done.returncode == 6
+    assert "\x1b" not in done.stderr

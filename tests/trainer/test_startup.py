@@ -1,0 +1,113 @@
+"""What the command costs to start, what it says of itself, and how it shows progress."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from submitting import SWIFT_SUBMIT
+
+from enforcer import problems
+from enforcer.problems import Problem
+from trainer import exits
+from trainer.cli import COMMANDS, VARIABLES, cli
+from trainer.cli.output import Output
+from trainer.cli.progress import Progress
+from trainer.settings import ENVIRONMENT
+
+HEAVY = "pydantic httpx2 rich opentelemetry torch transformers yaml numpy cryptography".split()
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["--version"], ["run", "--help"], ["runs", "list", "-h"], ["nonsense"]]
+)
+def test_what_only_talks_about_itself_imports_nothing_heavy(command: list[str]) -> None:
+    program = f"""
+import sys
+from trainer.cli import main
+try:
+    main({command!r})
+except SystemExit:
+    print("LOADED", *sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+@pytest.mark.parametrize(
+    "module", ["trainer", "trainer.permit", "trainer.work", "trainer.swift", "trainer.launch.worker"]
+)
+def test_a_ticket_is_asked_for_and_verified_without_the_training_stack(module: str) -> None:
+    stack = "torch transformers numpy peft sentence_transformers faiss datasets".split()
+    program = f"import sys, {module}; print(*sorted(set({stack!r}) & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == ""
+
+
+def test_help_says_every_exit_code_and_every_variable() -> None:
+    done = subprocess.run([*SWIFT_SUBMIT, "--help"], capture_output=True, text=True, check=True)
+
+    for code, meaning in exits.MEANING.items():
+        assert f"  {code} " in done.stdout
+        assert meaning.split(";")[0][:30] in done.stdout
+    for variable in ENVIRONMENT.values():
+        assert variable in done.stdout
+    assert set(VARIABLES) == set(ENVIRONMENT.values())
+
+
+def test_the_room_s_readme_knows_every_exit_code() -> None:
+    readme = (Path(exits.__file__).parent / "README.md").read_text("utf-8")
+
+    told = [int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)]
+
+    assert told == list(exits.MEANING)
+
+
+def test_without_a_terminal_progress_is_a_line_in_half_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with Progress(Output({}), clock=lambda: now[0]) as progress:
+        for step in range(1, 101):
+            now[0] += 1.0
+            progress.step({"event": "step", "step": step, "total": 100, "loss": 1 / step})
+
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert [line.split()[1] for line in told.err.splitlines()] == ["30/100", "60/100", "90/100", "100/100"]
+    assert "loss 0.0333  70 s left" in told.err
+
+
+def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
+    import click
+
+    context = click.Context(cli)
+    for name, (_, said) in COMMANDS.items():
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(limit=200) == said
+
+
+def test_exit_codes_are_frozen() -> None:
+    codes = {kind.code: exits.exit_code(kind("x")) for kind in _all_problems() if kind.__module__ == problems.__name__}
+
+    assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
+        1: ["method-not-allowed", "problem"],
+        3: ["not-permitted", "self-approval"],
+        4: ["unauthenticated"],
+        6: ["argument-invalid", "dataset-invalid", "idempotency-key-reused", "invalid", "malformed-request",
+            "model-invalid", "name-invalid", "name-is-variant", "not-configured", "output-invalid", "profile-invalid",
+            "task-type-not-active", "too-large", "unknown-task-type"],
+        7: ["not-found", "unknown-proposal", "unknown-run", "unknown-ticket"],
+        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "run-closed", "stale-review",
+            "ticket-expired", "ticket-invalid", "ticket-used"],
+        9: ["internal-error", "registry-unreachable", "unavailable"],
+        10: ["training-failed"],
+    }  # fmt: skip
+
+
+def _all_problems(kind: type[Problem] = Problem) -> list[type[Problem]]:
+    return [kind, *(deeper for child in kind.__subclasses__() for deeper in _all_problems(child))]
