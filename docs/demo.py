@@ -50,10 +50,11 @@ REVIEW_RUN = {
     "use_lora": True,
     "lora_rank": 16,
     "learning_rate": 1e-3,
-    "max_length": 64,
+    "max_length": 48,
     "truncation": True,
     "per_device_train_batch_size": 32,
     "num_train_epochs": 1,
+    "warmup_ratio": 0.1,
 }
 PROPOSAL = {
     "change": {
@@ -131,7 +132,9 @@ def the_story(world: "World") -> None:
     with step("Two other stewards read and approve it; version 1 is active at once"):
         world.swift_submit("li", *review)
         world.swift_submit("zhao", *review, expect="applied")
-        world.swift_submit("wang", "tags", "show", "review-sentiment", expect="review-sentiment@1")
+        told = world.swift_submit("wang", "tags", "show", "review-sentiment", quiet=True)
+        say(told.splitlines()[0])
+        check("review-sentiment@1" in told, "version 1 is active")
 
     with step("chen, outside the NLP group, asks for `dpo`: refused, with the rule and who may"):
         told = world.swift_submit("chen", "can-i", "submit", "dpo", "--explain", exit_code=3)
@@ -147,7 +150,9 @@ def the_story(world: "World") -> None:
         for name in ("accuracy", "macro_f1"):
             score = scores[name]
             say(f"{name} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}] on {score['n']} reviews")
-        say(f"confusion matrix: {json.dumps(metrics['details']['confusion_matrix'])}")
+        matrix = metrics["details"]["confusion_matrix"]
+        for label, row in zip(matrix["labels"], matrix["rows_are_truth"], strict=True):
+            say(f"truly {label:7} " + "  ".join(f"called {n} {c}" for n, c in zip(matrix["labels"], row, strict=True)))
         say(f"the registry's verdict: {metrics['verdict']} ({metrics['gates'][0]['reason']})")
         check(metrics["verdict"] == "pass", "the F1 gate is passed")
         for name in ("run-spec.json", "ticket.jwt", "README.md", "tensorboard", "model"):
@@ -155,22 +160,23 @@ def the_story(world: "World") -> None:
         world.swift_submit("wang", "ticket", "verify", str(folder), quiet=True)
 
     with step("Somebody copied wang's permit while it lay there, key and all: a second use is refused"):
-        told = world.worker(thief.permit, exit_code=8)
-        check("ticket-used" in told, "the ticket starts one run and no second")
+        problem = world.worker(thief.permit)
+        check(problem["code"] == "ticket-used", "the ticket starts one run and no second")
 
     with step("Somebody changes the arguments after the ticket was issued: refused before anything loads"):
-        told = world.worker(thief.with_edited_arguments(), exit_code=8)
-        check("not the specification that the ticket was issued for" in told, "step 11 refuses the edited file")
+        problem = world.worker(thief.with_edited_arguments())
+        check(problem["step"] == 11, "step 11 of the verification refuses the edited file")
 
     with step("chen trains an embedding in Python, as the article writes it, and asks the FAISS pack"):
         write_plots()
-        program = ARTICLE.format(data=str(OUT / "data/plots.jsonl"), model=str(model_folder()), out=str(OUT / "bge"))
+        paths = {"data": OUT / "data/plots.jsonl", "model": model_folder(), "out": OUT / "bge"}
+        program = ARTICLE.format(**{name: os.path.relpath(path) for name, path in paths.items()})
         told = world.python("chen", program)
         pack = found(r"pack: (.+)", told)
         say(f"the registry's verdict: {found('verdict: (.+)', told)}")
         query = "a man who avoids responsibility pretends to be a single father to meet women"
         say(f"query: {query}")
-        answer = world.python("chen", ASK_THE_PACK.format(pack=pack, query=query))
+        answer = world.python("chen", ASK_THE_PACK.format(pack=os.path.relpath(pack), query=query))
         for line in answer.strip().splitlines():
             say(line)
         check("Will Lightman" in answer.splitlines()[0], "the right film comes first")
@@ -179,7 +185,8 @@ def the_story(world: "World") -> None:
         world.swift_submit("wang", "runs", "list", "--task-type", "review-sentiment", expect="pass")
         events = world.get("qiao", "/v1/audit", page_size=100).json()["items"]
         for event in reversed(events):
-            subject = event["task_type"] or event["detail"].get("asked_for", "")
+            detail = event["detail"]
+            subject = detail.get("tag") or event["task_type"] or detail.get("asked_for", "")
             say(f"{event['at'][11:19]} {event['kind']:18} {event['actor']:16} {subject:24} {event['rule'] or ''}")
         kinds = {event["kind"] for event in events}
         check({"submit.refused", "ticket.issued", "ticket.redeemed", "redeem.refused", "gate.pass"} <= kinds,
@@ -256,9 +263,15 @@ class World:
     def swift_submit(self, who: str, *arguments: str, **expectations: Any) -> str:
         return self._run(who, [str(BIN / "swift-submit"), *arguments], self._as(who), **expectations)
 
-    def worker(self, permit: Path, **expectations: Any) -> str:
+    def worker(self, permit: Path) -> dict[str, Any]:
+        """Start the training process with a permit; returns the refusal it must end with."""
         command = [sys.executable, "-P", "-m", "trainer.launch.worker", str(permit)]
-        return self._run("somebody", command, self._as(None), **expectations)
+        say(f"somebody $ python -m trainer.launch.worker {permit.relative_to(OUT.parent)}")
+        done = subprocess.run(command, env=self._as(None), capture_output=True, text=True, check=False)
+        check(done.returncode == 8, f"the worker refuses (it ended with {done.returncode}){done.stderr}", aloud=False)
+        problem: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["problem"]
+        say(f"{problem['code']}: {problem['detail']}")
+        return problem
 
     def python(self, who: str, program: str) -> str:
         for line in program.strip().splitlines():
@@ -271,7 +284,7 @@ class World:
         return done.stdout
 
     def get(self, who: str, path: str, **query: Any) -> httpx2.Response:
-        say(f"{who} $ GET {path}?{'&'.join(f'{name}={value}' for name, value in query.items())}")
+        say(f"{who} $ GET {httpx2.URL(path, params=query) if query else path}")
         headers = {"Authorization": f"Bearer {self.tokens[who]}"}
         return httpx2.get(f"{self.url}{path}", params=query, headers=headers)
 
@@ -378,7 +391,7 @@ def write_reviews() -> None:
     for row in sorted(reviews, key=lambda row: sha256(row["text"].encode()).digest()):
         held_out = sha256(row["movie_name"].encode()).digest()[0] < 40
         sides["eval" if held_out else "train"].setdefault(row["text"].strip(), row["category"])
-    for side, limit in (("train", 4_000), ("eval", 1_000)):
+    for side, limit in (("train", 3_000), ("eval", 1_000)):
         rows = [
             {"review": text, "verdict": label}
             for text, label in list(sides[side].items())

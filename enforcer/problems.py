@@ -173,6 +173,8 @@ class MethodNotAllowed(Problem):
 
 
 class InternalError(Problem):
+    """Ours to mend; the registry's log says how."""
+
     status, code, title = 500, "internal-error", "a broken promise of ours"
 
 
@@ -208,8 +210,9 @@ class TrainingFailed(Problem):
 def from_document(document: dict[str, Any], status: int) -> Problem:
     """Raise-able again on the other end: the class with this `code`, or the nearest by status."""
     known = {problem.code: problem for problem in _tree(Problem)}
-    by_status = {problem.status: problem for problem in Problem.__subclasses__()}
-    kind = known.get(str(document.get("code"))) or by_status.get(status) or Problem
+    families = (Invalid, Unauthenticated, NotPermitted, NotFound, Conflict, Unavailable, InternalError)
+    nearest = next((family for family in families if family.status == status), Problem)
+    kind = known.get(str(document.get("code")), nearest)
     facts = {k: v for k, v in document.items() if k not in {"type", "title", "status", "code", "detail"}}
     return kind(str(document.get("detail") or document.get("title") or f"HTTP {status}"), **facts)
 

@@ -27,8 +27,10 @@ from registry.app import create_app
 from registry.settings import Settings
 from registry.tables import Event
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"  # on a tiny model two threads only wait for each other
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask the network
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # float32 on the CPU, where the same seed gives the same bits
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 DIGEST = "sha256:" + "a" * 64
 AUDIENCE = "urn:swift:exec:local:test"
@@ -121,6 +123,14 @@ def redeem(
     made = proofs.prove(key, method="POST", url=f"{registry.settings.issuer}{path}", ticket=grant["ticket"], **proof)
     headers = {"Authorization": f"DPoP {grant['ticket']}", "DPoP": made}
     return registry.anonymous(headers=headers).post(path, json={"redemption_id": redemption_id or db.uuid7()})
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random BERT with a tokenizer of its own."""
+    from tiny import make_encoder
+
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture

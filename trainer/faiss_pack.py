@@ -63,12 +63,13 @@ class FaissPack:
     texts: Mapping[int, str]
 
     @classmethod
-    def load(cls, path: Path) -> "FaissPack":
+    def load(cls, path: str | Path) -> "FaissPack":
         """Check every byte, load, and ask the model for the probe's vector again.
 
         Raises:
             ExportRefused: no folder; a file is missing, added, changed or can hold code; or this is another model.
         """
+        path = Path(path)
         manifest = _checked_manifest(path)
         model = _load_model(path / "model")
         probe = np.asarray(manifest["probe"]["vector"], np.float32)

@@ -9,7 +9,7 @@ from enforcer.gates import Score
 from trainer.layout import RunFolder
 
 Row = Mapping[str, Any]
-"""One example, keyed by the column names of the profile (`text`, `label`, `anchor`, ...), never by those of the file."""
+"""One example, keyed by the columns of the profile (`text`, `label`, `anchor`, ...), never by those of the file."""
 
 
 class Listener(Protocol):

@@ -1,15 +1,15 @@
 """Where a run leaves its traces: `<output_dir>/task-type=<tag>/<run>/`.
 
-    run-spec.json    the run specification, byte for byte as the registry signed it
-    ticket.jwt       the run ticket
-    jwks.json        the registry's public keys as seen at submission, for offline checks
-    metrics.json     scores with intervals, confusion matrix, peak memory, times
-    report.json      what the registry is told at the end; `report.pending` stands beside it until it has been told
-    README.md        model card
-    model/           the trained model (or adapter)
-    checkpoints/     what a stopped run leaves behind
-    tensorboard/     event files; the text summary `task` says `task=<tag>`
-    train.log        everything the training libraries had to say
+run-spec.json    the run specification, byte for byte as the registry signed it
+ticket.jwt       the run ticket
+jwks.json        the registry's public keys as seen at submission, for offline checks
+metrics.json     scores with intervals, confusion matrix, peak memory, times
+report.json      what the registry is told at the end; `report.pending` stands beside it until it has been told
+README.md        model card
+model/           the trained model (or adapter)
+checkpoints/     what a stopped run leaves behind
+tensorboard/     event files; the text summary `task` says `task=<tag>`
+train.log        everything the training libraries had to say
 """
 
 import os

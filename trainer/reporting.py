@@ -20,7 +20,7 @@ from trainer.layout import RunFolder, write_private
 from trainer.settings import Settings, read_secret
 
 PAUSES_S = (0.0, 1.0, 3.0)  # a registry that is being restarted is back in seconds
-MAX_OUTPUTS = 1_000
+MAX_OUTPUTS = 300  # what a report may list (`wire.Report.outputs`)
 
 
 def describe(outcome: Outcome, folder: RunFolder) -> wire.Report:

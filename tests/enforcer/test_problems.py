@@ -27,7 +27,10 @@ def test_codes_are_unique() -> None:
     assert len(set(codes)) == len(codes)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(403, problems.NotPermitted), (409, problems.Conflict), (502, Problem)])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(403, problems.NotPermitted), (409, problems.Conflict), (500, problems.InternalError), (502, Problem)],
+)
 def test_an_unknown_code_becomes_the_nearest_class(status: int, kind: type[Problem]) -> None:
     assert type(problems.from_document({"code": "from-the-future"}, status)) is kind
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import LiveRegistry
 from submitting import Desk
-from tiny import LABELS, labelled_rows, pair_rows
+from tiny import LABELS, pair_rows
 
 from registry.cli import main as tagwarden
 
