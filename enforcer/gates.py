@@ -25,7 +25,7 @@ class Verdict(StrEnum):
 class Gate(BaseModel):
     """One bar. Without `confidence` the value itself is compared, which suits losses and sizes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     metric: MetricName
     op: Literal[">=", "<="] = ">="
@@ -43,7 +43,7 @@ class Score(BaseModel):
     n: int = Field(ge=0)
     low: float | None = None
     high: float | None = None
-    confidence: float | None = None
+    confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
 
     @model_validator(mode="after")
     def interval_holds_the_value(self) -> "Score":

@@ -106,7 +106,7 @@ class KeySet:
         Raises:
             KeyUnusable: not a JWKS, a private key in it, or a malformed key.
         """
-        members = jwks.get("keys")
+        members = jwks.get("keys") if isinstance(jwks, dict) else None
         if not isinstance(members, list):
             raise KeyUnusable("not a JWKS: the member `keys` is missing")
         keys: dict[str, OKPKey] = {}
@@ -123,7 +123,7 @@ class KeySet:
     def load(cls, path: Path) -> Self:
         try:
             return cls.from_jwks(json.loads(path.read_bytes()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise KeyUnusable(f"`{path}` cannot be read as a JWKS: {error}") from error
 
     def get(self, kid: str) -> OKPKey | None:

@@ -35,6 +35,8 @@ NOISE = frozenset(
     prod production staging stage exp experiment experimental run try trial fix fixed beta alpha rc release updated
     improved better best real true ok good demo sample example wip task type tag job""".split()
 )
+# Part of honest names (`agent-training`), yet no difference when a tag is all that is left (`dpo-training`).
+SOFT_NOISE = frozenset("training train tuning tune finetuning finetune trainer".split())
 VERSION = re.compile(r"v?\d+(?:\.\d+)*|(?:v|ver|rev|r|ep|run|exp|try)\d+")
 
 ABBREVIATIONS = {
@@ -46,7 +48,6 @@ ABBREVIATIONS = {
     "class": "classification",
     "emb": "embedding",
     "embed": "embedding",
-    "embeddings": "embedding",
     "rerank": "reranker",
     "reranking": "reranker",
     "ranker": "reranker",
@@ -136,37 +137,49 @@ def _breach_of_grammar(name: str) -> str | None:
 
 def _same_meaning(kebab: str, vocabulary: Mapping[str, Iterable[str]]) -> list[Match]:
     """Rules 3 to 5: the existing tags that this name only says again, exact matches first."""
-    core, stems, squeezed = _core(kebab), _stems(kebab), kebab.replace("-", "")
+    # A `2` inside may mean `to` (`text-2-sql`) or a version (`dpo-2-new`): both readings count.
+    readings = (_words(kebab), _words(kebab, two="2"))
+    cores = {_core(words, soft) for words in readings for soft in (frozenset(), SOFT_NOISE)}
+    stems, squeezed = _stems(kebab), _squeezed(kebab)
     found: list[Match] = []
     for tag, aliases in vocabulary.items():
+        spellings = [tag, *aliases]
         if kebab == tag:
             found.insert(0, Match("exists", f"`{tag}` exists already", tag))
-        elif kebab in (spellings := set(aliases)):
+        elif kebab in spellings:
             found.insert(0, Match("alias", f"it is an alias of `{tag}`", tag))
-        elif core in {tag, *spellings}:
+        elif cores & set(spellings):
             found.append(Match("noise", f"without its version and noise words it is `{tag}`", tag))
-        elif stems == _stems(tag):
+        elif stems in map(_stems, spellings):
             found.append(Match("stems", f"it says the same words as `{tag}`", tag))
-        elif squeezed == tag.replace("-", ""):
+        elif squeezed in map(_squeezed, spellings):
             found.append(Match("separators", f"it is `{tag}` with other separators", tag))
     return found
 
 
-def _core(kebab: str) -> str:
-    return "-".join(word for word in _words(kebab) if not _is_noise(word))
+def _core(words: list[str], soft: frozenset[str] = frozenset()) -> str:
+    return "-".join(word for word in words if not _is_noise(word) and word not in soft)
 
 
-def _words(kebab: str) -> list[str]:
+def _words(kebab: str, two: str = "to") -> list[str]:
     """Words for comparison only: glued numbers stand alone, `dpo2` is `dpo 2` and `text2sql` is `text to sql`."""
     words = [part for word in kebab.split("-") for part in re.findall(r"v\d+|\d+|[a-z]+", word)]
-    return [("to" if word == "2" and 0 < at < len(words) - 1 else word) for at, word in enumerate(words)]
+    return [(two if word == "2" and 0 < at < len(words) - 1 else word) for at, word in enumerate(words)]
 
 
 def _stems(kebab: str) -> tuple[str, ...]:
-    words = [ABBREVIATIONS.get(word, word) for word in _core(kebab).split("-")]
-    flat = [part for word in words for part in word.split("-")]
+    words = [_singular(word) for word in _core(_words(kebab)).split("-")]
+    flat = [part for word in words for part in ABBREVIATIONS.get(word, word).split("-")]
     # Around `to` the order is the meaning.
     return tuple(flat) if "to" in flat else tuple(sorted(flat))
+
+
+def _squeezed(kebab: str) -> str:
+    return _singular(kebab.replace("-", ""))
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
 
 
 def _is_noise(word: str) -> bool:
@@ -176,7 +189,7 @@ def _is_noise(word: str) -> bool:
 def _suggest(kebab: str, existing: list[Match]) -> str | None:
     if existing:
         return existing[0].tag
-    core = _core(kebab)
+    core = _core(_words(kebab))
     return core if core not in RESERVED and is_canonical(core) else None
 
 

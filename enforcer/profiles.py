@@ -114,7 +114,9 @@ class Profile(_Frozen):
     bindings: list[Binding] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def gates_speak_of_declared_metrics(self) -> Self:
+    def gates_speak_of_declared_metrics_and_once_of_each(self) -> Self:
+        if len({(gate.metric, gate.op) for gate in self.gates}) != len(self.gates):
+            raise ValueError("two gates bound the same metric in the same direction")
         for gate in self.gates:
             if gate.metric not in self.metrics:
                 raise ValueError(f"a gate speaks of `{gate.metric}`, which is not among the metrics")
@@ -146,8 +148,25 @@ class Profile(_Frozen):
                 raise ArgumentInvalid(f"`{name}`: {value!r} {breach}", pointer=f"/{name}")
             # 2 and 2.0 have one canonical form, so they must be one value before they are one digest.
             resolved[name] = float(value) if parameter.type == "float" and isinstance(value, int) else value
-        _check_label_names(resolved)
+        self._check_label_names(resolved)
         return resolved
+
+    def _check_label_names(self, arguments: dict[str, Any]) -> None:
+        """`num_labels` and `label_names` say the same thing twice (the article's spelling), so they must agree."""
+        names = arguments.get("label_names")
+        if names is None:
+            return
+        if len(set(names)) != len(names):
+            raise ArgumentInvalid("`label_names` holds a name twice", pointer="/label_names")
+        if arguments.get("num_labels") is None and "num_labels" in self.parameters:
+            arguments["num_labels"] = len(names)
+            if breach := self.parameters["num_labels"].breach(len(names)):
+                raise ArgumentInvalid(f"`label_names` holds {len(names)} names, which {breach}", pointer="/label_names")
+        if arguments.get("num_labels", len(names)) != len(names):
+            raise ArgumentInvalid(
+                f"`num_labels` is {arguments['num_labels']}, but `label_names` holds {len(names)} names",
+                pointer="/num_labels",
+            )
 
 
 class ParameterOverride(_Frozen):
@@ -187,15 +206,17 @@ def inherit(parent: Profile, child: ProfileOverrides) -> Profile:
     limits = child.limits or parent.limits
     if limits.max_gpus > parent.limits.max_gpus or limits.max_runtime_s > parent.limits.max_runtime_s:
         raise ProfileInvalid("`limits` are above the parent's; a child may only narrow")
-    return Profile(
-        **{
-            **parent.model_dump(),
-            "parameters": parameters,
-            "metrics": [*parent.metrics, *(m for m in child.metrics if m not in parent.metrics)],
-            "gates": _tighten(parent.gates, child.gates),
-            "limits": limits,
-        }
-    )
+    whole = {
+        **parent.model_dump(),
+        "parameters": parameters,
+        "metrics": [*parent.metrics, *(m for m in child.metrics if m not in parent.metrics)],
+        "gates": _tighten(parent.gates, child.gates),
+        "limits": limits,
+    }
+    try:
+        return Profile(**whole)
+    except ValueError as error:
+        raise ProfileInvalid(str(error)) from error
 
 
 def _narrow(name: str, old: Parameter, override: ParameterOverride) -> Parameter:
@@ -240,7 +261,9 @@ def _has_type(value: object, type_: ParameterType) -> bool:
         case "int":
             return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
         case "float":
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            # An integer beyond 2^53 is no float that would come back the same.
+            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+            return whole or (isinstance(value, float) and math.isfinite(value))
         case "str":
             return isinstance(value, str) and 0 < len(value) <= MAX_TEXT
         case "strings":
@@ -249,19 +272,3 @@ def _has_type(value: object, type_: ParameterType) -> bool:
                 and 0 < len(value) <= MAX_LIST
                 and all(isinstance(item, str) and 0 < len(item) <= MAX_TEXT for item in value)
             )
-
-
-def _check_label_names(arguments: dict[str, Any]) -> None:
-    """`num_labels` and `label_names` say the same thing twice (the article's spelling), so they must agree."""
-    names = arguments.get("label_names")
-    if names is None:
-        return
-    if len(set(names)) != len(names):
-        raise ArgumentInvalid("`label_names` holds a name twice", pointer="/label_names")
-    if arguments.get("num_labels") is None:
-        arguments["num_labels"] = len(names)
-    if arguments["num_labels"] != len(names):
-        raise ArgumentInvalid(
-            f"`num_labels` is {arguments['num_labels']}, but `label_names` holds {len(names)} names",
-            pointer="/num_labels",
-        )

@@ -8,8 +8,9 @@ import hashlib
 import time
 import uuid
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from enforcer import jws
 from enforcer.keys import ALGORITHM, KeyUnusable, SigningKey, public_key
@@ -22,7 +23,7 @@ TYP = "dpop+jwt"
 class _Proof(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    jti: str
+    jti: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{16,64}$")]
     htm: str
     htu: str
     iat: int

@@ -84,7 +84,8 @@ class VerifiedTicket:
     _made_by: object
 
     def __post_init__(self) -> None:
-        assert self._made_by is _ONLY_THE_VERIFIER, "a VerifiedTicket is only made by enforcer.tickets.verify"
+        if self._made_by is not _ONLY_THE_VERIFIER:
+            raise TypeError("a VerifiedTicket is only made by enforcer.tickets.verify")
 
 
 def sign(claims: Claims, key: SigningKey) -> str:

@@ -172,11 +172,13 @@ def verify_export(lines: Iterable[str], keys: KeySet) -> Verified:
             if head is None:
                 head = open_checkpoint(record["checkpoint"], keys)
                 continue
+            if not isinstance(record["event"], dict) or not isinstance(record["index"], int):
+                raise ValueError("`event` is an object and `index` a number")
             index, path = record["index"], [base64.b64decode(node, validate=True) for node in record["proof"]]
             root = root_of_path(leaf_hash(record["event"]), index, head.size, path)
         except LogInvalid as error:
             raise LogInvalid(f"line {number}: {error}") from error
-        except (ValueError, KeyError, TypeError, rfc8785.CanonicalizationError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LogInvalid(f"line {number} is not a record of an export: {error!r}") from error
         if root != head.root:
             raise LogInvalid(f"line {number}: event `{record['event'].get('id')}` is not in the log as it stands here")

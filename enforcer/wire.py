@@ -6,12 +6,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from enforcer.gates import Judgement, Score, Verdict
-from enforcer.profiles import Kind, Limits, Profile, ProfileOverrides
+from enforcer.profiles import Kind, Limits, Profile, ProfileOverrides, Value
 from enforcer.runspec import Digest, Inputs
 
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=1_000)]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# No text holds a NUL: PostgreSQL cannot store one, and nobody means one.
+_NO_NUL = r"^[^\x00]*$"
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=1_000, pattern=_NO_NUL)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=_NO_NUL)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
+ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
 Thumbprint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]
 
 
@@ -199,15 +203,15 @@ class TicketRequest(_Request):
     """Ask to run. `arguments` are those the trainer gave; the registry fills in the rest from the profile."""
 
     task_type: Name
-    version: int | None = Field(default=None, ge=1)
+    version: VersionNumber | None = None
     business_unit: Name | None = None
     target: Name = "local"
     gpus: int = Field(default=0, ge=0, le=4096)
-    arguments: dict[str, Any] = Field(max_length=200)
+    arguments: dict[ArgumentName, Value] = Field(max_length=200)
     inputs: Inputs
-    audience: Line
+    audience: Annotated[str, StringConstraints(pattern=r"^urn:[a-z0-9][A-Za-z0-9:._/-]{0,200}$")]
     jkt: Thumbprint
-    client_id: Line
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,100}$")]
 
 
 class TicketGrant(_Answer):
@@ -280,7 +284,7 @@ class Report(_Request):
     train_seconds: float = Field(default=0.0, ge=0)
     peak_memory_bytes: int = Field(default=0, ge=0, lt=2**53)
     outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=300)
-    error: Annotated[str, StringConstraints(max_length=2_000)] | None = None
+    error: Annotated[str, StringConstraints(max_length=2_000, pattern=_NO_NUL)] | None = None
 
 
 class Run(_Answer):
@@ -299,6 +303,7 @@ class Run(_Answer):
     ended_at: datetime | None
     step: int
     total_steps: int
+    logs: dict[str, float]
     scores: dict[str, Score]
     gates: list[Judgement]
     verdict: Verdict | None

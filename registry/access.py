@@ -4,7 +4,7 @@
     SignedIn                    anybody with a valid token
     TicketHolder                the run ticket and a proof by the run's own key
     LeaseHolder                 the token that redemption gave
-    Public                      health and public keys: nothing else
+    Public                      health, public keys, the API's description: nothing else
 
 Each leaves `access` on the dependency, so that a test can prove that no route goes without.
 """
@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
-from sqlmodel import col, select
 
 from enforcer import proofs, tickets
 from enforcer.policy.conditions import Context
@@ -92,10 +91,14 @@ def May(action: str, about: Callable[..., Any] = nothing_in_particular) -> Calla
         matter: Annotated[Matter, Depends(about)],
     ) -> Permit:
         unit = matter.unit or actor.business_unit
-        noted: Attempt = request.state.attempt
-        noted.facts.update(business_unit=unit, task_type=None if matter.tag == ANY_TAG else matter.tag)
         with books.reading() as session:
             gate = books.gate(session)
+        noted: Attempt = request.state.attempt
+        noted.facts["task_type"] = None if matter.tag == ANY_TAG else matter.tag
+        if unit in books.policy.directory.units:
+            noted.facts["business_unit"] = unit
+        else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
+            noted.facts["detail"] = {**noted.facts.get("detail", {}), "asked_for_unit": unit}
         decision = decide(gate, actor, action, matter)
         if not decision.allowed:
             raise refusal(actor, action, matter, unit, decision)
@@ -153,6 +156,7 @@ class HeldTicket:
     """A ticket of ours, presented together with a proof by the key that it names."""
 
     claims: tickets.Claims
+    proof_id: str
 
 
 def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
@@ -181,7 +185,7 @@ def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
     proven = proofs.check(request.headers.get("dpop", ""), method=request.method, url=url, ticket=token)
     if not hmac.compare_digest(proven.thumbprint, claims.cnf.jkt):
         raise TicketInvalid("the proof is by another key than the ticket names (`cnf.jkt`)", step=13)
-    return HeldTicket(claims)
+    return HeldTicket(claims, proven.proof_id)
 
 
 ticket_holder.access = "holds the ticket and its key"  # type: ignore[attr-defined]
@@ -208,9 +212,13 @@ def lease_holder(
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("the lease token of this run is needed: send `Authorization: Bearer <lease token>`")
     with books.reading() as session:
-        stored = session.exec(select(Run.lease_sha256).where(col(Run.id) == run_id)).first()
-    if stored is None or not hmac.compare_digest(stored, lease_hash(token)):
-        raise Unauthenticated("this lease token does not belong to this run")
+        run = session.get(Run, run_id)
+        stored = run.lease_sha256 if run else None
+        if run is None or stored is None or not hmac.compare_digest(stored, lease_hash(token)):
+            raise Unauthenticated("this lease token does not belong to this run")
+        actor = Actor(run.actor, (), run.business_unit)
+        facts = {"task_type": run.task_type, "version": run.version, "run_id": run.id, "ticket_id": run.jti}
+    attempt(request, request.url.path.rpartition("/")[2], actor, **facts)
     return HeldLease(run_id)
 
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,23 +56,24 @@ def _routed() -> FastAPI:
         description=DESCRIPTION,
         version=importlib.metadata.version("tagwarden"),
         responses={"default": {"model": wire.ProblemDocument, "content": {PROBLEM_JSON: {}}}},
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
     )
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Limits)
     app.add_exception_handler(Problem, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(Exception, _our_fault)
     return app
 
 
-class BodyLimit:
-    """Refuse a large body before it is read. FastAPI's own limit answers in plain text, ours like every other error."""
+class Limits:
+    """Refuse before anything is read: a large body (FastAPI's own limit answers in plain text), a NUL in the URL (which
+    PostgreSQL cannot compare with)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -82,8 +83,12 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        if len(announced) > 12 or (announced.isdecimal() and int(announced) > MAX_BODY_BYTES):
             refused = _http_error(Request(scope), HTTPException(413))
+            await refused(scope, receive, send)
+            return
+        if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+            refused = _answer(problems.Malformed("the URL holds a NUL; nothing is called so").document(), 422)
             await refused(scope, receive, send)
             return
         seen = 0
@@ -128,14 +133,17 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     kinds: dict[int, type[Problem]] = {404: problems.NotFound, 405: problems.MethodNotAllowed, 413: problems.TooLarge}
     kind = kinds.get(error.status_code, problems.Malformed)
     detail = {
-        404: f"nothing is served at `{request.url.path[:200]}`; see `/docs`",
+        404: f"nothing is served at `{request.url.path[:200]}`; see `/openapi.json`",
         405: f"`{request.method}` is not served at `{request.url.path[:200]}`",
         413: f"the body is larger than {MAX_BODY_BYTES} bytes",
     }.get(error.status_code, str(error.detail))
     return _answer(kind(detail).document(), kind.status, dict(error.headers or {}))
 
 
-def _database_away(_request: Request, error: Exception) -> JSONResponse:
+def _database_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DBAPIError)
+    if not (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)):
+        return _our_fault(request, error)
     log.error("the database does not answer: %s", error)
     problem = problems.Unavailable("the registry's database does not answer; nothing was changed. Try again")
     return _answer(problem.document(), 503, {"Retry-After": "5"})

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, func, text
+from sqlalchemy import Engine, func
 from sqlmodel import Session, col, delete, select
 
 from enforcer import tlog, wire
@@ -23,7 +23,6 @@ from registry.paging import Filter
 from registry.tables import Event, LogEntry, PendingEntry
 
 COLUMNS = tuple(wire.Event.model_fields)
-_SEQUENCER_LOCK = 0x7461677761  # any number that nobody else uses as a PostgreSQL advisory lock
 
 
 def record(session: Session, kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> Event:
@@ -40,7 +39,7 @@ def record(session: Session, kind: str, actor: Actor, *, outcome: str = "done", 
     )
     session.add(event)
     session.flush()
-    session.add(PendingEntry(event_id=event.id))
+    session.add(PendingEntry(event_id=event.id, leaf_hash=tlog.leaf_hash(as_document(event))))
     return event
 
 
@@ -51,7 +50,8 @@ def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, 
         if name in problem.facts:
             facts[name] = problem.facts[name]
     with db.writing(engine) as session:
-        reason = problem.detail[:1_000]
+        # What could not be stored must not keep the refusal from being stored.
+        reason = problem.detail[:1_000].replace("\x00", "").encode("utf-8", "replace").decode()
         return record(session, f"{action}.refused", actor, outcome="refused", reason=reason, **facts).id
 
 
@@ -61,20 +61,23 @@ def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, 
 def sequence(session: Session) -> None:
     """Give every committed event its place in the log. One sequencer at a time; the transaction must be a writing one.
 
-    SQLite has one writer anyway. On PostgreSQL an advisory lock holds until the end of this transaction; an event that
-    commits later is found by the next call, because what is pending is a set and not a position.
+    What is pending is a set and not a position: an event that commits later is found by the next call.
     """
-    if session.connection().dialect.name == "postgresql":
-        session.connection().execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SEQUENCER_LOCK})
-    pending = session.exec(select(Event).join(PendingEntry).order_by(col(Event.at), col(Event.id))).all()
+    db.queue_for(session, "sequencer")
+    query = select(PendingEntry).join(Event).order_by(col(Event.at), col(Event.id))
+    pending = session.exec(query).all()
     index = session.exec(select(func.count()).select_from(LogEntry)).one()
-    for event in pending:
-        session.add(LogEntry(index=index, event_id=event.id, leaf_hash=tlog.leaf_hash(as_document(event))))
+    for entry in pending:
+        session.add(LogEntry(index=index, event_id=entry.event_id, leaf_hash=entry.leaf_hash))
         index += 1
     session.flush()
     for start in range(0, len(pending), 500):
-        ids = [event.id for event in pending[start : start + 500]]
+        ids = [entry.event_id for entry in pending[start : start + 500]]
         session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(ids)))
+
+
+def is_pending(session: Session) -> bool:
+    return session.exec(select(PendingEntry.event_id).limit(1)).first() is not None
 
 
 def checkpoint(session: Session, origin: str, key: SigningKey) -> tuple[tlog.Tree, wire.Checkpoint]:
@@ -84,8 +87,10 @@ def checkpoint(session: Session, origin: str, key: SigningKey) -> tuple[tlog.Tre
 
 
 def export_ndjson(session: Session, wanted: Filter, origin: str, key: SigningKey) -> Iterator[str]:
-    """Events oldest first, each with its proof, under one checkpoint, for `tagwarden audit verify`."""
-    sequence(session)
+    """Events oldest first, each with its proof, under one checkpoint, for `tagwarden audit verify`.
+
+    What is not sequenced yet is not in it: `sequence` comes first, in a transaction of its own.
+    """
     tree, head = checkpoint(session, origin, key)
     query = select(LogEntry.index, Event).join(Event).order_by(col(LogEntry.index))
     found = session.exec(wanted.apply(query, Event)).all()

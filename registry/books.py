@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
@@ -74,7 +75,7 @@ def _key(settings: Settings, purpose: str) -> SigningKey:
     """One key a purpose. On loopback it is a development key, which verifiers elsewhere refuse."""
     folder: Path = settings.state_dir / "keys"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    dev = settings.on_loopback or is_loopback(settings.issuer.partition("://")[2].partition(":")[0])
+    dev = is_loopback(urlsplit(settings.issuer).hostname or "")
     file = folder / f"{DEV_PREFIX if dev else ''}{purpose}.pem"
     if not file.exists():
         SigningKey.generate(dev=dev).save(file)

@@ -36,10 +36,16 @@ def open_engine(settings: Settings) -> Engine:
     """An engine for the configured database. Creates the SQLite file's folder, nothing else."""
     url = settings.sqlalchemy_url
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=True)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # SQLite gives its journal files the mode of the database, so the database is private before it holds anything.
+    os.close(os.open(settings.state_dir / "registry.db", os.O_RDWR | os.O_CREAT, 0o600))
     engine = create_engine(
-        url, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S}, pool_size=20, max_overflow=20
+        url,
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
+        pool_size=20,
+        max_overflow=20,
+        hide_parameters=True,  # a failing statement is logged, the tickets and texts in it are not
     )
     writer = threading.Lock()
 
@@ -96,6 +102,13 @@ def reading(engine: Engine) -> Iterator[Session]:
     """A snapshot that takes no write lock. Nothing may be added to it."""
     with Session(engine.execution_options(tagwarden_read_only=True)) as session:
         yield session
+
+
+def queue_for(session: Session, what: str) -> None:
+    """Wait for whoever else does this, until the end of this transaction. SQLite has one writer anyway."""
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})
 
 
 def utc_now() -> datetime:

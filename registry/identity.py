@@ -10,6 +10,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy import Engine
-from sqlmodel import Session
+from sqlmodel import Session, col, delete
 
 from enforcer.problems import Invalid, Unauthenticated
 from registry import db
@@ -101,10 +102,12 @@ def create_token(
 def leave_local_token(engine: Engine, file: Path) -> None:
     """The embedded default: a token for whoever can read this user's 0600 file, with every right an operator needs."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = file.parent.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+    status = file.parent.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise Invalid(f"`{file.parent}` belongs to or can be written by others; no token is left there")
     with db.writing(engine) as session:
+        # One at a time: the token of the last start ends with this one.
+        session.exec(delete(ApiToken).where(col(ApiToken.actor) == f"user:local-{os.getuid()}"))
         token = create_token(
             session, f"local-{os.getuid()}", ["platform-admins", "nlp"], "all", life=MAX_LIFE, now=db.utc_now()
         )

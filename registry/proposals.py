@@ -33,6 +33,7 @@ def open_(session: Session, request: wire.ProposalRequest, permit: Permit, *, ap
         NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType: it could never be applied.
         AlreadyProposed: somebody else's proposal for this tag is open.
     """
+    db.queue_for(session, "vocabulary")
     change = request.change
     profile = _resolve(session, change)
     name = tags.find(session, change.tag).name if isinstance(change, wire.NewVersion) else change.tag
@@ -67,6 +68,7 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
         AlreadyReviewed: the reviewer has reviewed it before.
         StaleReview: the content is not what the reviewer saw.
     """
+    db.queue_for(session, "vocabulary")
     reviewer = permit.actor
     _refuse_decided(proposal)
     if proposal.author == reviewer.id:
@@ -86,7 +88,7 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
     return proposal
 
 
-def withdraw(session: Session, proposal: Proposal, actor: Actor) -> Proposal:
+def withdraw(session: Session, proposal: Proposal, permit: Permit) -> Proposal:
     """Take back one's own proposal.
 
     Raises:
@@ -94,15 +96,15 @@ def withdraw(session: Session, proposal: Proposal, actor: Actor) -> Proposal:
         NotPermitted: it is somebody else's.
     """
     _refuse_decided(proposal)
-    if proposal.author != actor.id:
+    if proposal.author != permit.actor.id:
         raise NotPermitted(f"only its author, `{proposal.author}`, withdraws a proposal", reason_code="not-the-author")
-    _record(session, "proposal.withdrawn", actor, proposal)
+    _record(session, "proposal.withdrawn", permit.actor, proposal, **permit.provenance)
     return _decide(session, proposal, "withdrawn")
 
 
-def get(session: Session, proposal_id: str) -> Proposal:
-    """Raises `UnknownProposal`. Locks the row where the database has row locks: reviews are counted one by one."""
-    found = session.get(Proposal, proposal_id, with_for_update=True)
+def get(session: Session, proposal_id: str, *, for_change: bool = False) -> Proposal:
+    """Raises `UnknownProposal`. For a change the row is locked, where the database has row locks."""
+    found = session.get(Proposal, proposal_id, with_for_update=for_change)
     if found is None:
         raise UnknownProposal(f"`{proposal_id[:100]}` is not a proposal")
     return found
@@ -127,7 +129,12 @@ def _resolve(session: Session, change: wire.NewTag | wire.NewVersion) -> Profile
 
 
 def _apply(session: Session, proposal: Proposal, last: Actor, permit: Permit) -> None:
-    """The change takes effect. The name is checked again: another proposal may have taken it meanwhile."""
+    """The change takes effect. Name and profile are checked again: the vocabulary may have moved meanwhile.
+
+    Raises:
+        NameIsVariant: another proposal has taken the name.
+        StaleReview: the parent changed, so that the agreed profile is no longer what it narrows to.
+    """
     change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
     facts: dict[str, Any] = {"proposal_id": proposal.id, **permit.provenance}
     if isinstance(change, wire.NewTag):
@@ -137,6 +144,11 @@ def _apply(session: Session, proposal: Proposal, last: Actor, permit: Permit) ->
     else:
         tag = tags.find(session, change.tag)
         parent, kind, description, aliases = tag.parent, Kind(tag.kind), tag.description, []
+    if tags.resolve_profile(session, parent, change.profile, change.overrides).digest() != _agreed(proposal).digest():
+        raise StaleReview(
+            f"`{parent}` changed since `{proposal.id}` was opened, so what was agreed to is not what would apply; "
+            "withdraw it and propose it again"
+        )
     proposal.version = tags.activate(
         session,
         name=proposal.tag,
@@ -144,12 +156,16 @@ def _apply(session: Session, proposal: Proposal, last: Actor, permit: Permit) ->
         parent=parent,
         description=description,
         aliases=aliases,
-        profile=Profile.model_validate(proposal.profile),
+        profile=_agreed(proposal),
         by=last,
         event="tag.activated",
         **facts,
     )
     _decide(session, proposal, "applied")
+
+
+def _agreed(proposal: Proposal) -> Profile:
+    return Profile.model_validate(proposal.profile)
 
 
 def _decide(session: Session, proposal: Proposal, state: str) -> Proposal:

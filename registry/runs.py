@@ -26,12 +26,12 @@ def heartbeat(session: Session, run_id: str, beat: wire.Heartbeat, books: Books)
     Raises:
         RunClosed: the run has ended.
     """
-    run = get(session, run_id)
+    run = get(session, run_id, for_change=True)
     _refuse_closed(run)
     now = db.utc_now()
     run.heartbeat_at = now
     run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
-    run.step, run.total_steps = beat.step, beat.total_steps
+    run.step, run.total_steps, run.logs = beat.step, beat.total_steps, beat.logs
     session.add(run)
     return wire.HeartbeatAnswer(expires_at=run.lease_expires_at, stop=run.stop)
 
@@ -44,7 +44,7 @@ def report(session: Session, run_id: str, told: wire.Report) -> Run:
     Raises:
         RunClosed: the run has ended with another report.
     """
-    run = get(session, run_id)
+    run = get(session, run_id, for_change=True)
     told_digest = digest(canonical_bytes(told.model_dump(mode="json")))
     if run.report_digest == told_digest:
         return run
@@ -88,17 +88,24 @@ def report(session: Session, run_id: str, told: wire.Report) -> Run:
 
 
 def cancel(session: Session, run_id: str, permit: Permit) -> Run:
-    """Ask a run to save a checkpoint and stop; it learns of it with its next heartbeat.
+    """Stop a run: one that is running saves a checkpoint and learns of it with its next heartbeat, one that has not
+    started never will.
 
     Raises:
         RunClosed: it has ended already.
     """
-    run = get(session, run_id)
+    run = get(session, run_id, for_change=True)
     _refuse_closed(run)
     run.stop = f"cancelled by {permit.actor.id}"
+    if run.state == "permitted":
+        ticket = session.get(Ticket, run.jti, with_for_update=True)
+        assert ticket is not None, "a run and its ticket are written together"
+        ticket.state = "revoked"
+        run.state, run.ended_at = "interrupted", db.utc_now()
+        session.add(ticket)
     audit.record(
         session,
-        "run.cancel-asked",
+        "run.cancelled",
         permit.actor,
         business_unit=run.business_unit,
         task_type=run.task_type,
@@ -111,8 +118,9 @@ def cancel(session: Session, run_id: str, permit: Permit) -> Run:
     return run
 
 
-def get(session: Session, run_id: str) -> Run:
-    found = session.get(Run, run_id)
+def get(session: Session, run_id: str, *, for_change: bool = False) -> Run:
+    """Raises `UnknownRun`. For a change the row is locked, where the database has row locks."""
+    found = session.get(Run, run_id, with_for_update=for_change)
     if found is None:
         raise UnknownRun(f"`{run_id[:100]}` is not a run")
     return found

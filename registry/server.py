@@ -3,18 +3,22 @@
 import json
 import logging
 import socket
+import threading
+import time
 from datetime import UTC, datetime
 
 import uvicorn
 from sqlmodel import Session, col, select
 
-from registry import db, tags
+from registry import audit, db, tags
 from registry.app import create_app, describe
+from registry.books import Books
 from registry.identity import leave_local_token
 from registry.settings import Settings, is_loopback, local_token_file
 from registry.tables import ApiToken, Tag
 
 log = logging.getLogger("tagwarden")
+SEQUENCE_EVERY_S = 1.0
 
 
 class RefusedToStart(Exception):
@@ -64,8 +68,24 @@ def serve(settings: Settings) -> None:
         leave_local_token(app.state.books.engine, file)
         log.info("local user's token: %s", file)
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
+    threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", lifespan="off"))
     server.run(sockets=[listener])
+
+
+def _keep_sequencing(books: Books) -> None:
+    """Give events their place in the log soon after they happened, so that the time in which a row could be taken away
+    unnoticed stays short."""
+    while True:
+        time.sleep(SEQUENCE_EVERY_S)
+        try:
+            with books.reading() as session:
+                waiting = audit.is_pending(session)
+            if waiting:
+                with books.writing() as session:
+                    audit.sequence(session)
+        except Exception:
+            log.exception("the log was not sequenced; it is tried again")
 
 
 def openapi_json() -> str:

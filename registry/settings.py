@@ -47,14 +47,15 @@ class Settings(BaseSettings):
         if url is None:
             return None
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-            raise ValueError("public_url must be an http(s) URL without query or fragment")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in url:
+            raise ValueError("public_url must be an http(s) URL without credentials, query or fragment")
         return url.rstrip("/")
 
     @property
     def issuer(self) -> str:
         """The exact string in `iss`."""
-        return self.public_url or f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
 
     @property
     def sqlalchemy_url(self) -> str:

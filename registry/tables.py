@@ -6,7 +6,17 @@ SQLModel tables do not validate on construction, so nothing untrusted is ever pa
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, Column, DateTime, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    LargeBinary,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
@@ -34,8 +44,11 @@ def _json() -> Any:
     return Field(sa_column=Column(JSON, nullable=False))
 
 
-def _moment(nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable))
+def _moment(nullable: bool = False, index: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable, index=index))
+
+
+_IS_OPEN = text("state = 'open'")
 
 
 class Tag(SQLModel, table=True):
@@ -73,7 +86,10 @@ class TagVersion(SQLModel, table=True):
 class Proposal(SQLModel, table=True):
     """A governed change. `digest` binds `change` and the resolved `profile`, which is what reviewers agree to."""
 
-    __table_args__ = (CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name="state"),)
+    __table_args__ = (
+        CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name="state"),
+        Index("one_open_proposal", "tag", unique=True, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
+    )
 
     id: str = Field(primary_key=True)
     kind: str
@@ -160,8 +176,9 @@ class Run(SQLModel, table=True):
     lease_sha256: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     lease_expires_at: datetime | None = _moment(nullable=True)
     stop: str | None = None
-    step: int = 0
-    total_steps: int = 0
+    step: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    total_steps: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    logs: dict[str, Any] = _json()
     scores: dict[str, Any] = _json()
     gates: list[dict[str, Any]] = _json()
     verdict: str | None = None
@@ -197,11 +214,15 @@ class Event(SQLModel, table=True):
 
 
 class PendingEntry(SQLModel, table=True):
-    """An event that has no place in the log yet. Written with the event, taken away when it is sequenced."""
+    """An event that has no place in the log yet. Written with the event, taken away when it is sequenced.
+
+    The leaf is hashed when the event is written, so that a row changed before it was sequenced shows as well.
+    """
 
     __tablename__ = "pending_entry"
 
     event_id: str = Field(primary_key=True, foreign_key="event.id")
+    leaf_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
 class LogEntry(SQLModel, table=True):
@@ -224,4 +245,13 @@ class IdempotentAnswer(SQLModel, table=True):
     key: str = Field(primary_key=True)
     request_digest: str
     answer: dict[str, Any] = _json()
-    created_at: datetime = _moment()
+    created_at: datetime = _moment(index=True)
+
+
+class UsedProof(SQLModel, table=True):
+    """A proof of possession that was taken, kept while a copy of it would still be fresh."""
+
+    __tablename__ = "used_proof"
+
+    id: str = Field(primary_key=True)
+    used_at: datetime = _moment(index=True)

@@ -33,6 +33,12 @@ def find(session: Session, name: str) -> Tag:
     return tag
 
 
+def canonical(session: Session, name: str) -> str:
+    """The tag that an alias stands for; any other name as it is. For filters, where an unknown name finds nothing."""
+    alias = session.get(Alias, name)
+    return alias.tag if alias else name
+
+
 def find_active(session: Session, name: str) -> Tag:
     """As `find`, for a new run.
 
@@ -103,14 +109,17 @@ def refuse_bad_name(session: Session, name: str, aliases: list[str]) -> None:
     """Rule on a new name and its aliases.
 
     Raises:
-        NameInvalid: breaks the grammar, or is reserved or noise.
+        NameInvalid: breaks the grammar, is reserved or noise, or stands twice.
         NameIsVariant: says what an existing tag says.
     """
+    spellings = [name, *aliases]
+    if len(set(spellings)) != len(spellings):
+        raise NameInvalid(f"`{name}`: a name or alias stands twice; name each once")
     known = vocabulary(session)
-    for spelling in (name, *aliases):
+    for spelling in spellings:
         verdict = names.check_name(spelling, known)
-        # An alias exists to catch odd spellings, so only taken and ungrammatical ones are refused.
-        if spelling is not name and all(match.rule in {"noise", "stems", "separators"} for match in verdict.matches):
+        # An alias exists to catch odd spellings of its own tag, so noise alone does not rule it out.
+        if spelling is not name and all(match.rule == "noise" and match.tag is None for match in verdict.matches):
             continue
         if verdict.ruling is names.Ruling.BLOCK:
             advice = f"; use `{verdict.suggestion}`" if verdict.suggestion else ""

@@ -4,18 +4,27 @@ import secrets
 from datetime import timedelta
 
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete
 
 from enforcer import gates, tickets, wire
-from enforcer.problems import ArgumentInvalid, IdempotencyConflict, Malformed, TicketExpired, TicketUsed, UnknownTicket
+from enforcer.problems import (
+    ArgumentInvalid,
+    IdempotencyConflict,
+    Malformed,
+    TaskTypeNotActive,
+    TicketExpired,
+    TicketInvalid,
+    TicketUsed,
+    UnknownTicket,
+)
 from enforcer.profiles import Profile
 from enforcer.runspec import RunSpec, canonical_bytes, digest
+from enforcer.tickets import LEEWAY_S
 from registry import audit, db, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
-from registry.tables import IdempotentAnswer, Run, Ticket
+from registry.tables import IdempotentAnswer, Run, Ticket, UsedProof
 
 IDEMPOTENCY_LIFE = timedelta(hours=24)
 
@@ -23,6 +32,7 @@ IDEMPOTENCY_LIFE = timedelta(hours=24)
 def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.TicketPlan:
     """What `issue` would grant. Nothing is written."""
     spec = _resolve(session, request, permit, run_id="run-planned")
+    canonical_bytes(spec)
     return wire.TicketPlan(
         task_type=spec.task_type,
         version=spec.version,
@@ -44,6 +54,8 @@ def issue(
         IdempotencyConflict: this key came with another request before.
     """
     request_digest = digest(canonical_bytes(request.model_dump(mode="json")))
+    # A retry that overtakes its own first request waits for its answer instead of racing it.
+    db.queue_for(session, f"idempotency {permit.actor.id} {idempotency_key}")
     if known := _answered(session, permit.actor, idempotency_key, request_digest):
         return known
     run_id, jti, now = f"run-{db.uuid7()}", db.uuid7(), db.utc_now()
@@ -126,6 +138,7 @@ def issue(
             policy_rule=_rule(permit),
             run_spec_digest=digest(run_spec),
             created_at=now,
+            logs={},
             scores={},
             gates=[],
         )
@@ -139,10 +152,6 @@ def issue(
             created_at=now,
         )
     )
-    try:
-        session.flush()
-    except IntegrityError as error:
-        raise IdempotencyConflict(f"`{idempotency_key}` is being used by another request right now") from error
     return grant
 
 
@@ -153,27 +162,32 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
     use. The state changes in one statement, so of many racing redemptions one wins.
 
     Raises:
-        UnknownTicket, TicketExpired, TicketUsed.
+        UnknownTicket: it is not in the books, or not as it is here.
+        TicketInvalid: the proof was used before.
+        TicketExpired, TicketUsed.
     """
     claims, now = held.claims, db.utc_now()
-    ticket = session.get(Ticket, claims.jti)
-    if ticket is None:
-        raise UnknownTicket(f"ticket `{claims.jti}` is not in the books")
+    ticket, run = session.get(Ticket, claims.jti), session.get(Run, claims.txn)
+    written = ticket and run and (ticket.run_id, ticket.jkt, run.run_spec_digest, run.actor)
+    if ticket is None or run is None or written != (claims.txn, claims.cnf.jkt, claims.run_spec_digest, claims.sub):
+        # Signed with our key, yet not what we wrote down: somebody else has the key.
+        raise UnknownTicket(f"ticket `{claims.jti}` is not in the books as it is here")
+    _refuse_replay(session, held.proof_id)
     won = session.connection().execute(
         update(Ticket)
         .where(col(Ticket.jti) == claims.jti, col(Ticket.state) == "issued", col(Ticket.expires_at) > now)
         .values(state="redeemed", redeemed_at=now, redemption_id=redemption.redemption_id)
     )
     session.refresh(ticket)
-    if won.rowcount == 0 and ticket.redemption_id != redemption.redemption_id:
+    session.refresh(run, with_for_update=True)
+    again = ticket.redemption_id == redemption.redemption_id and run.state == "running"
+    if won.rowcount == 0 and not again:
         if ticket.state == "issued":
             raise TicketExpired(f"ticket `{claims.jti}` expired at {ticket.expires_at:%H:%M:%SZ}; ask for a new one")
         raise TicketUsed(
             f"ticket `{claims.jti}` is {ticket.state} since {ticket.redeemed_at or ticket.issued_at:%Y-%m-%dT%H:%M:%SZ}"
             "; it starts one run and no second. Ask for a new one"
         )
-    run = session.get(Run, claims.txn)
-    assert run is not None, "a ticket and its run are written together"
     token = secrets.token_urlsafe(32)
     run.lease_sha256 = lease_hash(token)
     run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
@@ -182,12 +196,12 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
         audit.record(
             session,
             "ticket.redeemed",
-            Actor(claims.sub, (), claims.business_unit),
-            task_type=claims.task_type,
-            version=claims.task_version,
+            Actor(run.actor, (), run.business_unit),
+            task_type=run.task_type,
+            version=run.version,
             run_id=run.id,
             ticket_id=claims.jti,
-            rule=claims.policy_rule,
+            rule=run.policy_rule,
             policy_revision=claims.policy_digest,
             detail={"audience": claims.aud},
         )
@@ -198,6 +212,17 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
         expires_at=run.lease_expires_at,
         heartbeat_s=max(1, books.settings.lease_ttl_s // 3),
     )
+
+
+def _refuse_replay(session: Session, proof_id: str) -> None:
+    """A captured redemption must not be sent again: its answer would take the lease from the run that has it."""
+    stale = db.utc_now() - timedelta(seconds=3 * LEEWAY_S)
+    session.exec(delete(UsedProof).where(col(UsedProof.used_at) < stale))
+    db.queue_for(session, f"proof {proof_id}")
+    if session.get(UsedProof, proof_id) is not None:
+        raise TicketInvalid("the proof of possession was used before; make a new one for each request", step=13)
+    session.add(UsedProof(id=proof_id, used_at=db.utc_now()))
+    session.flush()
 
 
 def status(session: Session, jti: str, actor: Actor) -> wire.TicketStatus:
@@ -218,7 +243,12 @@ def status(session: Session, jti: str, actor: Actor) -> wire.TicketStatus:
 def _resolve(session: Session, request: wire.TicketRequest, permit: Permit, *, run_id: str) -> RunSpec:
     """Fill in from the profile whatever the trainer left open."""
     tag = tags.find_active(session, request.task_type)
-    version = tags.version(session, tag.name, request.version)
+    if request.version not in (None, tag.version):
+        raise TaskTypeNotActive(
+            f"`{tag.name}@{request.version}` is not the version that is in force, `{tag.name}@{tag.version}` is; "
+            "older ones stay readable and take no new runs"
+        )
+    version = tags.version(session, tag.name)
     profile = Profile.model_validate(version.profile)
     if request.gpus > profile.limits.max_gpus:
         raise ArgumentInvalid(

@@ -4,6 +4,7 @@ Every method raises what the registry raised (`enforcer.problems`), or `Registry
 """
 
 import uuid
+from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -12,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 from enforcer import proofs, wire
 from enforcer.keys import SigningKey
 from enforcer.problems import RegistryUnreachable
-from trainer.link import Link
+from trainer.http import Link
 
 Answer = TypeVar("Answer", bound=BaseModel)
+PAGE = 100  # items asked for at once; lists go on for as long as somebody reads
 
 
 class Registry(Link):
@@ -22,14 +24,14 @@ class Registry(Link):
 
     # --- tags -----------------------------------------------------------------------------------------------------
 
-    def tags(self, page_token: str | None = None) -> wire.TagPage:
-        return self._get("/v1/tags", wire.TagPage, page_token=page_token)
+    def tags(self) -> Iterator[wire.Tag]:
+        return self._each("/v1/tags", wire.TagPage)
 
     def tag(self, name: str) -> wire.TagDetail:
         return self._get(f"/v1/tags/{_part(name)}", wire.TagDetail)
 
-    def tag_versions(self, name: str) -> wire.TagVersionPage:
-        return self._get(f"/v1/tags/{_part(name)}/versions", wire.TagVersionPage)
+    def tag_version(self, name: str, version: int) -> wire.TagVersion:
+        return self._get(f"/v1/tags/{_part(name)}/versions/{version}", wire.TagVersion)
 
     def check_name(self, name: str) -> wire.NameCheck:
         return self._post("/v1/tags:check-name", wire.NameCheckRequest(name=name), wire.NameCheck, again=True)
@@ -39,8 +41,9 @@ class Registry(Link):
     def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
         return self._post("/v1/proposals", request, wire.Proposal)
 
-    def proposals(self, page_token: str | None = None, **filters: str | None) -> wire.ProposalPage:
-        return self._get("/v1/proposals", wire.ProposalPage, page_token=page_token, **filters)
+    def proposals(self, state: str | None = None) -> Iterator[wire.Proposal]:
+        """Newest first."""
+        return self._each("/v1/proposals", wire.ProposalPage, state=state)
 
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
@@ -92,14 +95,23 @@ class Registry(Link):
         path = f"/v1/runs/{_part(run_id)}/report"
         return self._post(path, report, wire.Run, again=True, authorization=f"Bearer {lease_token}")
 
-    def runs(self, **filters: Any) -> wire.RunPage:
-        return self._get("/v1/runs", wire.RunPage, **filters)
+    def runs(self, **filters: str | None) -> Iterator[wire.Run]:
+        """Newest first."""
+        return self._each("/v1/runs", wire.RunPage, **filters)
 
     def run(self, id: str) -> wire.Run:
         return self._get(f"/v1/runs/{_part(id)}", wire.Run)
 
     def _get(self, path: str, answer: type[Answer], **query: Any) -> Answer:
         return self._read(self.ask("GET", path, query=query, again=True), answer, path)
+
+    def _each(self, path: str, page: type[Answer], **query: Any) -> Iterator[Any]:
+        """The items of a list, page after page."""
+        token: str | None = ""
+        while token is not None:
+            answer: Any = self._get(path, page, page_size=PAGE, page_token=token or None, **query)
+            yield from answer.items
+            token = answer.next_page_token
 
     def _post(self, path: str, body: BaseModel, answer: type[Answer], *, headers: dict[str, str] | None = None,
               **how: Any) -> Answer:  # fmt: skip

@@ -6,6 +6,7 @@ The same code runs in preflight and, on the bytes whose digests the ticket binds
 import difflib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from trainer.job import Row
 from trainer.rows import Source
 
 MAX_SHOWN = 5
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 # What people call the columns that profiles call otherwise.
 USUAL_NAMES = {
     "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
@@ -36,6 +38,8 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
         DatasetInvalid: a column that is not there, a text or label that is missing, empty or of another kind.
     """
     names = _file_columns(source, profile, columns)
+    label_names: Sequence[str] | None = arguments.get("label_names")
+    spellings = _spellings(label_names or (), source.textual)
     rows: list[Row] = []
     strangers: Counter[str] = Counter()
     first_strange: list[int] = []
@@ -46,35 +50,67 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
             if value is None and not profile.columns[role].required:
                 continue
             if profile.columns[role].type == "label":
-                label = _label(value, arguments.get("label_names"), source, index, column)
-                if label is None:
-                    strangers[str(value)] += 1
+                label = _label(value, source, index, column)
+                if label_names is not None and label not in spellings:
+                    strangers[str(label)] += 1
                     first_strange.append(index)
-                row[role] = label
+                row[role] = spellings.get(label, str(label))
             else:
                 row[role] = _text(value, source, index, column)
         rows.append(row)
     if strangers:
-        raise _unknown_labels(source, strangers, first_strange, arguments["label_names"])
+        raise _unknown_labels(source, strangers, first_strange, label_names or ())
     _same_shape(source, rows, [role for role in names if not profile.columns[role].required])
     return rows
 
 
-def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
+    """See that all sources bring the same columns; inside each of them `examples` has seen to it.
+
+    Raises:
+        DatasetInvalid: one has an optional column that another one lacks.
+    """
+    for source, part in zip(sources, parts, strict=True):
+        if odd := part[0].keys() ^ parts[0][0].keys():
+            column = min(odd)
+            has, lacks = (source, sources[0]) if column in part[0] else (sources[0], source)
+            raise DatasetInvalid(
+                f"`{lacks.name}` has no `{column}`, and `{has.name}` has; give it to all files or to none",
+                file=lacks.name,
+                pointer=f"/{_escaped(column)}",
+            )
+
+
+def subject(profile: Profile) -> str:
+    """The column that says what a row is about, a text that every row has: the query of a pair, the text of a label."""
+    return next(name for name, column in profile.columns.items() if column.type == "text" and column.required)
+
+
+def names_in(sources: Sequence[Source], column: str) -> list[str]:
+    """The labels that the data holds, as names, in alphabetical order.
+
+    Raises:
+        DatasetInvalid: a value that is no label.
+    """
+    rows = [(source, index, row.get(column)) for source in sources for index, row in enumerate(source.rows)]
+    return sorted({str(_label(value, *at, column)) for *at, value in rows if value not in (None, "")})
+
+
+def split(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Hold out about `fraction` of the rows: (train, held out), each in the order given.
 
-    Rows are drawn by the hash of seed and content. So the draw depends on no random generator and not on their order,
-    and equal rows stay together: none is on both sides.
+    Rows are drawn by the hash of seed and their text in column `by`. So the draw depends on no random generator and not
+    on their order, and rows with the same text stay together: a model is never asked what it was trained to answer.
     """
     if fraction == 0:
         return list(rows), []
-    keys = [hashlib.sha256(f"{seed}\0{content(row)}".encode()).digest() for row in rows]
+    keys = [hashlib.sha256(f"{seed}\0{row[by]}".encode()).digest() for row in rows]
     wanted = max(1, round(len(rows) * fraction))
     held_out: set[bytes] = set()
     counts = Counter(keys)
     taken = 0
     for key in sorted(counts):
-        if taken >= wanted or len(held_out) == len(counts) - 1:  # one kind of row at least must remain for training
+        if taken >= wanted or len(held_out) == len(counts) - 1:  # one text at least must remain for training
             break
         held_out.add(key)
         taken += counts[key]
@@ -132,19 +168,33 @@ def _text(value: Any, source: Source, index: int, column: str) -> str:
     raise _at(source, index, column, f"`{column}` {what}")
 
 
-def _label(value: Any, names: Sequence[str] | None, source: Source, index: int, column: str) -> str | None:
-    """The label's name; None when it is none of `names`. Numbers count into `names`."""
+def _spellings(names: Sequence[str], textual: bool) -> dict[str | int, str]:
+    """Every value that may stand for a label, and the name it stands for.
+
+    A number counts into `names`, from 0, unless one of them is a number itself: where they go from 1 to 5, 1 means `1`.
+    """
+    counted: dict[str | int, str] = {str(i) if textual else i: name for i, name in enumerate(names)}
+    meant = {int(name): name for name in names if _INTEGER.fullmatch(name)}
+    return {name: name for name in names} | (meant if any(map(_is_number, names)) else counted)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _label(value: Any, source: Source, index: int, column: str) -> str | int:
+    """A label as the row spells it."""
     if value is None or value == "":
         raise _at(source, index, column, f"`{column}` is missing; every row needs a label")
-    if names is None or (isinstance(value, str) and value in names):
-        return str(value)
-    if isinstance(value, str) and source.textual and value.isdecimal() and value.isascii():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return names[value] if 0 <= value < len(names) else None
-    if isinstance(value, str):
-        return None
-    raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; a label is a name or its number")
+    if isinstance(value, list):
+        raise _at(source, index, column, f"`{column}` is a list; a row takes one label, several are not taken yet")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; a label is a name or its number")
+    return value
 
 
 def _unknown_labels(

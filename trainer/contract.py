@@ -82,10 +82,13 @@ def _contract(registry: Registry, args: TrainingArguments) -> Contract:
     tag = registry.tag(args.tag)
     if args.version is None or args.version == tag.version:
         return Contract(tag.name, tag.version, tag.profile, tag.profile_digest)
-    for old in registry.tag_versions(args.tag).items:
-        if old.version == args.version:
-            return Contract(tag.name, old.version, old.profile, old.profile_digest)
-    raise UnknownTaskType(f"`{tag.name}` has no version {args.version}; the current one is `{tag.name}@{tag.version}`")
+    try:
+        old = registry.tag_version(tag.name, args.version)
+    except UnknownTaskType as unknown:
+        raise UnknownTaskType(
+            f"`{tag.name}` has no version {args.version}; the current one is `{tag.name}@{tag.version}`"
+        ) from unknown
+    return Contract(tag.name, old.version, old.profile, old.profile_digest)
 
 
 def ticket_request(
@@ -146,15 +149,15 @@ def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any,
 
 def _raise_if_proposed(registry: Registry, tag: str) -> None:
     try:
-        waiting = [p for p in registry.proposals().items if p.state == "open" and p.change.tag == tag]
+        waiting = next((p for p in registry.proposals(state="open") if p.change.tag == tag), None)
     except Problem:  # who may not read proposals learns nothing from them
         return
-    if waiting:
-        missing = waiting[0].approvals_needed - sum(review.verdict == "approve" for review in waiting[0].reviews)
+    if waiting is not None:
+        missing = waiting.approvals_needed - sum(review.verdict == "approve" for review in waiting.reviews)
         raise ApprovalPending(
-            f"`{tag}` is proposed (`{waiting[0].id}`) and waits for {missing} more approvals; "
-            f"see `swift-submit requests show {waiting[0].id}`",
-            proposal=waiting[0].id,
+            f"`{tag}` is proposed (`{waiting.id}`) and waits for {missing} more approvals; "
+            f"see `swift-submit requests show {waiting.id}`",
+            proposal=waiting.id,
         )
 
 

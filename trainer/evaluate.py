@@ -5,7 +5,8 @@ A confusion matrix `confusion_KK` counts truth in rows and prediction in columns
 
 Intervals are percentile bootstraps (Efron & Tibshirani 1993, chapter 13) except for accuracy, a proportion, which has
 the Wilson interval. A percentile interval of a biased statistic can miss its own point estimate; it is then widened to
-hold it.
+hold it. Where the rows cannot tell how sure a score is (a class without rows, no more documents than are looked at), it
+has no interval, and a gate that asks for confidence stays inconclusive.
 """
 
 # ruff: noqa: N803, N806 -- names end in their shape
@@ -24,7 +25,7 @@ Ints = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
-CELLS_AT_ONCE = 4_000_000  # of the (R, N) array of drawn indices: 32 MB
+CELLS_AT_ONCE = 4_000_000  # of any array with resamples or queries in rows: 32 MB
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -65,25 +66,32 @@ def macro_f1(confusion_KK: Ints, seed: int, confidence: float = CONFIDENCE, resa
     """The unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), with a bootstrap interval over rows.
 
     A class that neither occurs nor is predicted has no F1 and is left out of the mean, in the score and in each
-    resample (scikit-learn's default for `average="macro"`). Drawing N rows with replacement is one multinomial draw
-    over the cells of the matrix, so the cost does not grow with N.
+    resample (scikit-learn's default for `average="macro"`). Nothing is known of a class without rows, so then there is
+    no interval. Drawing N rows with replacement is one multinomial draw over the cells of the matrix, so the cost does
+    not grow with N.
     """
     n = int(confusion_KK.sum())
     truth_C, predicted_C = np.nonzero(confusion_KK)  # C is at most min(N, K * K)
     counts_C = confusion_KK[truth_C, predicted_C]
-    classes = np.arange(confusion_KK.shape[0])
-    of_truth_CK = (truth_C[:, None] == classes).astype(np.float64)
-    of_prediction_CK = (predicted_C[:, None] == classes).astype(np.float64)
+    right_C = truth_C == predicted_C
+    classes = len(confusion_KK)
 
-    def mean_f1(draws_RC: Floats) -> Floats:
-        true_positives_RK = draws_RC @ (of_truth_CK * of_prediction_CK)
-        occurrences_RK = draws_RC @ of_truth_CK + draws_RC @ of_prediction_CK  # 2 TP + FP + FN
+    def mean_f1(draws_RC: Ints) -> Floats:
+        true_positives_RK = _sum_by(truth_C[right_C], draws_RC[:, right_C], classes)
+        occurrences_RK = _sum_by(truth_C, draws_RC, classes) + _sum_by(predicted_C, draws_RC, classes)  # 2 TP + FP + FN
         f1_RK = 2 * true_positives_RK / np.maximum(occurrences_RK, 1)
         return np.asarray(f1_RK.sum(axis=1) / (occurrences_RK > 0).sum(axis=1), np.float64)
 
-    value = float(mean_f1(counts_C[None, :].astype(np.float64))[0])
-    draws_RC = np.random.default_rng(seed).multinomial(n, counts_C / n, size=resamples)
-    return _between(value, n, mean_f1(draws_RC.astype(np.float64)), confidence)
+    value = float(mean_f1(counts_C[None, :])[0])
+    if not confusion_KK.sum(axis=1).all():
+        return Score(value=value, n=n)
+    random = np.random.default_rng(seed)
+    step = max(1, CELLS_AT_ONCE // max(len(counts_C), classes))
+    parts = [
+        mean_f1(random.multinomial(n, counts_C / n, size=min(step, resamples - done)))
+        for done in range(0, resamples, step)
+    ]
+    return _between(value, n, np.concatenate(parts), confidence)
 
 
 def per_class(confusion_KK: Ints, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -99,7 +107,13 @@ def per_class(confusion_KK: Ints, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def top_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> Ints:
-    """The k nearest documents of each query by cosine, best first: (Q, min(k, D)). The earlier document wins a tie."""
+    """The k nearest documents of each query by cosine, best first: (Q, min(k, D)). The earlier document wins a tie.
+
+    Raises:
+        ValueError: a vector with NaN or infinity in it, which is near nothing.
+    """
+    if not (np.isfinite(queries_QE).all() and np.isfinite(documents_DE).all()):
+        raise ValueError("the model gives vectors that are not finite; it has diverged or was damaged")
     documents = _unit(documents_DE)
     step = max(1, CELLS_AT_ONCE // max(1, len(documents)))
     parts = [
@@ -110,9 +124,11 @@ def top_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> Ints:
 
 
 def retrieval_scores(
-    ranked_QK: Ints, relevant: Sequence[set[int]], k: int, seed: int, confidence: float = CONFIDENCE
+    ranked_QK: Ints, relevant: Sequence[set[int]], documents: int, k: int, seed: int, confidence: float = CONFIDENCE
 ) -> dict[str, Score]:
     """`ndcg@k`, `mrr@k` and `recall@k` over queries that may have several relevant documents each; n = Q.
+
+    Among no more than k `documents` every model finds every one of them, so then there is no interval.
 
     With rel_i in {0, 1} at rank i and R relevant documents in all (Manning, Raghavan & Schuetze 2008, chapter 8;
     Jarvelin & Kekalainen 2002 for the discount):
@@ -132,10 +148,10 @@ def retrieval_scores(
     ndcg_Q = hits_QK @ discount_K[: hits_QK.shape[1]] / best_Q
     mrr_Q = np.where(hits_QK.any(axis=1), 1 / (hits_QK.argmax(axis=1) + 1), 0.0)
     recall_Q = hits_QK.sum(axis=1) / wanted_Q
-    return {
-        f"{name}@{k}": bootstrap_mean(values_Q, seed, confidence)
-        for name, values_Q in (("ndcg", ndcg_Q), ("mrr", mrr_Q), ("recall", recall_Q))
-    }
+    measured = {f"ndcg@{k}": ndcg_Q, f"mrr@{k}": mrr_Q, f"recall@{k}": recall_Q}
+    if documents <= k:
+        return {name: Score(value=float(values_Q.mean()), n=len(values_Q)) for name, values_Q in measured.items()}
+    return {name: bootstrap_mean(values_Q, seed, confidence) for name, values_Q in measured.items()}
 
 
 def bootstrap_mean(values_N: Floats, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Score:
@@ -148,6 +164,13 @@ def bootstrap_mean(values_N: Floats, seed: int, confidence: float = CONFIDENCE, 
         for done in range(0, resamples, step)
     ]
     return _between(float(values_N.mean()), n, np.concatenate(means), confidence)
+
+
+def _sum_by(class_C: Ints, counts_RC: Ints, classes: int) -> Floats:
+    """The counts of each class in each row: (R, K)."""
+    rows = len(counts_RC)
+    place_RC = np.arange(rows)[:, None] * classes + class_C
+    return np.bincount(place_RC.ravel(), counts_RC.ravel(), rows * classes).reshape(rows, classes)
 
 
 def _between(value: float, n: int, resampled_R: Floats, confidence: float) -> Score:

@@ -1,9 +1,11 @@
 r"""What a run reads besides rows, resolved to digests: the base model's folder, and the code it was submitted from.
 
 The digest of a model folder is `sha256sum` over `sha256sum`: one line `<hex>  <relative path>` for each file, sorted by
-the bytes of the path, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the folder:
+the bytes of the path, links followed, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the folder:
 
-    find -L . -type f -not -path '*/.*' -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum
+    find -L . -type f -not -path '*/.*' -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum -- | sha256sum
+
+What loads must be what is digested, so weights that a folder refers to outside of itself, or hidden in it, are refused.
 """
 
 import contextlib
@@ -13,16 +15,22 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from enforcer.problems import ModelInvalid, OutputInvalid
 from enforcer.runspec import Code
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Models that count positions from behind the padding token's id, as RoBERTa does (`create_position_ids_from_input_ids`).
+OFFSET_POSITIONS = frozenset(
+    """camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm
+    xlm-roberta xlm-roberta-xl xmod""".split()
+)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def model_folder(name: str, environment: Mapping[str, str] | None = None) -> Path:
@@ -46,22 +54,36 @@ def model_folder(name: str, environment: Mapping[str, str] | None = None) -> Pat
 
 
 def weights_folder(folder: Path) -> Path:
-    """Where config and weights lie: in the folder, or where a sentence-transformers `modules.json` says."""
+    """Where config, weights and tokenizer lie: in the folder, or where a sentence-transformers `modules.json` says.
+
+    Raises:
+        ModelInvalid: it says a place that the folder's digest does not cover.
+    """
     modules = _json(folder / "modules.json")
     if isinstance(modules, list) and modules and isinstance(modules[0], dict):
-        return folder / str(modules[0].get("path", ""))
+        return folder / _covered(str(modules[0].get("path", "")), "modules.json", folder)
     return folder
 
 
+def public_name(folder: Path) -> str:
+    """What a model is called where this machine's folders mean nothing: its hub name, else the folder's own name."""
+    cached = _HUB_FOLDER.fullmatch(folder.parent.parent.name)
+    return "/".join(cached.groups()) if cached else folder.name
+
+
 def max_positions(folder: Path) -> int | None:
-    """How many tokens the model can read, where its config says so."""
-    config = _json(weights_folder(folder) / "config.json")
-    positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    return positions if isinstance(positions, int) and positions > 0 else None
+    """How many tokens the model can read, where its config or its tokenizer says so: the smaller of the two."""
+    weights = weights_folder(folder)
+    config, tokenizer = _object(weights / "config.json"), _object(weights / "tokenizer_config.json")
+    limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
+    if config.get("model_type") in OFFSET_POSITIONS and isinstance(limits[0], int):
+        limits[0] -= int(config.get("pad_token_id", 1)) + 1
+    # transformers writes a tokenizer without a limit as 10 ** 30.
+    return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
 
 
 def folder_digest(folder: Path) -> str:
-    """The digest described on top of this file. Links are followed, for the hub cache is made of them."""
+    """The digest described on top of this file."""
     files = file_digests(folder)
     lines = "".join(f"{digest.removeprefix('sha256:')}  {path}\n" for path, digest in files.items())
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
@@ -69,12 +91,11 @@ def folder_digest(folder: Path) -> str:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """Relative POSIX path -> `sha256:<hex>` of every file that is not hidden, sorted by the bytes of the path."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    named = {path.relative_to(folder).as_posix(): path for path in paths}
-    visible = sorted((name for name in named if not any(p.startswith(".") for p in name.split("/"))), key=os.fsencode)
+    named = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
+    names = sorted(named, key=os.fsencode)
     with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run while it hashes
-        digests = pool.map(lambda name: _file_digest(named[name]), visible)
-        return dict(zip(visible, digests, strict=True))
+        digests = pool.map(lambda name: _file_digest(named[name]), names)
+        return dict(zip(names, digests, strict=True))
 
 
 def code(folder: Path | None = None) -> Code:
@@ -108,14 +129,18 @@ def check_writable(output_dir: Path) -> None:
 
 def _check(name: str, folder: Path) -> None:
     weights = weights_folder(folder)
-    config = _json(weights / "config.json")
-    if not isinstance(config, dict):
+    if (weights / "adapter_config.json").exists():
+        raise ModelInvalid(
+            f"`{name}` is a LoRA adapter (`adapter_config.json`) and no whole model; export its run as `merged`, and "
+            "train from that",
+            model=name,
+        )
+    if not _object(weights / "config.json"):
         raise ModelInvalid(
             f"`{name}` has no readable `config.json`; a model folder holds one beside its weights", model=name
         )
     for file in ("config.json", "tokenizer_config.json"):
-        document = _json(weights / file)
-        if isinstance(document, dict) and document.get("auto_map"):
+        if _object(weights / file).get("auto_map"):
             raise ModelInvalid(
                 f"`{name}` wants its own code run (`auto_map` in `{file}`), which no run does; use a model that "
                 "transformers knows by itself",
@@ -123,6 +148,9 @@ def _check(name: str, folder: Path) -> None:
             )
     files = [path.name for path in weights.iterdir()]
     if any(file.endswith(".safetensors") for file in files):
+        for index in weights.glob("*.safetensors.index.json"):
+            for shard in _object(index).get("weight_map", {}).values():
+                _covered(str(shard), index.name, folder)
         return
     if pickles := sorted(file for file in files if file.endswith(PICKLES)):
         raise ModelInvalid(
@@ -131,6 +159,29 @@ def _check(name: str, folder: Path) -> None:
             model=name,
         )
     raise ModelInvalid(f"`{name}` holds no weights (`*.safetensors`)", model=name)
+
+
+def _covered(path: str, named_in: str, folder: Path) -> str:
+    """A path that a model folder's own file names: inside the folder and not hidden, where the digest looks."""
+    if any(part.startswith((".", "/")) for part in PurePosixPath(path).parts):
+        raise ModelInvalid(
+            f"`{named_in}` in `{folder}` points to `{path}`, which the model's digest does not cover; move it into the "
+            "folder, under a name that is not hidden",
+            model=str(folder),
+        )
+    return path
+
+
+def _visible_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file that is not hidden, through links. A link to a folder that it lies in goes round for ever: once does."""
+    here = folder.resolve()
+    for path in () if here in above else folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _visible_files(path, (*above, here))
+        elif path.is_file():
+            yield path
 
 
 def _hub_snapshot(name: str, environment: Mapping[str, str]) -> Path | None:
@@ -149,6 +200,12 @@ def _hub_snapshot(name: str, environment: Mapping[str, str]) -> Path | None:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; an empty one when it is missing, broken or something else."""
+    document = _json(path)
+    return document if isinstance(document, dict) else {}
 
 
 def _json(path: Path) -> Any:

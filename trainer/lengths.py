@@ -51,8 +51,8 @@ def measure(rows: Iterable[Row], text_columns: Sequence[str], model: Path) -> Le
     Raises:
         NoTokenizer: no `tokenizer.json`, or the package `tokenizers` is not installed.
     """
-    path = next((p for p in (weights_folder(model) / "tokenizer.json", model / "tokenizer.json") if p.is_file()), None)
-    if path is None:
+    path = weights_folder(model) / "tokenizer.json"
+    if not path.is_file():
         raise NoTokenizer("the model folder has no `tokenizer.json`")
     try:
         from tokenizers import Tokenizer

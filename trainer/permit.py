@@ -17,7 +17,7 @@ from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.contract import Contract, ticket_request
 from trainer.layout import RunFolder
-from trainer.link import skew_in_words
+from trainer.http import skew_in_words
 from trainer.preflight import Preflight
 from trainer.settings import Settings, local_audience
 

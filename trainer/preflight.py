@@ -19,6 +19,7 @@ from trainer.job import Row
 from trainer.rows import Source
 
 MAX_LABELS_SHOWN = 50
+FEW_DOCUMENTS = 100
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     train_rows, eval_rows = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
+    _check_negatives(arguments, train_rows)
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
     return Preflight(
@@ -107,27 +109,72 @@ def rows_of(
     """Train and held-out rows; the worker calls this again on what it read itself."""
 
     def side(sources: Sequence[Source]) -> list[Row]:
-        return [row for source in sources for row in columns.examples(source, profile, mapping, arguments)]
+        parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
+        columns.alike(sources, parts)
+        return [row for part in parts for row in part]
 
     train = side(sources.train)
     if sources.eval:
         return train, side(sources.eval)
-    return columns.split(train, eval_fraction, int(arguments.get("seed") or 0))
+    return columns.split(train, columns.subject(profile), eval_fraction, int(arguments.get("seed") or 0))
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
     """Resolved as the registry will; when the labels are not named, the refusal names those that the data holds."""
     try:
-        return profile.resolve(args.tag_arguments)
+        resolved = profile.resolve(args.tag_arguments)
+        _check_something_is_trained(resolved)
+        return resolved
     except ArgumentInvalid as refusal:
         label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
         if refusal.facts.get("pointer") != "/label_names" or args.label_names is not None or label is None:
             raise
-        column = args.columns.get(label, label)
-        held = {row.get(column) for source in read_sources(args, train, held_out).train for row in source.rows}
-        names = sorted(name for name in held if isinstance(name, str))[:MAX_LABELS_SHOWN]
-        hint = f"; the data holds `label_names: [{', '.join(names)}]`" if names else ""
+        names = columns.names_in(read_sources(args, train, held_out).train, args.columns.get(label, label))
+        hint = f"; the data holds `label_names: {_as_yaml(names[:MAX_LABELS_SHOWN])}`" if names else ""
         raise ArgumentInvalid(f"{refusal.detail}{hint}", **refusal.facts) from None
+
+
+def _as_yaml(names: list[str]) -> str:
+    import yaml
+
+    return yaml.safe_dump(names, default_flow_style=True, allow_unicode=True, width=10**6).strip()
+
+
+def _check_something_is_trained(arguments: Mapping[str, Any]) -> None:
+    steps, epochs = arguments.get("max_steps"), arguments.get("num_train_epochs")
+    if steps == 0:
+        raise ArgumentInvalid(
+            "`max_steps`: 0 steps train nothing; give a number, or -1 to go by `num_train_epochs`", pointer="/max_steps"
+        )
+    if epochs == 0 and (steps is None or steps < 0):
+        raise ArgumentInvalid(
+            "`num_train_epochs`: 0 passes over the data train nothing; give a number above 0, or `max_steps`",
+            pointer="/num_train_epochs",
+        )
+
+
+def _check_negatives(arguments: Mapping[str, Any], train: Sequence[Row]) -> None:
+    """Pairs are learned against what does not belong together. Without any the loss is 0 and so is the gradient."""
+    inbatch = arguments.get("use_inbatch_negatives")
+    if inbatch is None or "negative" in train[0]:
+        return
+    if not inbatch:
+        raise DatasetInvalid(
+            "`use_inbatch_negatives` is off and the rows have no `negative`; add that column, or turn it on",
+            pointer="/negative",
+        )
+    if arguments["per_device_train_batch_size"] < 2:
+        raise ArgumentInvalid(
+            "`per_device_train_batch_size`: 1 row has no other one for a negative; take 2 at least, or add a `negative`",
+            pointer="/per_device_train_batch_size",
+        )
+    for column in ("anchor", "positive"):  # a batch holds no text twice
+        if len({row[column] for row in train}) < 2:
+            raise DatasetInvalid(
+                f"all training rows have the same `{column}`, so none can be the negative of another; give more rows, "
+                "or add a `negative`",
+                pointer=f"/{column}",
+            )
 
 
 def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
@@ -151,9 +198,13 @@ def _findings(
     duplicates = len(train) - len(kinds)
     if duplicates:
         findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
-    leaked = sum(columns.content(row) in kinds for row in held_out)
+    subject = columns.subject(profile)
+    known = {row[subject] for row in train}
+    leaked = sum(row[subject] in known for row in held_out)
     if leaked:
-        findings.append(f"{leaked:,} of {len(held_out):,} evaluation rows are training rows too: scores will flatter")
+        findings.append(
+            f"{leaked:,} of {len(held_out):,} evaluation rows have the `{subject}` of a training row: scores will flatter"
+        )
     facts: dict[str, Any] = {
         "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
     }  # fmt: skip
@@ -168,17 +219,36 @@ def _findings(
             findings.append(f"no training row has the label {', '.join(f'`{name}`' for name in missing[:10])}")
         unseen = sorted(set(names) - {row[label] for row in held_out}) if held_out else []
         if unseen:
-            findings.append(f"no evaluation row has the label {', '.join(f'`{name}`' for name in unseen[:10])}")
+            findings.append(
+                f"no evaluation row has the label {', '.join(f'`{name}`' for name in unseen[:10])}: `macro_f1` will have "
+                "no interval, and a gate that asks for confidence cannot be passed"
+            )
         most, least = max(balance.values()), min(balance.values())
         if least and most >= 10 * least:
             findings.append(
                 f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest"
             )
+    if "positive" in profile.columns and held_out:
+        findings += _few_documents(profile, len({row["positive"] for row in held_out}))
     if args.eval_fraction and not held_apart and held_out:
         findings.append(
             f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
         )
     return findings, facts
+
+
+def _few_documents(profile: Profile, documents: int) -> list[str]:
+    """How little a search among few documents says: of `metric@k` it is the share that chance alone would find."""
+    looked_at = max((int(metric.partition("@")[2] or 0) for metric in profile.metrics), default=0)
+    if documents >= FEW_DOCUMENTS or not looked_at:
+        return []
+    finding = f"the evaluation rows hold {documents} distinct `positive`: chance finds {looked_at} of them in each search"
+    if documents <= looked_at:
+        finding = (
+            f"the evaluation rows hold {documents} distinct `positive`, and the scores look at {looked_at}: they will "
+            "have no interval, and a gate that asks for confidence cannot be passed"
+        )
+    return [finding]
 
 
 def _lengths(

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
             )
     if not held:
         raise DatasetInvalid(f"the dataset {name} is empty; it needs at least one row")
+    held = _labels_by_name(held, getattr(rows, "features", None) or {})
     lines = hashlib.sha256()
     for number, row in enumerate(held, start=1):
         try:
@@ -83,6 +84,15 @@ def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
         except (TypeError, ValueError) as error:
             raise DatasetInvalid(f"row {number} of the dataset: {error}", row=number) from error
     return Source(name, f"sha256:{lines.hexdigest()}", held)
+
+
+def _labels_by_name(held: list[RawRow], features: Mapping[str, Any]) -> list[RawRow]:
+    """`datasets.ClassLabel` keeps a label as its place in a list of its own (-1: none), and `label_names` may have
+    another order."""
+    names = {
+        column: dict(enumerate(feature.names)) for column, feature in features.items() if hasattr(feature, "int2str")
+    }
+    return [{**row, **{column: by_place.get(row.get(column)) for column, by_place in names.items()}} for row in held]
 
 
 def _read_jsonl(name: str, content: bytes) -> Source:
@@ -154,6 +164,13 @@ _READERS: dict[str, Callable[[str, bytes], Source]] = {
 def _an_object(found: object, where: str, **facts: Any) -> RawRow:
     if not isinstance(found, dict):
         raise DatasetInvalid(f"{where} is `{type(found).__name__}`; a row is an object with columns", **facts)
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # an escape like \ud83d without its other half
+        half = ascii(error.object[error.start])[1:-1]
+        raise DatasetInvalid(
+            f"{where} holds half a character (`{half}`); write it whole, or leave it out", **facts
+        ) from error
     return found
 
 

@@ -25,22 +25,35 @@ ENVIRONMENT = {
     "token": "SWIFT_SUBMIT_TOKEN",
     "token_file": "SWIFT_SUBMIT_TOKEN_FILE",
     "issuer": "SWIFT_SUBMIT_ISSUER",
+    "allow_http": "SWIFT_SUBMIT_ALLOW_HTTP",
 }
-IN_FILE = ("server", "token_file", "issuer", "timeout")  # not `token`: a secret has a file of its own
+# Not `token`: a secret has a file of its own. Not `allow_http`: it is said of one network, not once for all.
+IN_FILE = ("server", "token_file", "issuer", "timeout")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`issuer` is what tickets must name as `iss`: the server's address, unless it is known by another name."""
+    """`issuer` is what tickets must name as `iss`: the server's address, unless it is known by another name.
+
+    `allow_http` lets tokens cross a network in clear; loopback needs no leave.
+    """
 
     server: str = DEFAULT_SERVER
     token: str | None = field(default=None, repr=False)
-    issuer: str = DEFAULT_SERVER
+    issuer: str = ""
     timeout_s: float = DEFAULT_TIMEOUT_S
+    allow_http: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "issuer", self.issuer or self.server)
 
     @property
     def on_loopback(self) -> bool:
         return is_loopback(self.server)
+
+    @property
+    def in_clear(self) -> bool:
+        return urlsplit(self.server).scheme == "http" and not (self.on_loopback or self.allow_http)
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Settings:
@@ -59,8 +72,9 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     return Settings(
         server=server,
         token=_token(chosen, server),
-        issuer=str(chosen.get("issuer") or server),
+        issuer=str(chosen.get("issuer") or ""),
         timeout_s=_seconds(chosen.get("timeout", DEFAULT_TIMEOUT_S)),
+        allow_http=chosen.get("allow_http") == "1",
     )
 
 

@@ -11,7 +11,7 @@ from trainer import contract, permit, settings, telemetry, work
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.lease import INTERRUPTED
-from trainer.link import skew_in_words
+from trainer.http import skew_in_words
 from trainer.settings import Settings
 from trainer.work import Done
 

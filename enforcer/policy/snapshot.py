@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 ANY_TAG = "any"
 ROOT_UNIT = "all"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,6 @@ class Snapshot:
         self._units = _Closure()
         self._tags = _Closure()
         self._targets = _Closure()
-        self._one_at_a_time = threading.Lock()
         self._enforcer = self._compile()
 
     @property
@@ -92,7 +92,7 @@ class Snapshot:
         try:
             if unknown := self._unknown_name(request):
                 return Decision(False, unknown, self.revision)
-            with self._one_at_a_time:
+            with _ONE_AT_A_TIME:
                 allowed, line = self._enforcer.enforce_ex(
                     request.principals, request.unit, request.tag, request.action, request.target, request.context
                 )
@@ -105,6 +105,12 @@ class Snapshot:
         except Exception:
             log.exception("the policy engine failed; the request is denied")
             return Decision(False, "engine-error", self.revision)
+
+    def is_whole(self, unit: str, target: str) -> bool:
+        """Whether unit and target have nothing below them, or are unknown. A request for a wider one would pass by the
+        denials that stand on its parts."""
+        directory = self.policy.directory
+        return unit not in directory.units.values() and target not in directory.targets.values()
 
     def units_below(self, unit: str | None) -> frozenset[str]:
         """A business unit with all units under it; empty for an unknown one."""

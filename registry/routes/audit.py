@@ -1,5 +1,6 @@
 """`/v1/audit` and `/tlog`: who did what, for whom, under which rule; and the proof of it."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -8,13 +9,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from enforcer import wire
-from registry import audit
+from registry import audit, tags
 from registry.access import Matter, May, Permit, SignedIn
-from registry.books import TheBooks
+from registry.books import Books, TheBooks
 from registry.paging import Filter, Page
 from registry.tables import Event
 
 router = APIRouter(tags=["audit"])
+# Bounds that every database can compare after moving the time to UTC.
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))]
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
 
@@ -29,8 +32,8 @@ class EventQuery(BaseModel):
     kind: wire.Name | None = None
     outcome: Literal["done", "refused"] | None = None
     run_id: wire.Name | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class EventPageQuery(EventQuery):
@@ -57,7 +60,7 @@ def list_events(
     books: TheBooks,
 ) -> wire.EventPage:
     """Events of one business unit, newest first; the auditor's own unless another is named. Reading is an event too."""
-    wanted = _filter(query, auditor)
+    wanted = _filter(books, query, auditor)
     page = Page(query.page_size, query.page_token, wanted)
     with books.writing() as session:
         found, token = page.newest_first(session, Event)
@@ -72,12 +75,15 @@ def export_events(
     books: TheBooks,
 ) -> StreamingResponse:
     """All matching events, oldest first. `ndjson` carries a signed checkpoint and a proof for each event."""
-    wanted = _filter(query, auditor)
+    wanted = _filter(books, query, auditor)
     with books.writing() as session:
+        audit.sequence(session)
+    with books.reading() as session:
         if query.format == "ndjson":
             lines = list(audit.export_ndjson(session, wanted, books.log_origin, books.log_key))
         else:
             lines = list(audit.export_csv(session, wanted))
+    with books.writing() as session:
         _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
     headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
     return StreamingResponse(iter(lines), media_type=MEDIA_TYPES[query.format], headers=headers)
@@ -88,12 +94,16 @@ def get_checkpoint(_caller: SignedIn, books: TheBooks) -> wire.Checkpoint:
     """The signed head of the log. Keep it: a later export must contain everything it covers."""
     with books.writing() as session:
         audit.sequence(session)
+    with books.reading() as session:
         return audit.checkpoint(session, books.log_origin, books.log_key)[1]
 
 
-def _filter(query: EventQuery, auditor: Permit) -> Filter:
+def _filter(books: Books, query: EventQuery, auditor: Permit) -> Filter:
     """The unit is the one the policy was asked about, in SQL: nothing of another unit is ever read."""
-    asked = query.model_dump(exclude={"page_size", "page_token", "format", "business_unit"})
+    asked = query.model_dump(exclude={"page_size", "page_token", "format", "business_unit"}, exclude_none=True)
+    if "task_type" in asked:
+        with books.reading() as session:
+            asked["task_type"] = tags.canonical(session, asked["task_type"])
     return Filter(**asked, business_unit=None if auditor.unit == "all" else auditor.unit)
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.policy.snapshot import ANY_TAG
-from registry import proposals
+from registry import proposals, tags
 from registry.access import Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks
 from registry.paging import Filter, Page
@@ -34,7 +34,8 @@ def _proposal_in_path(request: Request, books: TheBooks, proposal_id: str) -> Ma
 def _known(books: Books, tag: str) -> Matter:
     """An unknown tag is no matter for the policy: the noun's own rules name it in their refusal."""
     with books.reading() as session:
-        return Matter(tag=tag if session.get(Tag, tag) else ANY_TAG)
+        name = tags.canonical(session, tag)
+        return Matter(tag=name if session.get(Tag, name) else ANY_TAG)
 
 
 @router.post("", status_code=201, operation_id="openProposal")
@@ -82,7 +83,7 @@ def review_proposal(
 ) -> wire.Proposal:
     """Approve or reject an open proposal. The last approval needed makes the version take effect at once."""
     with books.writing() as session:
-        proposal = proposals.review(session, proposals.get(session, proposal_id), verdict, reviewer)
+        proposal = proposals.review(session, proposals.get(session, proposal_id, for_change=True), verdict, reviewer)
         return proposals.as_wire(session, proposal)
 
 
@@ -94,5 +95,5 @@ def withdraw_proposal(
 ) -> wire.Proposal:
     """Take back one's own open proposal."""
     with books.writing() as session:
-        proposal = proposals.withdraw(session, proposals.get(session, proposal_id), author.actor)
+        proposal = proposals.withdraw(session, proposals.get(session, proposal_id, for_change=True), author)
         return proposals.as_wire(session, proposal)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.gates import Verdict
-from registry import runs
+from registry import runs, tags
 from registry.access import LeaseHolder, Matter, May, Permit
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -36,7 +36,7 @@ def _run_in_path(request: Request, books: TheBooks, run_id: str) -> Matter:
     with books.reading() as session:
         run = runs.as_wire(runs.get(session, run_id))
     request.state.attempt.facts.update(run_id=run.id)
-    return Matter(tag=run.task_type, unit=run.business_unit)
+    return Matter(tag=run.task_type, unit=run.business_unit, target=run.target)
 
 
 @router.get("", operation_id="listRuns")
@@ -47,9 +47,11 @@ def list_runs(
 ) -> wire.RunPage:
     """Runs of one business unit, newest first; the caller's own unit unless another is named. `all` is every unit."""
     unit = None if reader.unit == "all" else reader.unit
-    wanted = Filter(**query.model_dump(exclude={"page_size", "page_token", "business_unit"}), business_unit=unit)
-    page = Page(query.page_size, query.page_token, wanted)
+    asked = query.model_dump(exclude={"page_size", "page_token", "business_unit"}, exclude_none=True)
     with books.reading() as session:
+        if "task_type" in asked:
+            asked["task_type"] = tags.canonical(session, asked["task_type"])
+        page = Page(query.page_size, query.page_token, Filter(**asked, business_unit=unit))
         found, token = page.newest_first(session, Run)
         return wire.RunPage(items=[runs.as_wire(run) for run in found], next_page_token=token)
 

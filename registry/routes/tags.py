@@ -59,7 +59,7 @@ def list_versions(name: str, _caller: SignedIn, books: TheBooks) -> wire.TagVers
 
 
 @router.get("/{name}/versions/{version}", operation_id="getTagVersion")
-def get_version(name: str, version: int, _caller: SignedIn, books: TheBooks) -> wire.TagVersion:
+def get_version(name: str, version: wire.VersionNumber, _caller: SignedIn, books: TheBooks) -> wire.TagVersion:
     """One immutable version."""
     with books.reading() as session:
         return _as_wire(tags.version(session, name, version))

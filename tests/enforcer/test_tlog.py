@@ -103,6 +103,9 @@ def test_an_export_holds() -> None:
         (lambda lines: [*lines[:2], "nonsense"], "line 3 is not a record"),
         (lambda lines: [*lines[:2], lines[2].replace('"index":1', '"index":7')], "line 3: index 7 is outside"),
         (lambda lines: [], "the export is empty"),
+        (lambda lines: [*lines[:2], lines[2].replace('{"id":"e1","kind":"test"}', '"x"')], "line 3 is not a record"),
+        (lambda lines: [*lines[:2], "[" * 100_000], "line 3 is not a record"),
+        (lambda lines: ["[]"], "line 1 is not a record"),
     ],
 )
 def test_the_first_thing_that_does_not_fit_is_named(spoil, says: str) -> None:  # type: ignore[no-untyped-def]

@@ -121,6 +121,10 @@ def test_an_unknown_action_unit_or_target_is_a_denial(registry: Registry) -> Non
         ("GET", "/v1/proposals/prp-x", 404, "unknown-proposal"),
         ("GET", "/v1/runs/run-x", 404, "unknown-run"),
         ("POST", "/v1/tickets", 422, "malformed-request"),
+        ("GET", "/docs", 404, "not-found"),
+        ("GET", "/v1/tags/dpo/versions/" + "9" * 25, 422, "malformed-request"),
+        ("GET", "/v1/tags/%00", 422, "malformed-request"),
+        ("GET", "/v1/runs?task_type=%00", 422, "malformed-request"),
     ],
 )
 def test_every_error_is_a_problem_document(registry: Registry, method: str, path: str, status: int, code: str) -> None:

@@ -93,6 +93,13 @@ def test_pages_lose_and_repeat_nothing(busy: Registry) -> None:
     assert seen == [event.id for event in reversed(busy.events("ticket.issued"))]
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00"])
+def test_a_moment_that_no_database_can_compare_is_refused(busy: Registry, moment: str) -> None:
+    reply = busy.as_("qiao", "auditors").get("/v1/audit", params={"since": moment})
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
+
+
 def test_a_page_token_belongs_to_its_query(busy: Registry) -> None:
     auditor = busy.as_("boss", "group-auditors", unit="all")
     token = auditor.get("/v1/audit", params={"page_size": 1}).json()["next_page_token"]
@@ -131,6 +138,15 @@ def test_a_changed_event_is_noticed(busy: Registry, field: str) -> None:
 def test_a_row_changed_in_the_database_is_noticed(busy: Registry) -> None:
     """The triggers are taken away first, as whoever owns the database could."""
     busy.as_("qiao", "auditors").get("/tlog/checkpoint")
+    with busy.books.engine.begin() as connection:
+        connection.execute(text("drop trigger event_no_update"))
+        connection.execute(text("update event set actor = 'user:nobody' where kind = 'ticket.issued'"))
+
+    with pytest.raises(tlog.LogInvalid, match="is not in the log as it stands here"):
+        tlog.verify_export(export(busy).text.splitlines(), keys_of(busy))
+
+
+def test_a_row_changed_before_it_was_sequenced_is_noticed_too(busy: Registry) -> None:
     with busy.books.engine.begin() as connection:
         connection.execute(text("drop trigger event_no_update"))
         connection.execute(text("update event set actor = 'user:nobody' where kind = 'ticket.issued'"))

@@ -4,14 +4,17 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from conftest import Registry, ask, free_port, redeem, ticket_request
-from sqlalchemy import text
+from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
@@ -97,3 +100,93 @@ def test_the_whole_service_runs_on_postgresql(postgresql: str, tmp_path: Path) -
     for statement in ("update event set actor = 'x'", "delete from tag_version"):
         with pytest.raises(DBAPIError, match="never changed"), registry.books.engine.begin() as connection:
             connection.execute(text(statement))
+
+
+@pytest.fixture
+def on_postgresql(postgresql: str, tmp_path: Path) -> Registry:
+    return Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql))
+
+
+def at_once(count: int, act: Callable[[int], int]) -> list[int]:
+    """What each of several threads got, all of them started together."""
+    gate = threading.Barrier(count)
+
+    def go(number: int) -> int:
+        gate.wait()
+        return act(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return sorted(pool.map(go, range(count)))
+
+
+@pytest.mark.postgresql
+def test_racing_reports_get_one_verdict(on_postgresql: Registry) -> None:
+    for _ in range(4):
+        key = SigningKey.generate()
+        grant = ask(on_postgresql.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
+        lease = redeem(on_postgresql, grant, key).json()
+        clients = [
+            on_postgresql.anonymous(headers={"Authorization": f"Bearer {lease['lease_token']}"}) for _ in range(3)
+        ]
+
+        def tell(number: int, clients: list[TestClient] = clients, run_id: str = grant["run_id"]) -> int:
+            return (
+                clients[number]
+                .post(f"/v1/runs/{run_id}/report", json={"state": "finished", "steps": number})
+                .status_code
+            )
+
+        assert at_once(3, tell) == [200, 409, 409]
+
+
+@pytest.mark.postgresql
+def test_racing_proposals_for_one_tag_leave_one_open(on_postgresql: Registry) -> None:
+    for tag in ("apple-sorting", "grape-sorting", "peach-sorting"):
+        clients = [on_postgresql.as_(f"author{number}", "trainers") for number in range(3)]
+
+        statuses = at_once(3, lambda number: on_postgresql.propose(clients[number], tag).status_code)  # noqa: B023
+
+        assert statuses == [201, 409, 409]
+
+
+@pytest.mark.postgresql
+def test_a_retry_that_races_its_own_request_gets_the_same_ticket(on_postgresql: Registry) -> None:
+    for number in range(4):
+        clients = [on_postgresql.as_("wang", "trainers") for _ in range(3)]
+
+        statuses = at_once(
+            3,
+            lambda at: ask(clients[at], ticket_request(), key=f"the-same-key-{number}").status_code,  # noqa: B023
+        )
+
+        assert statuses == [201, 201, 201]
+    assert len({event.run_id for event in on_postgresql.events("ticket.issued")}) >= 4
+
+
+@pytest.mark.postgresql
+def test_racing_redemptions_start_one_run(on_postgresql: Registry) -> None:
+    key = SigningKey.generate()
+    grant = ask(on_postgresql.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
+
+    assert at_once(6, lambda _: redeem(on_postgresql, grant, key).status_code) == [200, 409, 409, 409, 409, 409]
+
+
+def test_a_database_that_is_away_is_a_503_with_the_way_on(tmp_path: Path) -> None:
+    registry = Registry(Settings(state_dir=tmp_path / "state"))
+    client = registry.as_("wang", "trainers")
+    registry.books.engine.dispose()
+    registry.books.engine = create_engine(f"postgresql+pg8000://nobody@127.0.0.1:{free_port()}/none")
+
+    reply = client.get("/v1/tags")
+
+    assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+    assert reply.headers["retry-after"] == "5"
+
+
+def test_the_database_file_is_private_even_in_a_folder_that_is_not(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+
+    Registry(Settings(state_dir=state))
+
+    assert {file.stat().st_mode & 0o077 for file in state.glob("registry.db*")} == {0}

@@ -1,5 +1,7 @@
 """Proposals: others agree to exactly what was proposed, and then it takes effect at once."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import Registry
 from sqlalchemy import text
@@ -140,6 +142,10 @@ def test_a_bad_name_is_refused_with_a_suggestion(
         {"parameters": {"label_names": {"required": False}}},
         {"parameters": {"beta": {"default": 0.1}}},
         {"pool": "a100"},
+        {"gates": [{"metric": "macro_f1", "value": 0.9, "min_n": 100, "confidence": 0.9}]},
+        {"gates": [{"metric": "spearman", "value": 0.9}]},
+        {"gates": [{"metric": "accuracy", "value": 0.9}, {"metric": "accuracy", "value": 0.1}]},
+        {"parameters": {"learning_rate": {"default": 10**400}}},
     ],
 )
 def test_a_child_that_widens_its_parent_is_refused(registry: Registry, overrides: dict[str, object]) -> None:
@@ -165,6 +171,78 @@ def test_a_new_version_narrows_further_and_new_runs_get_it(registry: Registry) -
     versions = registry.as_("wang", "trainers").get("/v1/tags/review-sentiment/versions").json()["items"]
     assert [version["version"] for version in versions] == [1, 2]
     assert versions[1]["profile"]["parameters"]["label_names"]["locked"]
+
+
+def test_a_grandchild_does_not_release_what_its_parent_locked(registry: Registry) -> None:
+    lock = {"label_names": {"default": ["neg", "pos"], "locked": True}}
+    registry.approve_tag(overrides={"parameters": lock})
+
+    reply = registry.propose(
+        registry.as_("wang", "trainers"),
+        "hotel-review-sentiment",
+        parent="review-sentiment",
+        overrides={"parameters": {"label_names": {"locked": False}}},
+    )
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "profile-invalid")
+
+
+def test_a_child_agreed_to_before_its_parent_tightened_does_not_go_live_wider(registry: Registry) -> None:
+    registry.approve_tag()
+    child = registry.propose(registry.as_("wang", "trainers"), "hotel-review", parent="review-sentiment").json()
+    bar = {"gates": [{"metric": "macro_f1", "value": 0.95, "min_n": 100, "confidence": 0.95}]}
+    change = {"kind": "new-version", "tag": "review-sentiment", "overrides": bar}
+    parent = registry.as_("wang", "trainers").post("/v1/proposals", json={"change": change, "reason": "higher bar"})
+    stewards = [registry.as_(name, "tag-stewards") for name in ("li", "zhao")]
+    for steward in stewards:
+        assert registry.review(steward, parent.json()).status_code == 201
+
+    replies = [registry.review(steward, child) for steward in stewards]
+
+    assert [reply.status_code for reply in replies] == [201, 409]
+    assert replies[1].json()["code"] == "stale-review"
+    assert registry.as_("wang", "trainers").get("/v1/tags/hotel-review").status_code == 404
+
+
+def test_an_approved_name_that_was_taken_meanwhile_is_not_applied(registry: Registry) -> None:
+    wang, stewards = registry.as_("wang", "trainers"), [registry.as_(n, "tag-stewards") for n in ("li", "zhao")]
+    rivals = [registry.propose(wang, name).json() for name in ("red-sorting", "sorting-red")]
+    for steward in stewards:
+        registry.review(steward, rivals[0])
+
+    replies = [registry.review(steward, rivals[1]) for steward in stewards]
+
+    assert (replies[1].status_code, replies[1].json()["code"]) == (409, "name-is-variant")
+
+
+@pytest.mark.parametrize(
+    "aliases", [["choco", "choco"], ["review-sentiment"], ["dpo"], ["dpo-v2-new"], ["sequence-classifier"], ["CLS"]]
+)
+def test_an_alias_that_says_something_else_or_twice_is_refused(registry: Registry, aliases: list[str]) -> None:
+    reply = registry.propose(registry.as_("wang", "trainers"), aliases=aliases)
+
+    assert reply.json()["code"] in {"name-invalid", "name-is-variant"}
+
+
+def test_a_rule_about_a_tag_holds_for_its_aliases_too(registry: Registry) -> None:
+    from enforcer.policy.rules import Rule
+
+    freeze = Rule(
+        id="freeze-classifiers",
+        effect="deny",
+        who="group:trainers",
+        may=["propose"],
+        tag=["sequence-classification"],
+        reason="a freeze",
+    )
+    books = registry.books
+    books.policy = replace(books.policy, rules=(*books.policy.rules, freeze))
+    books._snapshot = None
+    wang = registry.as_("wang", "trainers")
+
+    replies = [registry.propose(wang, "hotel-review", parent=name) for name in ("sequence-classification", "cls")]
+
+    assert [reply.json()["rule"] for reply in replies] == ["freeze-classifiers"] * 2
 
 
 def test_a_version_is_never_changed_or_deleted(registry: Registry) -> None:

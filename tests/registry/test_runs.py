@@ -87,6 +87,7 @@ def test_a_heartbeat_renews_the_lease_and_tells_to_stop(registry: Registry, runn
 def test_a_lease_opens_only_its_own_run(registry: Registry, running: dict[str, str]) -> None:
     key = SigningKey.generate()
     other = ask(registry.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
+    assert redeem(registry, other, key).status_code == 200
 
     reply = lease_of(registry, running).post(
         f"/v1/runs/{other['run_id']}/heartbeats", json={"step": 1, "total_steps": 1}
@@ -112,6 +113,36 @@ def test_a_run_of_another_unit_is_not_shown(registry: Registry, running: dict[st
 
     assert registry.as_("wang", "trainers").get(path).status_code == 200
     assert registry.as_("sun", "trainers", unit="search").get(path).status_code == 403
+
+
+def test_nobody_cancels_a_run_of_another_unit(registry: Registry, running: dict[str, str]) -> None:
+    reply = registry.as_("sun", "trainers", unit="search").post(f"/v1/runs/{running['run_id']}:cancel")
+
+    assert reply.status_code == 403
+    assert [event.run_id for event in registry.events("cancel.refused")] == [running["run_id"]]
+
+
+def test_a_second_report_is_refused_on_record(registry: Registry, running: dict[str, str]) -> None:
+    report(registry, running, scores={"macro_f1": GOOD})
+    report(registry, running, state="failed")
+
+    (event,) = registry.events("report.refused")
+    assert (event.actor, event.run_id, event.detail["problem"]) == ("user:wang", running["run_id"], "run-closed")
+
+
+def test_a_heartbeat_shows_in_the_run_with_its_logs(registry: Registry, running: dict[str, str]) -> None:
+    beat = {"step": 3_000_000_000, "total_steps": 2**53 - 1, "logs": {"loss": 0.5}}
+
+    lease_of(registry, running).post(f"/v1/runs/{running['run_id']}/heartbeats", json=beat)
+
+    run = registry.as_("wang", "trainers").get(f"/v1/runs/{running['run_id']}").json()
+    assert (run["step"], run["logs"]) == (3_000_000_000, {"loss": 0.5})
+
+
+def test_runs_are_found_by_an_alias_of_their_task_type(registry: Registry, running: dict[str, str]) -> None:
+    page = registry.as_("wang", "trainers").get("/v1/runs", params={"task_type": "seq-cls"}).json()
+
+    assert [run["id"] for run in page["items"]] == [running["run_id"]]
 
 
 def test_an_unknown_query_parameter_is_refused(registry: Registry) -> None:

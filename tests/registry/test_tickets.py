@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import AUDIENCE, Registry, ask, redeem, ticket_request
 
-from enforcer import jws, tickets
+from enforcer import jws, proofs, tickets
 from enforcer.keys import KeySet, SigningKey
 from enforcer.problems import TicketInvalid
 
@@ -263,3 +263,132 @@ def test_a_key_id_or_algorithm_of_the_tokens_own_choice_is_refused(registry: Reg
         tickets.recognise(forged, registry.books.ticket_keys, issuer=registry.settings.issuer)
 
     assert refused.value.facts["step"] == 7
+
+
+# --- what must not be had ---------------------------------------------------------------------------------------------
+
+
+def test_nobody_trains_for_another_unit_and_that_units_auditor_sees_the_attempt(registry: Registry) -> None:
+    reply = ask(registry.as_("wang", "trainers"), ticket_request(business_unit="search"))
+
+    assert (reply.status_code, reply.json()["rule"]) == (403, "trainers-train-classifiers")
+    assert [event.business_unit for event in registry.events("submit.refused")] == ["search"]
+
+
+def test_an_attempt_for_a_unit_that_does_not_exist_stays_with_the_callers_own(registry: Registry) -> None:
+    reply = ask(registry.as_("wang", "trainers"), ticket_request(business_unit="nowhere"))
+
+    assert (reply.status_code, reply.json()["reason_code"]) == (403, "unknown-unit")
+    (event,) = registry.events("submit.refused")
+    assert (event.business_unit, event.detail["asked_for_unit"]) == ("retail", "nowhere")
+
+
+@pytest.mark.parametrize("wider", [{"target": "k8s"}, {"target": "any"}, {"business_unit": "all"}])
+def test_a_place_that_holds_others_would_pass_by_their_denials(registry: Registry, wider: dict[str, str]) -> None:
+    reply = ask(registry.as_("root", "trainers", unit="all"), ticket_request(**{"business_unit": "retail", **wider}))
+
+    assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
+
+
+def test_target_and_gpus_of_the_request_reach_the_policy(registry: Registry) -> None:
+    wang = registry.as_("wang", "trainers")
+
+    unknown, many = ask(wang, ticket_request(target="k8s/h100")), ask(wang, ticket_request(gpus=3))
+
+    assert unknown.json()["reason_code"] == "unknown-target"
+    assert "max_gpus 2, asked for 3" in many.json()["detail"]
+
+
+def test_the_profile_limits_gpus_below_what_the_policy_would_allow(registry: Registry) -> None:
+    registry.approve_tag(overrides={"limits": {"max_gpus": 1, "max_runtime_s": 3600}})
+
+    reply = ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment", gpus=2))
+
+    assert (reply.status_code, reply.json()["pointer"]) == (422, "/gpus")
+
+
+def test_a_superseded_version_takes_no_new_runs(registry: Registry) -> None:
+    registry.approve_tag()
+    change = {"kind": "new-version", "tag": "review-sentiment", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
+    proposal = registry.as_("wang", "trainers").post("/v1/proposals", json={"change": change, "reason": "fewer seeds"})
+    for steward in ("li", "zhao"):
+        registry.review(registry.as_(steward, "tag-stewards"), proposal.json())
+
+    old, new = (
+        ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment", version=number, arguments=arguments))
+        for number, arguments in ((1, {"label_names": ["a", "b"]}), (2, {"label_names": ["a", "b"], "seed": 1}))
+    )
+
+    assert (old.status_code, old.json()["code"]) == (409, "task-type-not-active")
+    assert new.status_code == 201
+
+
+def test_one_label_is_no_classification(registry: Registry) -> None:
+    reply = ask(registry.as_("wang", "trainers"), ticket_request(arguments={"label_names": ["only"]}))
+
+    assert (reply.status_code, reply.json()["pointer"]) == (422, "/label_names")
+
+
+def test_a_ticket_forged_with_our_own_key_is_not_in_the_books(
+    registry: Registry, grant: dict[str, str], run_key: SigningKey
+) -> None:
+    thief = SigningKey.generate()
+    claims = jws.read(grant["ticket"], ("alg", "typ", "kid"))[1]
+    header = {"typ": tickets.TYP, "kid": registry.books.ticket_key.kid}
+    for change in (
+        {"cnf": {"jkt": thief.thumbprint}},
+        {"sub": "user:nobody", "cnf": {"jkt": thief.thumbprint}},
+        {"run_spec_digest": "sha256:" + "0" * 64, "cnf": {"jkt": thief.thumbprint}},
+    ):
+        forged = jws.sign(header, {**claims, **change}, registry.books.ticket_key)
+
+        reply = redeem(registry, {**grant, "ticket": forged}, thief)
+
+        assert (reply.status_code, reply.json()["code"]) == (404, "unknown-ticket")
+    assert redeem(registry, grant, run_key).status_code == 200
+
+
+def test_a_captured_redemption_cannot_be_sent_again(
+    registry: Registry, grant: dict[str, str], run_key: SigningKey
+) -> None:
+    path = f"/v1/tickets/{grant['jti']}:redeem"
+    made = proofs.prove(run_key, method="POST", url=f"{registry.settings.issuer}{path}", ticket=grant["ticket"])
+    client = registry.anonymous(headers={"Authorization": f"DPoP {grant['ticket']}", "DPoP": made})
+    body = {"redemption_id": "0199e3f0-0000-7000-8000-000000000001"}
+
+    first, captured = client.post(path, json=body), client.post(path, json=body)
+
+    assert first.status_code == 200
+    assert (captured.status_code, captured.json()["step"]) == (401, 13)
+    lease = registry.anonymous(headers={"Authorization": f"Bearer {first.json()['lease_token']}"})
+    beat = lease.post(f"/v1/runs/{grant['run_id']}/heartbeats", json={"step": 1, "total_steps": 2})
+    assert beat.status_code == 200
+
+
+def test_a_run_cancelled_before_it_started_never_starts(
+    registry: Registry, grant: dict[str, str], run_key: SigningKey
+) -> None:
+    cancelled = registry.as_("wang", "trainers").post(f"/v1/runs/{grant['run_id']}:cancel").json()
+
+    reply = redeem(registry, grant, run_key)
+
+    assert cancelled["state"] == "interrupted"
+    assert (reply.status_code, reply.json()["code"]) == (409, "ticket-used")
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"label_names": ["\\ud800", "b"]}', '{"\\ud800": 1}', '{"learning_rate": 1' + "0" * 400 + "}"]
+)
+@pytest.mark.parametrize("validate_only", ["true", "false"])
+def test_hostile_arguments_are_refused_in_words_and_on_record(
+    registry: Registry, arguments: str, validate_only: str
+) -> None:
+    body = json.dumps(ticket_request(arguments={})).replace('"arguments": {}', f'"arguments": {arguments}')
+    headers = {"Idempotency-Key": "a-fresh-key", "Content-Type": "application/json"}
+
+    reply = registry.as_("wang", "trainers").post(
+        f"/v1/tickets?validate_only={validate_only}", content=body, headers=headers
+    )
+
+    assert reply.status_code == 422, reply.text
+    assert len(registry.events("submit.refused")) == 1

@@ -1,7 +1,9 @@
 """A trainer's desk: a model, data and config in a folder, and `swift-submit` as a child process against a registry."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -86,8 +88,10 @@ class Desk:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.cli("--json", *arguments).stdout)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command in the background; it and the worker it started are gone when the block ends, whatever happened."""
+        process = subprocess.Popen(
             [*SWIFT_SUBMIT, "--format", "ndjson", *arguments],
             env=self.environment,
             cwd=self.root,
@@ -96,6 +100,13 @@ class Desk:
             text=True,
             start_new_session=True,  # a terminal of its own, so to speak: Ctrl-C goes to its whole group
         )
+        try:
+            yield process
+        finally:
+            for left in [*self.workers, process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(left, signal.SIGKILL)
+            process.wait()
 
     def permitted(self, **changes: Any) -> Permit:
         """A permit as `run` gets it, before anything is launched."""
@@ -103,6 +114,11 @@ class Desk:
         with Registry(Settings(server=self.server, issuer=self.server, token=self.token)) as registry:
             found, checked = contract.look(registry, args)
             return permit.obtain(registry, args, found, checked)
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of the workers that are running here."""
+        return [int(file.read_text()) for file in (self.root / "output").glob("task-type=*/run-*/worker.pid")]
 
     @property
     def run_dirs(self) -> list[Path]:

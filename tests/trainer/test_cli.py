@@ -22,6 +22,18 @@ def test_a_refusal_in_json_is_the_problem_document(desk: Desk) -> None:
     assert "✗" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [["rn", "--json"], ["run", "--bogus", "--json"], ["--format=json", "run", "--gpus", "many"],
+                ["runs", "list", "--limit", "0", "--format", "json"], ["--json", "requests", "approve", "x"]]
+)  # fmt: skip
+def test_a_command_line_that_is_wrong_is_one_problem_document_too(desk: Desk, command: list[str]) -> None:
+    done = desk.cli(*command)
+
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["code"], done.stderr) == (2, "command-line-invalid", "")
+    assert document["detail"]
+
+
 def test_flags_may_stand_before_or_after_the_command(desk: Desk) -> None:
     assert desk.cli("--json", "tags", "list").stdout == desk.cli("tags", "list", "--json").stdout
     assert desk.cli("tags", "list", "-q").stdout.split()[0] == "dpo"

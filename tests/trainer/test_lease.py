@@ -116,6 +116,34 @@ def test_the_second_ctrl_c_does_not_wait() -> None:
         pressed_twice()
 
 
+def test_the_second_ctrl_c_does_not_wait_for_a_run_that_was_lost_already() -> None:
+    watch = Watch(60)
+    watch.stop("lease-lost: run `r` is failed")
+
+    def pressed(times: int) -> None:
+        with stopped_by_signals(watch):
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    pressed(1)
+    with pytest.raises(KeyboardInterrupt):
+        pressed(2)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"), [(3, "saving a checkpoint; press Ctrl-C again"), (10, "evaluating; press Ctrl-C again to stop")]
+)
+def test_the_first_ctrl_c_is_answered(step: int, says: str) -> None:
+    watch, told = Watch(60), list[str]()
+    watch.on_step(step, 10, {})
+
+    with stopped_by_signals(watch, told.append):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert [line[: len(says)] for line in told] == [says]
+
+
 def test_the_first_reason_to_stop_stays() -> None:
     watch = Watch(60)
 

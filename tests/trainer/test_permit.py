@@ -18,6 +18,7 @@ from registry import db
 from trainer import contract, handover, permit
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
+from trainer.contract import ApprovalPending
 from trainer.settings import Settings
 
 Middle = Callable[[httpx2.Request, dict[str, Any]], None]
@@ -28,7 +29,11 @@ def ask(registry: Any, encoder: Path, tmp_path: Path) -> Any:
     """Ask the real app for a permit, through a middle that may change requests and answers."""
 
     def obtain(
-        change_request: Middle | None = None, change_answer: Middle | None = None, clock_s: float = 0, **known: Any
+        change_request: Middle | None = None,
+        change_answer: Middle | None = None,
+        clock_s: float = 0,
+        task_type: str = "sequence-classification",
+        **known: Any,
     ) -> permit.Permit:
         client = registry.anonymous()
 
@@ -51,7 +56,7 @@ def ask(registry: Any, encoder: Path, tmp_path: Path) -> Any:
                "token": registry.token("li", "retail-ds"), **known}
         )  # fmt: skip
         args = TrainingArguments(
-            task_type="sequence-classification", model_name_or_path=str(encoder), label_names=list(LABELS),
+            task_type=task_type, model_name_or_path=str(encoder), label_names=list(LABELS),
             max_length=32, max_steps=5, output_dir=tmp_path / "out",
         )  # fmt: skip
         with Registry(settings, transport=httpx2.MockTransport(through)) as asked:
@@ -169,11 +174,41 @@ def test_a_permit_file_is_ours_alone_and_comes_back_as_it_was(ask: Any) -> None:
 
     assert given.file.stat().st_mode & 0o777 == 0o600
     assert taken.key.thumbprint == given.key.thumbprint
-    assert (taken.folder, taken.model, taken.audience) == (given.folder, given.model, given.audience)
+    assert (taken.folder, taken.model) == (given.folder, given.model)
     assert taken.settings.token is None, "a worker has no API token"
     given.file.chmod(0o644)
     with pytest.raises(NotConfigured, match="can be read by others"):
         handover.read(given.file)
+
+
+def test_a_worker_knows_by_itself_which_machine_it_is_on(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = handover.write(ask())
+    assert given.file is not None
+    document = json.loads(given.file.read_text())
+    given.file.write_text(json.dumps({**document, "audience": given.verify().claims.aud}))
+    monkeypatch.setattr("trainer.permit.local_audience", lambda: "urn:swift:exec:local:elsewhere")
+
+    with pytest.raises(TicketInvalid, match="this is `urn:swift:exec:local:elsewhere`"):
+        handover.read(given.file).verify()
+
+
+def test_a_run_folder_is_ours_alone(ask: Any) -> None:
+    folder = ask().folder
+
+    assert folder.root.stat().st_mode & 0o777 == 0o700
+    assert [file.stat().st_mode & 0o077 for file in (folder.ticket, folder.run_spec)] == [0, 0]
+
+
+def test_a_task_type_that_is_proposed_is_found_behind_any_number_of_other_proposals(
+    ask: Any, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = registry.as_("author", "trainers")
+    for tag in ("review-sentiment", "legal-clauses"):
+        assert registry.propose(author, tag).status_code == 201
+    monkeypatch.setattr("trainer.client.PAGE", 1)
+
+    with pytest.raises(ApprovalPending, match="`review-sentiment` is proposed .* waits for 2 more approvals"):
+        ask(task_type="review-sentiment")
 
 
 def test_a_permit_that_was_redeemed_is_gone(tmp_path: Path) -> None:

@@ -26,11 +26,22 @@ def desk(tmp_path: Path, encoder: Path, live_registry: Any) -> Desk:
     return Desk(tmp_path, encoder, live_registry.url, live_registry.token("li", "retail-ds"))
 
 
-def worker(permit_file: Path) -> tuple[int, dict[str, Any]]:
-    """Run the worker on a permit file; its exit code and its last word."""
-    command = [sys.executable, "-P", "-m", "trainer.launch.worker", str(permit_file)]
+WORKER = """
+import sys
+from trainer.launch import worker
+code = worker.main(sys.argv[1])
+print("LOADED", *sorted({"torch", "transformers", "numpy"} & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def worker(permit_file: Path) -> tuple[int, dict[str, Any], set[str]]:
+    """Run the worker on a permit file; its exit code, its last word, and what it loaded of the training stack."""
+    command = [sys.executable, "-P", "-c", WORKER, str(permit_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+    head, *loaded = done.stderr.splitlines()[-1].split()
+    assert head == "LOADED", done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), set(loaded)
 
 
 def test_the_files_that_were_signed_verify_offline_after_the_registry_is_gone(desk: Desk, live_registry: Any) -> None:
@@ -42,6 +53,21 @@ def test_the_files_that_were_signed_verify_offline_after_the_registry_is_gone(de
     assert verified.returncode == 0, verified.stderr
     assert "verified: form, key, signature" in verified.stdout
     assert json.loads(shown.stdout)["claims"]["task_type"] == "sequence-classification"
+
+
+def test_the_ticket_that_is_verified_is_the_one_that_was_named(desk: Desk) -> None:
+    given = desk.permitted()
+    _foreign_ticket(given)
+    kept, foreign = given.folder.root / "kept.jwt", given.folder.root / "other.jwt"
+    kept.write_text(given.folder.ticket.read_text())
+
+    refused = desk.cli("ticket", "verify", str(foreign))
+    given.folder.ticket.write_text(foreign.read_text())
+    verified, folder = desk.cli("ticket", "verify", str(kept)), desk.cli("ticket", "verify", str(given.folder.root))
+
+    assert (refused.returncode, "a key that this verifier does not know" in refused.stderr) == (8, True)
+    assert verified.returncode == 0, verified.stderr
+    assert folder.returncode == 8
 
 
 def test_an_old_ticket_verifies_as_of_when_it_was_issued_and_an_edited_specification_never(desk: Desk) -> None:
@@ -74,7 +100,7 @@ def test_a_ticket_starts_one_run_and_no_second(desk: Desk, tmp_path: Path) -> No
 
     first, second = worker(given.file), worker(Path(copy))
 
-    assert first[0] == 0
+    assert (first[0], "torch" in first[2]) == (0, True)
     assert not given.file.exists(), "the private key is deleted once the ticket is redeemed"
     assert (second[0], second[1]["problem"]["code"]) == (8, "ticket-used")
 
@@ -95,7 +121,7 @@ def test_a_ticket_that_waited_too_long_is_refused(
     real = db.utc_now
     monkeypatch.setattr(db, "utc_now", lambda: real() + timedelta(minutes=16))
 
-    code, last = worker(given.file)
+    code, last, _ = worker(given.file)
 
     assert (code, last["problem"]["code"]) == (8, "ticket-expired")
 
@@ -114,16 +140,16 @@ def test_a_ticket_that_waited_too_long_is_refused(
 def test_a_run_that_is_not_what_was_signed_is_refused_before_anything_loads(
     desk: Desk, live_registry: Any, edit: Any, step: int
 ) -> None:
-    given = desk.permitted(max_steps=3)
+    given = handover.write(desk.permitted(max_steps=3))
+    assert given.file is not None
     _foreign_ticket(given)
     edit(given.folder.root)
 
-    with pytest.raises(TicketInvalid) as refused:
-        local.launch(given, lambda event: None)
+    code, last, loaded = worker(given.file)
 
-    assert refused.value.facts["step"] == step
+    assert (code, last["problem"]["code"], last["problem"]["step"]) == (8, "ticket-invalid", step)
     assert _happened(live_registry) == ["ticket.issued"], "the ticket was not spent"
-    assert "torch" not in given.folder.log.read_text()
+    assert loaded == set()
 
 
 def test_a_model_that_was_swapped_after_the_ticket_is_refused(desk: Desk, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from submitting import Desk, events
 
 from trainer import work
+from trainer.launch import local
 from trainer.work import kept_to_gpus
 
 
@@ -40,13 +42,11 @@ def test_a_granted_run_trains_passes_its_gate_and_leaves_its_proofs(desk: Desk, 
 
 
 def test_a_report_that_finds_no_registry_waits_and_is_sent_later(desk: Desk, live_registry: Any) -> None:
-    process = desk.start("run", desk.config())
-    for event in events(process):
-        if event["event"] == "step":
-            live_registry.stop()
-            break
-    rest = list(events(process))
-    assert process.wait(timeout=120) == 9
+    with desk.start("run", desk.config()) as process:
+        _wait_for_a_step(process)
+        live_registry.stop()
+        rest = list(events(process))
+        assert process.wait(timeout=120) == 9
     (folder,) = desk.run_dirs
     assert rest[-1]["result"]["report"] == "waiting"
     assert (folder / "report.pending").stat().st_mode & 0o077 == 0, "it holds the lease token"
@@ -64,17 +64,57 @@ def test_a_report_that_finds_no_registry_waits_and_is_sent_later(desk: Desk, liv
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_a_run_that_is_interrupted(desk: Desk) -> None:
-    process = desk.start("run", desk.config(max_steps=100_000))
-    for event in events(process):
-        if event["event"] == "step":
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
-            break
-    rest = list(events(process))
+    with desk.start("run", desk.config(max_steps=100_000)) as process:
+        _wait_for_a_step(process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        rest = list(events(process))
+        code = process.wait(timeout=120)
 
-    assert process.wait(timeout=120) == 130
+    assert code == 130
+    assert "saving a checkpoint; press Ctrl-C again" in [e for e in rest if e["event"] == "notice"][0]["text"]
     (folder,) = desk.run_dirs
     assert list((folder / "checkpoints").glob("checkpoint-*/model.safetensors"))
     assert (rest[-1]["result"]["stopped"], rest[-1]["result"]["run"]["state"]) == ("interrupted", "interrupted")
+
+
+def test_three_ctrl_c_kill_a_worker_that_does_not_listen_and_the_run_is_interrupted(
+    desk: Desk, live_registry: Any
+) -> None:
+    with desk.start("run", desk.config(max_steps=100_000)) as process:
+        _wait_for_a_step(process)
+        (worker,) = desk.workers
+        os.kill(worker, signal.SIGSTOP)  # as a kernel call does that never returns
+        for _ in range(3):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.2)
+        *_, last = events(process)
+        code = process.wait(timeout=120)
+
+    assert (code, last["result"]["stopped"], last["result"]["report"]) == (130, "interrupted", "sent")
+    assert live_registry.events("run.interrupted")[0].reason == "killed at the third Ctrl-C"
+    assert desk.workers == []
+
+
+def test_a_ctrl_c_that_comes_before_there_is_a_worker_reaches_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, popen = desk.permitted(), subprocess.Popen
+
+    def pressed_just_before(*arguments: Any, **settings: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return popen(*arguments, **settings)
+
+    monkeypatch.setattr("trainer.launch.local.subprocess.Popen", pressed_just_before)
+
+    assert local.launch(given, lambda event: None) == local.Ended("interrupted", None)
+
+
+def test_the_worker_of_a_launcher_that_was_killed_can_be_found(desk: Desk) -> None:
+    with desk.start("run", desk.config(max_steps=100_000)) as process:
+        _wait_for_a_step(process)
+        process.kill()
+        process.wait()
+
+        (worker,) = desk.workers
+        assert b"trainer.launch.worker" in Path(f"/proc/{worker}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -107,15 +147,13 @@ def test_a_run_permitted_no_gpu_trains_without(desk: Desk, monkeypatch: pytest.M
 
 
 def test_a_worker_that_is_killed_is_reported_failed_by_its_launcher(desk: Desk, live_registry: Any) -> None:
-    process = desk.start("run", desk.config(max_steps=100_000))
-    seen = b""
-    for event in events(process):
-        if event["event"] == "step":
-            seen = _kill_worker_of(process)
-            break
-    *_, last = events(process)
+    with desk.start("run", desk.config(max_steps=100_000)) as process:
+        _wait_for_a_step(process)
+        seen = _kill_worker_of(process)
+        *_, last = events(process)
+        code = process.wait(timeout=120)
 
-    assert process.wait(timeout=120) == 10
+    assert code == 10
     assert last["problem"]["code"] == "training-failed"
     assert not any(secret in seen for secret in (b"SWIFT_SUBMIT_TOKEN", desk.token.encode()))
     assert seen.count(b"permit.json") == 1, "a permit is a file, on the command line by its path alone"
@@ -140,18 +178,20 @@ def test_a_run_that_is_cancelled_saves_a_checkpoint_and_stops(desk: Desk, live_r
     lease_ttl_s = 15  # a heartbeat in 5 s
     object.__setattr__(live_registry.app.state.books, "settings", live_registry.settings.model_copy(
         update={"lease_ttl_s": lease_ttl_s}))  # fmt: skip
-    process = desk.start("run", desk.config(max_steps=1_000_000))
-    asked = False
-    for event in events(process):
-        if event["event"] == "step" and not asked:
-            asked = True
-            (folder,) = desk.run_dirs
-            live_registry.as_("boss", "retail-ds").post(f"/v1/runs/{folder.name}:cancel")
-        last = event
+    with desk.start("run", desk.config(max_steps=1_000_000)) as process:
+        _wait_for_a_step(process)
+        (folder,) = desk.run_dirs
+        live_registry.as_("boss", "retail-ds").post(f"/v1/runs/{folder.name}:cancel")
+        *_, last = events(process)
+        code = process.wait(timeout=120)
 
-    assert process.wait(timeout=120) == 130
+    assert code == 130
     assert last["result"]["stopped"] == "cancelled by user:boss"
     assert list((folder / "checkpoints").glob("checkpoint-*"))
+
+
+def _wait_for_a_step(process: "subprocess.Popen[str]") -> None:
+    assert any(event["event"] == "step" for event in events(process))
 
 
 def _happened(live_registry: Any) -> list[str]:

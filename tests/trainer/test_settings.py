@@ -74,6 +74,16 @@ def test_the_issuer_may_be_another_than_the_address() -> None:
     assert settings.load({}, {"SWIFT_SUBMIT_ISSUER": "https://known-as"}).issuer == "https://known-as"
 
 
+def test_without_another_word_the_issuer_is_the_server() -> None:
+    assert settings.Settings(server="https://registry.example.org").issuer == "https://registry.example.org"
+
+
+@pytest.mark.parametrize(("said", "allowed"), [({}, False), ({"SWIFT_SUBMIT_ALLOW_HTTP": "1"}, True),
+                                               ({"SWIFT_SUBMIT_ALLOW_HTTP": "0"}, False)])  # fmt: skip
+def test_only_a_1_allows_plain_http(said: dict[str, str], allowed: bool) -> None:
+    assert settings.load({}, said).allow_http is allowed
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_token_file_that_others_can_read_is_refused_with_the_repair(home: Path, mode: int) -> None:
     file = secret(home / "token", mode=mode)

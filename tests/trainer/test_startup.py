@@ -1,5 +1,7 @@
 """What the command costs to start, what it says of itself, and how it shows progress."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -8,12 +10,16 @@ from pathlib import Path
 import pytest
 from submitting import SWIFT_SUBMIT
 
-from enforcer import problems
 from enforcer.problems import Problem
-from trainer import exits
-from trainer.cli import COMMANDS, VARIABLES, cli
+from trainer import (
+    contract,  # noqa: F401 -- refusals live in these, too
+    exits,
+    swift,  # noqa: F401
+)
+from trainer.cli import COMMANDS, VARIABLES, cli, errors  # noqa: F401
 from trainer.cli.output import Output
 from trainer.cli.progress import Progress
+from trainer.launch.worker import Events
 from trainer.settings import ENVIRONMENT
 
 HEAVY = "pydantic httpx2 rich opentelemetry torch transformers yaml numpy cryptography".split()
@@ -72,12 +78,26 @@ def test_without_a_terminal_progress_is_a_line_in_half_a_minute(capsys: pytest.C
     with Progress(Output({}), clock=lambda: now[0]) as progress:
         for step in range(1, 101):
             now[0] += 1.0
-            progress.step({"event": "step", "step": step, "total": 100, "loss": 1 / step})
+            progress.show({"event": "step", "step": step, "total": 100, "loss": 1 / step})
 
     told = capsys.readouterr()
     assert told.out == ""
     assert [line.split()[1] for line in told.err.splitlines()] == ["30/100", "60/100", "90/100", "100/100"]
     assert "loss 0.0333  70 s left" in told.err
+
+
+def test_a_loss_that_is_no_number_is_null_for_programs_and_told_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    read, write = os.pipe()
+    Events(write).step(1, 1, {"loss": float("nan")})
+    event = json.loads(os.read(read, 1000), parse_constant=pytest.fail)
+
+    with Progress(Output({})) as people, Progress(Output({"format": "ndjson"})) as programs:
+        people.show(event)
+        programs.show(event)
+
+    told = capsys.readouterr()
+    assert "step 1/1  loss nan" in told.err
+    assert json.loads(told.out, parse_constant=pytest.fail)["loss"] is None
 
 
 def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
@@ -92,7 +112,11 @@ def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
 
 
 def test_exit_codes_are_frozen() -> None:
-    codes = {kind.code: exits.exit_code(kind("x")) for kind in _all_problems() if kind.__module__ == problems.__name__}
+    codes = {
+        kind.code: exits.exit_code(kind("x"))
+        for kind in _all_problems()
+        if kind.__module__.startswith(("enforcer.", "trainer."))
+    }
 
     assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
         1: ["method-not-allowed", "problem"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tiny import LABELS, labelled_rows, pair_rows
 
 import trainer as package
-from enforcer.problems import DatasetInvalid, NotPermitted, TrainingFailed
+from enforcer.problems import DatasetInvalid, NotPermitted, RunClosed, TrainingFailed
 from trainer import SwiftTrainer, TrainingArguments
 from trainer.settings import Settings
 from trainer.swift import NotTrained
@@ -94,12 +95,14 @@ def test_ctrl_c_in_train_saves_a_checkpoint_reports_and_is_raised_again(
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
-    thread = threading.Thread(target=press_when_it_trains)
+    thread = threading.Thread(target=press_when_it_trains, daemon=True)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        swift.train()
-    pressed.set()
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            swift.train()
+    finally:
+        pressed.set()
+        thread.join(timeout=5)
 
     assert swift.run is not None
     assert swift.run.state == "interrupted"
@@ -110,8 +113,6 @@ def test_ctrl_c_in_train_saves_a_checkpoint_reports_and_is_raised_again(
 def test_a_recipe_that_raises_is_reported_and_its_cause_kept(
     encoder: Path, tmp_path: Path, settings: Settings, live_registry: Any
 ) -> None:
-    import shutil
-
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")
     swift = SwiftTrainer(classifier(broken, tmp_path), labelled_rows(48, 1), settings=settings)
@@ -121,6 +122,34 @@ def test_a_recipe_that_raises_is_reported_and_its_cause_kept(
 
     assert failed.value.__cause__ is not None
     assert live_registry.events("run.failed")
+
+
+def test_a_failure_whose_report_is_refused_stays_the_failure(
+    encoder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    monkeypatch.setattr("registry.runs.report", _closed)
+
+    with pytest.raises(TrainingFailed, match="training stopped with `SafetensorError`"):
+        SwiftTrainer(classifier(broken, tmp_path), labelled_rows(48, 1), settings=settings).train()
+
+
+def test_a_model_whose_report_is_refused_can_still_be_saved(
+    encoder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.runs.report", _closed)
+    swift = SwiftTrainer(classifier(encoder, tmp_path), labelled_rows(48, 1), settings=settings)
+
+    with pytest.raises(RunClosed):
+        swift.train()
+
+    assert swift.run is None
+    assert (swift.save_model() / "model.safetensors").exists()
+
+
+def _closed(*_: Any) -> None:
+    raise RunClosed("run `r` is failed")
 
 
 def test_what_the_policy_refuses_is_raised_before_a_run_folder_exists(

@@ -27,6 +27,7 @@ VARIABLES = {
     "SWIFT_SUBMIT_TOKEN": "your API token",
     "SWIFT_SUBMIT_TOKEN_FILE": "a 0600 file that holds it",
     "SWIFT_SUBMIT_ISSUER": "what tickets name as issuer (the server's address)",
+    "SWIFT_SUBMIT_ALLOW_HTTP": "1 lets tokens cross the network over plain http://",
 }
 PLACES = (
     "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout)."

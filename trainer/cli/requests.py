@@ -1,7 +1,8 @@
 """`swift-submit requests`: proposals, and the reviews that decide them."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -10,6 +11,16 @@ from trainer.cli.session import Session, current
 
 if TYPE_CHECKING:
     from enforcer import wire
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def review_flags(command: F) -> F:
+    """What `approve` and `reject` take."""
+    reason = click.option("--reason", metavar="TEXT", help="Why; kept for ever.")
+    saw = "The content you saw (`requests show`); left out, it is shown now."
+    digest = click.option("--digest", metavar="SHA256", help=saw)
+    return click.argument("id")(digest(reason(command)))
 
 
 @click.group(cls=Group)
@@ -25,11 +36,7 @@ def list_(state: str | None) -> None:
 
     session = current()
     with session.registry() as registry:
-        page = registry.proposals(state=state)
-        found = list(page.items)
-        while page.next_page_token:
-            page = registry.proposals(page.next_page_token, state=state)
-            found += page.items
+        found = list(registry.proposals(state=state))
     rows = [
         (p.id, p.state, p.change.kind, p.change.tag, p.author, f"{_approvals(p)}/{p.approvals_needed}") for p in found
     ]
@@ -51,18 +58,14 @@ def show(id: str) -> None:
 
 
 @requests.command()
-@click.argument("id")
-@click.option("--digest", metavar="SHA256", help="The content you saw (`requests show`); left out, it is shown now.")
-@click.option("--reason", metavar="TEXT", help="Why; kept for ever.")
+@review_flags
 def approve(id: str, digest: str | None, reason: str | None) -> None:
     """Approve a proposal, exactly as you saw it. The last approval needed makes it take effect."""
     _review(current(), id, "approve", digest, reason)
 
 
 @requests.command()
-@click.argument("id")
-@click.option("--digest", metavar="SHA256", help="The content you saw (`requests show`); left out, it is shown now.")
-@click.option("--reason", metavar="TEXT", help="Why; kept for ever.")
+@review_flags
 def reject(id: str, digest: str | None, reason: str | None) -> None:
     """Reject a proposal."""
     _review(current(), id, "reject", digest, reason)

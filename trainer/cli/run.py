@@ -40,7 +40,7 @@ def run(config: str | None, changes: tuple[str, ...], **flags: Any) -> None:
 
 def _permit(session: Session, args: Any) -> "Permit":
     from trainer import contract, permit, telemetry
-    from trainer.link import skew_in_words
+    from trainer.http import skew_in_words
 
     output = session.output
     with telemetry.span("permit"), session.registry() as registry:

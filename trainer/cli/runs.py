@@ -1,5 +1,6 @@
 """`swift-submit runs`."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -8,8 +9,6 @@ import click
 from trainer.cli.flags import Group
 from trainer.cli.session import current
 from trainer.exits import FINE, GATE_MISSED
-
-PAGE = 100
 
 
 @click.group(cls=Group)
@@ -34,12 +33,7 @@ def list_(task_type: str | None, business_unit: str | None, state: str | None, v
     session = current()
     wanted = {"task_type": task_type, "business_unit": business_unit, "state": state, "verdict": verdict}
     with session.registry() as registry:
-        page = registry.runs(**wanted, page_size=min(limit, PAGE))
-        found = list(page.items)
-        while page.next_page_token and len(found) < limit:
-            page = registry.runs(**wanted, page_size=PAGE, page_token=page.next_page_token)
-            found += page.items
-    found = found[:limit]
+        found = list(itertools.islice(registry.runs(**wanted), limit))
     rows = [
         (run.id, f"{run.task_type}@{run.version}", run.business_unit, run.actor, run.state,
          f"{run.step}/{run.total_steps}", run.verdict, f"{run.created_at:%Y-%m-%d %H:%M}")
@@ -82,6 +76,6 @@ def report(run_dir: str) -> None:
     from trainer.layout import RunFolder
 
     session = current()
-    run = reporting.send_spooled(RunFolder(Path(run_dir).absolute()), session.settings.timeout_s)
+    run = reporting.send_spooled(RunFolder(Path(run_dir).absolute()), session.settings)
     session.output.result(run.model_dump(mode="json"), run_lines(run), brief=[run.id])
     sys.exit(GATE_MISSED if run.verdict == "fail" else FINE)

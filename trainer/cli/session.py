@@ -11,7 +11,7 @@ from trainer.cli.output import Output
 
 if TYPE_CHECKING:
     from trainer.client import Registry
-    from trainer.link import Link
+    from trainer.http import Link
     from trainer.settings import Settings
 
 
@@ -33,7 +33,7 @@ class Session:
 
     def link(self) -> "Link":
         """The registry without types, for answers that should be quick."""
-        from trainer.link import Link
+        from trainer.http import Link
 
         return Link(self.settings)
 

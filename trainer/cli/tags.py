@@ -26,11 +26,7 @@ def list_() -> None:
 
     session = current()
     with session.registry() as registry:
-        page = registry.tags()
-        found = list(page.items)
-        while page.next_page_token:
-            page = registry.tags(page.next_page_token)
-            found += page.items
+        found = list(registry.tags())
     rows = [(f"{tag.name}@{tag.version}", tag.kind, tag.parent, tag.state, tag.description) for tag in found]
     session.output.result(
         [tag.model_dump(mode="json") for tag in found],

@@ -48,7 +48,7 @@ def verify(place: str, jwks: str | None, audience: str | None, at_issue: bool) -
     from trainer.settings import local_audience
 
     session, folder = current(), _folder(place)
-    token = _token(folder.ticket)
+    token = _token(_file(place))
     issued = tickets.unverified_claims(token).get("iat")
     try:
         keys = KeySet.load(Path(jwks) if jwks else folder.jwks)

@@ -89,6 +89,13 @@ def upgrade() -> None:
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('actor', 'key')
     )
+    op.create_index('ix_idempotent_answer_created_at', 'idempotent_answer', ['created_at'], unique=False)
+    op.create_table('used_proof',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('used_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_used_proof_used_at', 'used_proof', ['used_at'], unique=False)
     op.create_table('proposal',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('kind', sa.String(), nullable=False),
@@ -108,6 +115,10 @@ def upgrade() -> None:
     )
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
     op.create_index('ix_proposal_tag', 'proposal', ['tag'], unique=False)
+    open_ = sa.text("state = 'open'")
+    op.create_index(
+        'one_open_proposal', 'proposal', ['tag'], unique=True, sqlite_where=open_, postgresql_where=open_
+    )
     op.create_table('run',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('jti', sa.String(), nullable=False),
@@ -127,8 +138,9 @@ def upgrade() -> None:
     sa.Column('lease_sha256', sa.LargeBinary(), nullable=True),
     sa.Column('lease_expires_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('stop', sa.String(), nullable=True),
-    sa.Column('step', sa.Integer(), nullable=False),
-    sa.Column('total_steps', sa.Integer(), nullable=False),
+    sa.Column('step', sa.BigInteger(), nullable=False),
+    sa.Column('total_steps', sa.BigInteger(), nullable=False),
+    sa.Column('logs', sa.JSON(), nullable=False),
     sa.Column('scores', sa.JSON(), nullable=False),
     sa.Column('gates', sa.JSON(), nullable=False),
     sa.Column('verdict', sa.String(), nullable=True),
@@ -181,6 +193,7 @@ def upgrade() -> None:
     )
     op.create_table('pending_entry',
     sa.Column('event_id', sa.String(), nullable=False),
+    sa.Column('leaf_hash', sa.LargeBinary(), nullable=False),
     sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
     sa.PrimaryKeyConstraint('event_id')
     )

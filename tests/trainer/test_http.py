@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from enforcer.problems import NotPermitted, RegistryUnreachable, Unauthenticated
-from trainer import link, telemetry
+from enforcer.problems import NotConfigured, NotPermitted, RegistryUnreachable, Unauthenticated
+from trainer import http, telemetry
 from trainer.client import Registry
-from trainer.link import Link, skew_in_words
+from trainer.http import Link, skew_in_words
 from trainer.settings import Settings
 
 SETTINGS = Settings(server="http://127.0.0.1:8710", token="twp_secret")
@@ -68,13 +68,13 @@ def test_a_server_that_is_no_registry_is_told_apart_from_a_refusal(answer: httpx
     strange, asked = answering(answer, kind=Registry)
 
     with pytest.raises(RegistryUnreachable):
-        strange.tags()
+        list(strange.tags())
 
     assert {request.url.host for request in asked} == {"127.0.0.1"}, "no token follows a redirect"
 
 
 def test_a_lost_answer_is_asked_for_again_under_the_same_idempotency_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(http, "PAUSES_S", (0.0, 0.0))
     check = {"name": "x", "ruling": "ok", "matches": [], "suggestion": None}
     flaky, asked = answering(httpx2.ReadTimeout("slow"), httpx2.Response(200, json=check), kind=Registry)
 
@@ -85,7 +85,7 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_idempotency_key(monkeyp
 
 
 def test_what_is_not_safe_to_repeat_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(http, "PAUSES_S", (0.0, 0.0))
     flaky, asked = answering(httpx2.ReadError("lost"))
 
     with pytest.raises(RegistryUnreachable):
@@ -112,6 +112,16 @@ def test_a_token_with_a_line_break_never_becomes_a_header() -> None:
         broken.ask("GET", "/v1/tags")
 
     assert asked == []
+
+
+def test_no_secret_crosses_a_network_in_clear_unless_somebody_says_so() -> None:
+    with pytest.raises(NotConfigured, match=r"in clear; use `https://`, or .* set `SWIFT_SUBMIT_ALLOW_HTTP=1`"):
+        Link(Settings(server="http://registry.example.org", token="twp_secret"))
+
+    private = Settings(server="http://registry.example.org", token="twp_secret", allow_http=True)
+    allowed, asked = answering(httpx2.Response(200), settings=private)
+    allowed.ask("GET", "/v1/tags")
+    assert asked[0].headers["Authorization"] == "Bearer twp_secret"
 
 
 @pytest.mark.parametrize(("ahead_s", "says"), [(120, "behind the registry's"), (-120, "ahead of the registry's")])

@@ -1,4 +1,4 @@
-"""HTTP with the registry: the one module of this room that imports `httpx2` (the maintained continuation of httpx).
+"""The wire: the one module of this room that imports `httpx2` (the maintained continuation of httpx).
 
 Documents in, documents out; refusals come back as the class that the registry raised. No pydantic here, so that
 `swift-submit can-i` stays close to a bare round trip; `trainer.client` puts types on top.
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx2
 
-from enforcer.problems import Problem, RegistryUnreachable, Unauthenticated, from_document
+from enforcer.problems import NotConfigured, Problem, RegistryUnreachable, Unauthenticated, from_document
 from trainer import telemetry
 from trainer.settings import Settings
 
@@ -23,9 +23,20 @@ LOST = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError)
 
 
 class Link:
-    """A connection to one registry. `skew_s` is how far its clock is ahead of ours, once it has answered."""
+    """A connection to one registry. `skew_s` is how far its clock is ahead of ours, once it has answered.
+
+    Raises:
+        NotConfigured: it would carry tokens over a network in clear.
+    """
 
     def __init__(self, settings: Settings, *, transport: httpx2.BaseTransport | None = None) -> None:
+        if settings.in_clear:  # at the one place that sends, so that no caller can forget it
+            raise NotConfigured(
+                f"`{settings.server}` would be sent your tokens in clear; use `https://`, or, where the network between "
+                "is yours alone (a tunnel, a container network), set `SWIFT_SUBMIT_ALLOW_HTTP=1`",
+                server=settings.server,
+                setting="SWIFT_SUBMIT_ALLOW_HTTP",
+            )
         self.settings = settings
         self.skew_s = 0.0
         self._http = httpx2.Client(
