@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import hypothesis
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -31,6 +32,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # on a tiny model two threads only wait for
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask the network
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # float32 on the CPU, where the same seed gives the same bits
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# A busy machine makes no example wrong.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 DIGEST = "sha256:" + "a" * 64
 AUDIENCE = "urn:swift:exec:local:test"

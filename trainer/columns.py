@@ -92,8 +92,14 @@ def names_in(sources: Sequence[Source], column: str) -> list[str]:
     Raises:
         DatasetInvalid: a value that is no label.
     """
-    rows = [(source, index, row.get(column)) for source in sources for index, row in enumerate(source.rows)]
-    return sorted({str(_label(value, *at, column)) for *at, value in rows if value not in (None, "")})
+    return sorted(
+        {
+            str(_label(value, source, index, column))
+            for source in sources
+            for index, row in enumerate(source.rows)
+            if (value := row.get(column)) not in (None, "")
+        }
+    )
 
 
 def split(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[list[Row], list[Row]]:

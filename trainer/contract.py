@@ -84,7 +84,7 @@ def _contract(registry: Registry, args: TrainingArguments) -> Contract:
         return Contract(tag.name, tag.version, tag.profile, tag.profile_digest)
     try:
         old = registry.tag_version(tag.name, args.version)
-    except UnknownTaskType as unknown:
+    except NotFound as unknown:
         raise UnknownTaskType(
             f"`{tag.name}` has no version {args.version}; the current one is `{tag.name}@{tag.version}`"
         ) from unknown

@@ -166,11 +166,12 @@ def bootstrap_mean(values_N: Floats, seed: int, confidence: float = CONFIDENCE, 
     return _between(float(values_N.mean()), n, np.concatenate(means), confidence)
 
 
-def _sum_by(class_C: Ints, counts_RC: Ints, classes: int) -> Floats:
+def _sum_by(class_C: Ints, counts_RC: Ints, classes: int) -> NDArray[np.float64]:
     """The counts of each class in each row: (R, K)."""
     rows = len(counts_RC)
     place_RC = np.arange(rows)[:, None] * classes + class_C
-    return np.bincount(place_RC.ravel(), counts_RC.ravel(), rows * classes).reshape(rows, classes)
+    sums = np.bincount(place_RC.ravel(), counts_RC.ravel(), rows * classes)
+    return sums.astype(np.float64).reshape(rows, classes)  # of nothing, bincount makes integers
 
 
 def _between(value: float, n: int, resampled_R: Floats, confidence: float) -> Score:

@@ -45,7 +45,12 @@ _BY_PROBLEM: dict[type[Problem], int] = {
     InternalError: UNREACHABLE,
     TrainingFailed: TRAINING_FAILED,
 }
-_BY_CODE = {"approval-pending": PENDING, "name-is-variant": INVALID, "task-type-not-active": INVALID}
+_BY_CODE = {
+    "approval-pending": PENDING,
+    "command-line-invalid": USAGE,
+    "name-is-variant": INVALID,
+    "task-type-not-active": INVALID,
+}
 
 
 def exit_code(problem: Problem) -> int:

@@ -46,8 +46,11 @@ def export(job: Job, outcome: Outcome, format: str, path: Path | None = None) ->
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    WRITERS[format](job, unfinished)
-    return unfinished.rename(target)  # whoever sees the target sees all of it
+    try:
+        WRITERS[format](job, unfinished)
+        return unfinished.rename(target)  # whoever sees the target sees all of it
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def formats(job: Job) -> list[str]:
@@ -106,7 +109,7 @@ def _merge_classifier(job: Job) -> Merged:
 
     from trainer.recipes import sequence_classification as recipe
 
-    model, tokenizer = recipe.load(job.folder.model)
+    model, tokenizer = recipe.load(job.folder.model, job.model_dir)
     texts = [row["text"] for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
     batch = tokenizer(texts, truncation=True, max_length=job.arguments["max_length"], padding=True, return_tensors="pt")
     with torch.inference_mode():
@@ -126,8 +129,8 @@ def _merge_embedding(job: Job) -> Merged:
     from trainer.recipes import embedding as recipe
 
     texts = [row["anchor"] for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
-    before = recipe.load(job.folder.model).encode(texts, show_progress_bar=False)
-    merged = recipe.merge(job.folder.model)
+    before = recipe.load(job.folder.model, job.model_dir).encode(texts, show_progress_bar=False)
+    merged = recipe.merge(job.folder.model, job.model_dir)
     after = merged.encode(texts, show_progress_bar=False)
 
     def save(folder: Path) -> None:
@@ -140,7 +143,7 @@ def _write_faiss(job: Job, folder: Path) -> None:
     from trainer.recipes import embedding as recipe
 
     rows = (*job.train_rows, *job.eval_rows)
-    model = (recipe.merge if _is_adapter(job) else recipe.load)(job.folder.model)
+    model = recipe.merge(job.folder.model, job.model_dir) if _is_adapter(job) else recipe.load(job.folder.model)
     queries = dict.fromkeys(row["anchor"] for row in job.eval_rows)
     faiss_pack.write(folder, model, documents=[row["positive"] for row in rows], queries=[*queries])
 

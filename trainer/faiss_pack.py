@@ -26,6 +26,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from enforcer.problems import Invalid
+from trainer import inputs
 from trainer.evaluate import top_documents
 
 Vectors = NDArray[np.float32]
@@ -40,8 +42,10 @@ FILES = frozenset(
 )  # none of them can hold code
 
 
-class ExportRefused(ValueError):
+class ExportRefused(Invalid):
     """An export that cannot be had, or a pack that cannot be trusted; the message says why and what to do next."""
+
+    code, title = "export-refused", "the model cannot be handed over like this"
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class FaissPack:
         model = _load_model(path / "model")
         probe = np.asarray(manifest["probe"]["vector"], np.float32)
         drift = float(np.abs(_encode(model, [manifest["probe"]["text"]])[0] - probe).max())
-        if drift > PROBE_TOLERANCE:
+        if not drift <= PROBE_TOLERANCE:  # not `>`: NaN is refused too
             raise ExportRefused(
                 f"the model in `{path}` gives the probe another vector (off by {drift:.2g}); export it again"
             )
-        lines = map(json.loads, (path / "docs.jsonl").read_text(encoding="utf-8").splitlines())
-        texts = {line["id"]: line["text"] for line in lines}
+        with (path / "docs.jsonl").open(encoding="utf-8") as lines:  # not str.splitlines: a text may hold U+2028
+            texts = {line["id"]: line["text"] for line in map(json.loads, lines)}
         return cls(manifest, model, faiss.read_index(str(path / "index.faiss")), texts)
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
@@ -93,7 +97,8 @@ def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[
     """Fill an existing, empty folder with a pack. `queries` only measure the recall; documents are taken once each.
 
     Raises:
-        ExportRefused: no documents, or vectors that are not of length 1, whose inner product would be no cosine.
+        ExportRefused: no documents, vectors that are not of length 1, whose inner product would be no cosine, or a pack
+            that could not be loaded again.
     """
     texts = list(dict.fromkeys(documents))
     if not texts:
@@ -131,6 +136,7 @@ def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[
     (folder / "manifest.json").write_text(
         json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
     )
+    FaissPack.load(folder)
 
 
 def _id(text: str) -> int:
@@ -169,15 +175,18 @@ def _refuse_unnormalised(vectors_NE: Vectors) -> None:
 def _checked_manifest(path: Path) -> Mapping[str, Any]:
     if not path.is_dir():
         raise ExportRefused(f"`{path}` is no folder; a pack is a folder, archives are not opened")
-    if any(file.is_symlink() for file in path.rglob("*")):
-        raise ExportRefused(f"`{path}` holds a symbolic link; copy the pack with its files")
+    for file in path.rglob("*"):
+        if file.is_symlink():
+            raise ExportRefused(f"`{path}` holds a symbolic link; copy the pack with its files")
+        if file.is_file() and (file.suffix not in FILES or file.name.startswith(".")):
+            raise ExportRefused(
+                f"`{file.relative_to(path)}` has no place in a pack, which holds {', '.join(sorted(FILES))} only"
+            )
     if not (path / "manifest.json").is_file():
         raise ExportRefused(f'`{path}` has no `manifest.json`; point at a pack that `format="faiss"` wrote')
     manifest: Mapping[str, Any] = json.loads((path / "manifest.json").read_bytes())
     found, expected = _digests(path), manifest["files"]
     for name in sorted(found.keys() | expected.keys()):
-        if Path(name).suffix not in FILES:
-            raise ExportRefused(f"`{name}` has no place in a pack; export it again")
         if found.get(name) != expected.get(name):
             fault = "is missing" if name not in found else "was added" if name not in expected else "was changed"
             raise ExportRefused(f"`{name}` {fault} since the pack was written; fetch or export it again")
@@ -185,14 +194,8 @@ def _checked_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    names = {file.relative_to(folder).as_posix(): file for file in files}
-    return {name: _sha256(file) for name, file in names.items() if name != "manifest.json"}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    found = inputs.file_digests(folder)
+    return {name: digest.removeprefix("sha256:") for name, digest in found.items() if name != "manifest.json"}
 
 
 def _load_model(folder: Path) -> Any:

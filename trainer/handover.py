@@ -28,7 +28,7 @@ def write(permit: Permit) -> Permit:
         "server": permit.settings.server,
         "issuer": permit.settings.issuer,
         "timeout_s": permit.settings.timeout_s,
-        "audience": permit.audience,
+        "allow_http": permit.settings.allow_http,
         "model": str(permit.model),
         "train_files": list(permit.train_files),
         "eval_files": list(permit.eval_files),
@@ -54,8 +54,7 @@ def read(path: Path) -> Permit:
         return Permit(
             folder=RunFolder(Path(document["run_folder"])),
             key=SigningKey(key.thumbprint()[:16], key),
-            settings=Settings(server=document["server"], issuer=document["issuer"], timeout_s=document["timeout_s"]),
-            audience=document["audience"],
+            settings=Settings(**{name: document[name] for name in ("server", "issuer", "timeout_s", "allow_http")}),
             model=Path(document["model"]),
             train_files=tuple(document["train_files"]),
             eval_files=tuple(document["eval_files"]),

@@ -32,8 +32,8 @@ class Link:
     def __init__(self, settings: Settings, *, transport: httpx2.BaseTransport | None = None) -> None:
         if settings.in_clear:  # at the one place that sends, so that no caller can forget it
             raise NotConfigured(
-                f"`{settings.server}` would be sent your tokens in clear; use `https://`, or, where the network between "
-                "is yours alone (a tunnel, a container network), set `SWIFT_SUBMIT_ALLOW_HTTP=1`",
+                f"`{settings.server}` would be sent your tokens in clear; use `https://`, or, where the network in "
+                "between is yours alone (a tunnel, a container network), set `SWIFT_SUBMIT_ALLOW_HTTP=1`",
                 server=settings.server,
                 setting="SWIFT_SUBMIT_ALLOW_HTTP",
             )

@@ -1,7 +1,8 @@
 r"""What a run reads besides rows, resolved to digests: the base model's folder, and the code it was submitted from.
 
 The digest of a model folder is `sha256sum` over `sha256sum`: one line `<hex>  <relative path>` for each file, sorted by
-the bytes of the path, links followed, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the folder:
+the bytes of the path. Links are followed, hidden files and folders (`.git`, `.cache`) left out. In a shell, inside the
+folder:
 
     find -L . -type f -not -path '*/.*' -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum -- | sha256sum
 
@@ -24,13 +25,12 @@ from enforcer.problems import ModelInvalid, OutputInvalid
 from enforcer.runspec import Code
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Models that count positions from behind the padding token's id, as RoBERTa does (`create_position_ids_from_input_ids`).
+# Models that count positions from behind the padding token's id (RoBERTa's `create_position_ids_from_input_ids`).
 OFFSET_POSITIONS = frozenset(
     """camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm
     xlm-roberta xlm-roberta-xl xmod""".split()
 )
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def model_folder(name: str, environment: Mapping[str, str] | None = None) -> Path:
@@ -67,8 +67,8 @@ def weights_folder(folder: Path) -> Path:
 
 def public_name(folder: Path) -> str:
     """What a model is called where this machine's folders mean nothing: its hub name, else the folder's own name."""
-    cached = _HUB_FOLDER.fullmatch(folder.parent.parent.name)
-    return "/".join(cached.groups()) if cached else folder.name
+    cache = folder.parent.parent.name  # models--<owner>--<name>/snapshots/<commit>
+    return cache.removeprefix("models--").replace("--", "/") if cache.startswith("models--") else folder.name
 
 
 def max_positions(folder: Path) -> int | None:
@@ -77,8 +77,9 @@ def max_positions(folder: Path) -> int | None:
     config, tokenizer = _object(weights / "config.json"), _object(weights / "tokenizer_config.json")
     limits = [config.get("max_position_embeddings"), tokenizer.get("model_max_length")]
     if config.get("model_type") in OFFSET_POSITIONS and isinstance(limits[0], int):
-        limits[0] -= int(config.get("pad_token_id", 1)) + 1
-    # transformers writes a tokenizer without a limit as 10 ** 30.
+        padding = config.get("pad_token_id")
+        limits[0] -= 1 + (padding if isinstance(padding, int) else 1)
+    # transformers writes the limit of a tokenizer that has none as 10 ** 30.
     return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
 
 
@@ -149,8 +150,8 @@ def _check(name: str, folder: Path) -> None:
     files = [path.name for path in weights.iterdir()]
     if any(file.endswith(".safetensors") for file in files):
         for index in weights.glob("*.safetensors.index.json"):
-            for shard in _object(index).get("weight_map", {}).values():
-                _covered(str(shard), index.name, folder)
+            for shard in set(_object(index).get("weight_map", {}).values()):
+                _covered(shard, index.name, folder)
         return
     if pickles := sorted(file for file in files if file.endswith(PICKLES)):
         raise ModelInvalid(
@@ -173,9 +174,11 @@ def _covered(path: str, named_in: str, folder: Path) -> str:
 
 
 def _visible_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Every file that is not hidden, through links. A link to a folder that it lies in goes round for ever: once does."""
+    """Every file that is not hidden, through links, except those that lead back to a folder they lie in."""
     here = folder.resolve()
-    for path in () if here in above else folder.iterdir():
+    if here in above:
+        return
+    for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():

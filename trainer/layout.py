@@ -1,4 +1,4 @@
-"""Where a run leaves its traces: `<output_dir>/task-type=<tag>/<run>/`.
+"""Where a run leaves its traces: `<output_dir>/task-type=<tag>/<run>/`, readable by its owner alone.
 
 run-spec.json    the run specification, byte for byte as the registry signed it
 ticket.jwt       the run ticket
@@ -10,6 +10,7 @@ model/           the trained model (or adapter)
 checkpoints/     what a stopped run leaves behind
 tensorboard/     event files; the text summary `task` says `task=<tag>`
 train.log        everything the training libraries had to say
+worker.pid       while it runs: the process that trains, should its launcher be gone
 """
 
 import os
@@ -29,7 +30,7 @@ class RunFolder:
 
     def create(self) -> "RunFolder":
         """Make the folder; raises `OSError` when the place cannot be written or the run already has one."""
-        self.root.mkdir(parents=True, exist_ok=False)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=False)
         return self
 
     @property
@@ -75,6 +76,10 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.root / "train.log"
+
+    @property
+    def worker_pid(self) -> Path:
+        return self.root / "worker.pid"
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ run has ended, makes the run save a checkpoint and stop.
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from enforcer.problems import Conflict, NotFound, Problem, Unauthenticated
 from trainer.client import Registry
 
 Tell = Callable[[int, int, Mapping[str, float]], None]
+Say = Callable[[str], None]
 INTERRUPTED, LEASE_LOST, RUNTIME_LIMIT = "interrupted", "lease-lost", "runtime-limit"
 MAX_LOGS = 50
 
@@ -39,6 +41,11 @@ class Watch:
             self.logs = {name: value for name, value in logs.items() if math.isfinite(value)}
         if self._tell is not None:
             self._tell(step, total, logs)
+
+    @property
+    def trained(self) -> bool:
+        """The last step was taken; what follows is saving and evaluating, and asks nobody whether to stop."""
+        return 0 < self.total <= self.step
 
     def should_stop(self) -> str | None:
         return self._stop or (RUNTIME_LIMIT if self._clock() > self._ends_at else None)
@@ -85,9 +92,14 @@ class Heartbeats:
                 watch.stop(answer.stop)
 
 
+def say_on_stderr(text: str) -> None:
+    print(f"! {text}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def stopped_by_signals(watch: Watch) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks for a checkpoint; a second Ctrl-C does not wait for one.
+def stopped_by_signals(watch: Watch, say: Say = say_on_stderr) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks for a checkpoint; a second Ctrl-C does not wait for one, whoever else had
+    asked for a stop before. `say` hears what the first does.
 
     Python delivers signals to its main thread only; elsewhere there is nothing to catch.
     """
@@ -95,12 +107,18 @@ def stopped_by_signals(watch: Watch) -> Iterator[None]:
         yield
         return
 
-    def asked(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and watch.should_stop() == INTERRUPTED:
-            raise KeyboardInterrupt
-        watch.stop(INTERRUPTED)
+    asked = False
 
-    before: dict[int, Any] = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    def hear(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+        watch.stop(INTERRUPTED)
+        checkpoint = "saving a checkpoint; press Ctrl-C again to stop without one"
+        say("evaluating; press Ctrl-C again to stop" if watch.trained else checkpoint)
+
+    before: dict[int, Any] = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -16,8 +16,8 @@ from enforcer.tickets import VerifiedTicket
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.contract import Contract, ticket_request
-from trainer.layout import RunFolder
 from trainer.http import skew_in_words
+from trainer.layout import RunFolder, write_private
 from trainer.preflight import Preflight
 from trainer.settings import Settings, local_audience
 
@@ -29,19 +29,32 @@ class Permit:
     folder: RunFolder
     key: SigningKey
     settings: Settings
-    audience: str
     model: Path
     train_files: tuple[str, ...]
     eval_files: tuple[str, ...]
     file: Path | None = None
 
     def verify(self) -> VerifiedTicket:
-        """Check the files in the run folder, offline: steps 1 to 12.
+        """Check the files in the run folder, offline: steps 1 to 12. Which machine this is, nobody tells us.
 
         Raises:
             TicketInvalid: any file is missing or not what was signed.
         """
-        return verify_folder(self.folder, self.settings, self.audience)
+        folder, settings = self.folder, self.settings
+        try:
+            token = folder.ticket.read_text("ascii").strip()
+            specification = folder.run_spec.read_bytes()
+            keys = KeySet.load(folder.jwks)
+        except (OSError, UnicodeDecodeError, KeyUnusable) as error:
+            raise TicketInvalid(f"the run folder `{folder.root}` holds no complete permit: {error}") from error
+        return tickets.verify(
+            token,
+            specification,
+            keys,
+            issuer=settings.issuer,
+            audience=local_audience(),
+            allow_dev=settings.on_loopback,
+        )
 
 
 def plan(registry: Registry, args: TrainingArguments, found: Contract, checked: Preflight) -> wire.TicketPlan:
@@ -66,23 +79,9 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
         folder=folder,
         key=key,
         settings=registry.settings,
-        audience=local_audience(),
         model=checked.model,
         train_files=tuple(str(Path(name).expanduser().absolute()) for name in args.train_files),
         eval_files=tuple(str(Path(name).expanduser().absolute()) for name in args.eval_files),
-    )
-
-
-def verify_folder(folder: RunFolder, settings: Settings, audience: str) -> VerifiedTicket:
-    """Steps 1 to 12 on the files of a run folder."""
-    try:
-        token = folder.ticket.read_text("ascii").strip()
-        specification = folder.run_spec.read_bytes()
-        keys = KeySet.load(folder.jwks)
-    except (OSError, UnicodeDecodeError, KeyUnusable) as error:
-        raise TicketInvalid(f"the run folder `{folder.root}` holds no complete permit: {error}") from error
-    return tickets.verify(
-        token, specification, keys, issuer=settings.issuer, audience=audience, allow_dev=settings.on_loopback
     )
 
 
@@ -147,9 +146,9 @@ def _agree(
 def _store(folder: RunFolder, grant: wire.TicketGrant, jwks: bytes) -> RunFolder:
     try:
         folder.create()
-        folder.run_spec.write_bytes(grant.run_spec.encode())
-        folder.ticket.write_text(grant.ticket, "ascii")
-        folder.jwks.write_bytes(jwks)
+        write_private(folder.run_spec, grant.run_spec.encode())
+        write_private(folder.ticket, grant.ticket.encode("ascii"))
+        write_private(folder.jwks, jwks)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise OutputInvalid(

@@ -20,6 +20,7 @@ from trainer.rows import Source
 
 MAX_LABELS_SHOWN = 50
 FEW_DOCUMENTS = 100
+NO_INTERVAL = "will have no interval, so a gate that asks for confidence cannot be passed"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     """
     inputs.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
+    _check_something_is_trained(arguments)
     model = inputs.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
     train_rows, eval_rows = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
@@ -122,9 +124,7 @@ def rows_of(
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
     """Resolved as the registry will; when the labels are not named, the refusal names those that the data holds."""
     try:
-        resolved = profile.resolve(args.tag_arguments)
-        _check_something_is_trained(resolved)
-        return resolved
+        return profile.resolve(args.tag_arguments)
     except ArgumentInvalid as refusal:
         label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
         if refusal.facts.get("pointer") != "/label_names" or args.label_names is not None or label is None:
@@ -165,7 +165,7 @@ def _check_negatives(arguments: Mapping[str, Any], train: Sequence[Row]) -> None
         )
     if arguments["per_device_train_batch_size"] < 2:
         raise ArgumentInvalid(
-            "`per_device_train_batch_size`: 1 row has no other one for a negative; take 2 at least, or add a `negative`",
+            "`per_device_train_batch_size`: in a batch of 1 no other row is a negative; take 2, or add a `negative`",
             pointer="/per_device_train_batch_size",
         )
     for column in ("anchor", "positive"):  # a batch holds no text twice
@@ -203,26 +203,24 @@ def _findings(
     leaked = sum(row[subject] in known for row in held_out)
     if leaked:
         findings.append(
-            f"{leaked:,} of {len(held_out):,} evaluation rows have the `{subject}` of a training row: scores will flatter"
+            f"{leaked:,} of {len(held_out):,} evaluation rows have a training row's `{subject}`: scores will flatter"
         )
     facts: dict[str, Any] = {
         "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
     }  # fmt: skip
     label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
     if label is not None:
-        names = arguments.get("label_names") or []
-        balance = Counter(dict.fromkeys(names, 0))
+        labels = arguments.get("label_names") or []
+        balance = Counter(dict.fromkeys(labels, 0))
         balance.update(row[label] for row in train)
         facts["labels"] = dict(balance)
         missing = [name for name, count in balance.items() if count == 0]
         if missing:
             findings.append(f"no training row has the label {', '.join(f'`{name}`' for name in missing[:10])}")
-        unseen = sorted(set(names) - {row[label] for row in held_out}) if held_out else []
+        unseen = sorted(set(labels) - {row[label] for row in held_out}) if held_out else []
         if unseen:
-            findings.append(
-                f"no evaluation row has the label {', '.join(f'`{name}`' for name in unseen[:10])}: `macro_f1` will have "
-                "no interval, and a gate that asks for confidence cannot be passed"
-            )
+            names = ", ".join(f"`{name}`" for name in unseen[:10])
+            findings.append(f"no evaluation row has the label {names}: `macro_f1` {NO_INTERVAL}")
         most, least = max(balance.values()), min(balance.values())
         if least and most >= 10 * least:
             findings.append(
@@ -238,17 +236,14 @@ def _findings(
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:
-    """How little a search among few documents says: of `metric@k` it is the share that chance alone would find."""
+    """That a search among few documents says little: `metric@k` looks at k of them, whatever the model does."""
     looked_at = max((int(metric.partition("@")[2] or 0) for metric in profile.metrics), default=0)
     if documents >= FEW_DOCUMENTS or not looked_at:
         return []
-    finding = f"the evaluation rows hold {documents} distinct `positive`: chance finds {looked_at} of them in each search"
+    few = f"the evaluation rows hold {documents} distinct `positive`"
     if documents <= looked_at:
-        finding = (
-            f"the evaluation rows hold {documents} distinct `positive`, and the scores look at {looked_at}: they will "
-            "have no interval, and a gate that asks for confidence cannot be passed"
-        )
-    return [finding]
+        return [f"{few}, and every search looks at {looked_at}: its scores {NO_INTERVAL}"]
+    return [f"{few}: chance alone finds {looked_at} of them in every search"]
 
 
 def _lengths(

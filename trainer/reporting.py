@@ -1,16 +1,30 @@
 """The end of a run: `metrics.json`, the model card, the report to the registry, and the spool for when it is away.
 
 Scores are the trainer's, verdicts the registry's. Until the registry has judged, `metrics.json` says `"gates": null`.
+A disk that takes nothing more costs the files, never the report.
 """
 
+import contextlib
 import json
+import logging
+import math
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from enforcer import gates, wire
 from enforcer.gates import Judgement, Score
-from enforcer.problems import NotConfigured, NotFound, Problem, Unavailable
+from enforcer.problems import (
+    Conflict,
+    InternalError,
+    NotConfigured,
+    NotFound,
+    Problem,
+    Unauthenticated,
+    Unavailable,
+)
 from enforcer.runspec import RunSpec
 from enforcer.tickets import unverified_claims
 from trainer import card, inputs
@@ -19,7 +33,10 @@ from trainer.job import Outcome
 from trainer.layout import RunFolder, write_private
 from trainer.settings import Settings, read_secret
 
+log = logging.getLogger(__name__)
+
 PAUSES_S = (0.0, 1.0, 3.0)  # a registry that is being restarted is back in seconds
+FOR_EVER = (Conflict, NotFound, Unauthenticated)  # refusals that no waiting mends
 MAX_OUTPUTS = 300  # what a report may list (`wire.Report.outputs`)
 
 
@@ -41,45 +58,43 @@ def describe(outcome: Outcome, folder: RunFolder) -> wire.Report:
 
 
 def write_metrics(folder: RunFolder, spec: RunSpec, report: wire.Report, details: dict[str, Any]) -> None:
-    document = {
-        "task_type": spec.task_type,
-        "version": spec.version,
-        "run_id": spec.run_id,
-        "run_spec_digest": unverified_claims(folder.ticket.read_text("ascii").strip())["run_spec_digest"],
-        **report.model_dump(mode="json", exclude={"outputs"}),
-        "gates": None,
-        "verdict": None,
-        "details": details,
-    }
-    _write_json(folder.metrics, document)
+    with _as_far_as_the_disk_allows(folder.metrics):
+        document = {
+            "task_type": spec.task_type,
+            "version": spec.version,
+            "run_id": spec.run_id,
+            "run_spec_digest": unverified_claims(folder.ticket.read_text("ascii").strip())["run_spec_digest"],
+            **report.model_dump(mode="json", exclude={"outputs"}),
+            "gates": None,
+            "verdict": None,
+            "details": details,
+        }
+        _write_json(folder.metrics, document)
 
 
 def send(registry: Registry, folder: RunFolder, report: wire.Report, lease: wire.Lease) -> wire.Run | None:
-    """Report, and note the registry's verdict; None when it is away and the report waits on disk.
+    """Report, and note the registry's verdict; None when the registry cannot take it now and it waits on disk.
 
     Raises:
-        Problem: the registry is there and refuses.
+        Conflict, NotFound, Unauthenticated: the registry will never take it.
+        Problem: it cannot take it, and neither can the disk.
     """
-    _write_json(folder.report, report.model_dump(mode="json"))
     # Spooled first and cleared after: a crash in between sends twice, which changes nothing, and never not at all.
-    _spool(folder, registry.settings, lease)
+    _spool(folder, report, registry.settings, lease)
+    away: Problem | None = None
     for pause in PAUSES_S:
         time.sleep(pause)
         try:
-            run = registry.report(lease.run_id, lease.lease_token, report)
-        except Unavailable:
-            continue
-        except Problem:
-            folder.report_pending.unlink()
-            raise
-        folder.report_pending.unlink()
-        note_verdict(folder, run)
-        return run
+            return _tell(registry, folder, report, lease.run_id, lease.lease_token)
+        except (Unavailable, InternalError) as fault:
+            away = fault
+    if away is not None and not folder.report_pending.exists():
+        raise away
     return None
 
 
-def send_spooled(folder: RunFolder, timeout_s: float) -> wire.Run:
-    """Send a report that waits in a run folder.
+def send_spooled(folder: RunFolder, settings: Settings) -> wire.Run:
+    """Send a report that waits in a run folder, to the registry that it is for.
 
     Raises:
         NotFound: nothing waits there.
@@ -89,25 +104,35 @@ def send_spooled(folder: RunFolder, timeout_s: float) -> wire.Run:
         raise NotFound(f"no report waits in `{folder.root}`: it was sent, or this is not the folder of a run")
     try:
         pending = json.loads(read_secret(folder.report_pending))
-        settings = Settings(server=pending["server"], issuer=pending["issuer"], timeout_s=timeout_s)
+        settings = replace(settings, server=pending["server"], issuer=pending["issuer"], token=None)
         run_id, lease_token = str(pending["run_id"]), str(pending["lease_token"])
         report = wire.Report.model_validate_json(folder.report.read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise NotConfigured(f"the report in `{folder.root}` cannot be read: {error}") from error
     with Registry(settings) as registry:
+        return _tell(registry, folder, report, run_id, lease_token)
+
+
+def _tell(registry: Registry, folder: RunFolder, report: wire.Report, run_id: str, lease_token: str) -> wire.Run:
+    """One try. What was taken, or never will be, waits no longer."""
+    try:
         run = registry.report(run_id, lease_token, report)
-    folder.report_pending.unlink()
-    note_verdict(folder, run)
+    except FOR_EVER:
+        folder.report_pending.unlink(missing_ok=True)
+        raise
+    folder.report_pending.unlink(missing_ok=True)
+    _note_verdict(folder, run)
     return run
 
 
-def note_verdict(folder: RunFolder, run: wire.Run) -> None:
+def _note_verdict(folder: RunFolder, run: wire.Run) -> None:
     """Write what the registry judged beside the scores, and into the card."""
-    if folder.metrics.exists():
-        metrics = json.loads(folder.metrics.read_bytes())
-        metrics["gates"] = [judgement.model_dump(mode="json") for judgement in run.gates]
-        metrics["verdict"] = run.verdict
-        _write_json(folder.metrics, metrics)
+    with _as_far_as_the_disk_allows(folder.metrics):
+        if folder.metrics.exists():
+            metrics = json.loads(folder.metrics.read_bytes())
+            metrics["gates"] = [judgement.model_dump(mode="json") for judgement in run.gates]
+            metrics["verdict"] = run.verdict
+            _write_json(folder.metrics, metrics)
     if folder.card.exists():
         spec = RunSpec.model_validate_json(folder.run_spec.read_bytes())
         write_card(folder, spec, run.scores, run.gates)
@@ -121,19 +146,20 @@ def write_card(
     for dataset in spec.inputs.datasets:
         role = dataset.role if dataset.role not in files else f"{dataset.role}-{len(files) + 1}"
         files[role] = dataset.digest.removeprefix("sha256:")
-    card.write_card(
-        folder,
-        task_type=spec.task_type,
-        version=spec.version,
-        recipe=spec.profile.recipe,
-        base_model=_public_name(spec.inputs.model.name),
-        run_id=spec.run_id,
-        ticket_id=str(unverified_claims(folder.ticket.read_text("ascii").strip())["jti"]),
-        arguments=spec.arguments,
-        datasets=files,
-        scores=scores,
-        judgements=judged or [gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
-    )
+    with _as_far_as_the_disk_allows(folder.card):
+        card.write_card(
+            folder,
+            task_type=spec.task_type,
+            version=spec.version,
+            recipe=spec.profile.recipe,
+            base_model=_public_name(spec.inputs.model.name),
+            run_id=spec.run_id,
+            ticket_id=str(unverified_claims(folder.ticket.read_text("ascii").strip())["jti"]),
+            arguments=spec.arguments,
+            datasets=files,
+            scores=scores,
+            judgements=judged or [gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
+        )
 
 
 def _public_name(model: str) -> str:
@@ -141,7 +167,7 @@ def _public_name(model: str) -> str:
     return Path(model).name if model.startswith(("/", ".", "~")) or Path(model).is_dir() else model
 
 
-def _spool(folder: RunFolder, settings: Settings, lease: wire.Lease) -> None:
+def _spool(folder: RunFolder, report: wire.Report, settings: Settings, lease: wire.Lease) -> None:
     """`report.pending` holds the lease token, so it is ours alone."""
     pending = {
         "server": settings.server,
@@ -149,12 +175,35 @@ def _spool(folder: RunFolder, settings: Settings, lease: wire.Lease) -> None:
         "run_id": lease.run_id,
         "lease_token": lease.lease_token,
     }
-    folder.report_pending.unlink(missing_ok=True)
-    write_private(folder.report_pending, json.dumps(pending).encode())
+    with _as_far_as_the_disk_allows(folder.report_pending):
+        folder.report_pending.unlink(missing_ok=True)
+        _write_json(folder.report, report.model_dump(mode="json"))
+        write_private(folder.report_pending, json.dumps(pending).encode())
+
+
+@contextlib.contextmanager
+def _as_far_as_the_disk_allows(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.error("`%s` was not written: %s", path, error)
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
     """Whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n", "utf-8")
+    text = json.dumps(_finite(document), ensure_ascii=False, indent=1, default=str, allow_nan=False)
+    part.write_text(text + "\n", "utf-8")
     part.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON (RFC 8259) has no NaN and no infinity: null stands in their place."""
+    match value:
+        case dict():
+            return {name: _finite(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value

@@ -89,7 +89,7 @@ def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
 def _labels_by_name(held: list[RawRow], features: Mapping[str, Any]) -> list[RawRow]:
     """`datasets.ClassLabel` keeps a label as its place in a list of its own (-1: none), and `label_names` may have
     another order."""
-    names = {
+    names: dict[str, dict[Any, str]] = {
         column: dict(enumerate(feature.names)) for column, feature in features.items() if hasattr(feature, "int2str")
     }
     return [{**row, **{column: by_place.get(row.get(column)) for column, by_place in names.items()}} for row in held]

@@ -10,8 +10,8 @@ from enforcer.problems import Conflict
 from trainer import contract, permit, settings, telemetry, work
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
-from trainer.lease import INTERRUPTED
 from trainer.http import skew_in_words
+from trainer.lease import INTERRUPTED
 from trainer.settings import Settings
 from trainer.work import Done
 
@@ -48,10 +48,16 @@ class SwiftTrainer:
     def train(self) -> Done:
         """Ask for a permit, train, evaluate, report.
 
+        A run that is cancelled, or that reaches its `max_runtime_s`, saves a checkpoint, is reported interrupted, and
+        comes back with the reason in `outcome.stopped` (`cancelled by ...`, `runtime-limit`); it has no model to save.
+        One whose lease is lost (`lease-lost: ...`) saves its checkpoint too, but its report is refused.
+
         Raises:
-            Problem: whatever forbids the run, before anything heavy is loaded.
+            Problem: whatever forbids the run, before anything heavy is loaded; or the registry's refusal of the report,
+                after which what was trained can still be saved.
             TrainingFailed: the recipe raised; the run is reported failed.
-            KeyboardInterrupt: Ctrl-C, after a checkpoint was saved and the run was reported interrupted.
+            KeyboardInterrupt: Ctrl-C, after a checkpoint was saved and the run was reported interrupted; a second one,
+                without a checkpoint.
         """
         chosen = self._settings or settings.load()
         with Registry(chosen) as registry, telemetry.span("swift-submit run"):
@@ -64,6 +70,8 @@ class SwiftTrainer:
                 given = permit.obtain(registry, args, found, checked)
             with telemetry.span("launch", target=self.args.target):
                 self._done = work.execute(given, in_memory=checked.sources)
+        if self._done.refused is not None:
+            raise self._done.refused
         if self._done.outcome.stopped == INTERRUPTED:
             raise KeyboardInterrupt
         return self._done
@@ -84,7 +92,7 @@ class SwiftTrainer:
 
     @property
     def run(self) -> wire.Run | None:
-        """The run as the registry judged it; None before `train()` and while its report waits."""
+        """The run as the registry judged it; None before `train()`, while its report waits, and when it was refused."""
         return self._done.run if self._done else None
 
     @property

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from enforcer import wire
-from enforcer.problems import TicketInvalid, TrainingFailed
+from enforcer.problems import Problem, TicketInvalid, TrainingFailed
 from enforcer.runspec import RunSpec
 from enforcer.tickets import VerifiedTicket
 from trainer import handover, inputs, preflight, recipes, reporting, rows
 from trainer.client import Registry
 from trainer.job import Job, Outcome, Recipe
-from trainer.lease import Heartbeats, Tell, Watch, stopped_by_signals
+from trainer.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.permit import Permit
 from trainer.preflight import Sources
 
@@ -29,15 +29,22 @@ Held = Callable[[wire.Lease], None]
 
 @dataclass(frozen=True)
 class Done:
-    """A run that came to an end of its own. `run` is None while the report waits for the registry."""
+    """A run that came to an end of its own. `run` is None while its report waits, and when the registry `refused` it:
+    whatever was trained is here all the same."""
 
     job: Job
     outcome: Outcome
     run: wire.Run | None
+    refused: Problem | None = None
 
 
 def execute(
-    permit: Permit, *, in_memory: Sources | None = None, tell: Tell | None = None, on_lease: Held | None = None
+    permit: Permit,
+    *,
+    in_memory: Sources | None = None,
+    tell: Tell | None = None,
+    say: Say = say_on_stderr,
+    on_lease: Held | None = None,
 ) -> Done:
     """Verify, redeem, train, report. `in_memory` are rows that never were files.
 
@@ -50,7 +57,8 @@ def execute(
     # 1-12. The signed bytes, offline.
     ticket = permit.verify()
     spec = ticket.spec
-    # 16. The inputs, before the ticket is spent on them; what is hashed here is what is trained on.
+    # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained on;
+    #     the model's folder is read once more by the recipe, so whoever can write to it now could still swap it.
     sources = _sources(permit, in_memory)
     _check_inputs(permit, spec, sources)
     train_rows, eval_rows = preflight.rows_of(
@@ -64,9 +72,9 @@ def execute(
         handover.delete(permit)
         if on_lease is not None:
             on_lease(lease)
-        with stopped_by_signals(watch), kept_to_gpus(spec.gpus):
+        with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
             outcome = _train(job, spec, registry, lease, watch)
-            return Done(job, outcome, _close(job, ticket, registry, lease, outcome))
+            return _close(job, ticket, registry, lease, outcome)
 
 
 def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch: Watch) -> Outcome:
@@ -75,7 +83,8 @@ def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch
             recipe: Recipe = recipes.load(spec.profile.recipe)
             return recipe.train(job)
     except KeyboardInterrupt:
-        _close_without_model(job, registry, lease, watch, "interrupted", "interrupted before a checkpoint was saved")
+        when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
+        _close_without_model(job, registry, lease, watch, "interrupted", f"interrupted {when}")
         raise
     except (Exception, SystemExit) as error:
         what = f"`{type(error).__name__}`: {error}"
@@ -84,19 +93,23 @@ def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch
         raise TrainingFailed(f"training stopped with {what}"[:2_000], run_id=job.run_id) from error
 
 
-def _close(
-    job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome
-) -> wire.Run | None:
+def _close(job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome) -> Done:
     report = reporting.describe(outcome, job.folder)
     reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
     if outcome.stopped is None:
         reporting.write_card(job.folder, ticket.spec, outcome.scores)
-    return reporting.send(registry, job.folder, report, lease)
+    try:
+        return Done(job, outcome, reporting.send(registry, job.folder, report, lease))
+    except Problem as refusal:
+        return Done(job, outcome, None, refused=refusal)
 
 
 def _close_without_model(job: Job, registry: Registry, lease: wire.Lease, watch: Watch, state: Any, why: str) -> None:
     report = wire.Report(state=state, steps=watch.step, error=why[:2_000])
-    reporting.send(registry, job.folder, report, lease)
+    try:
+        reporting.send(registry, job.folder, report, lease)
+    except Problem as refusal:  # the news is how the run ended, not that the registry knew better
+        log.error("the report of this end was refused: `%s`: %s", refusal.code, refusal.detail)
 
 
 def _sources(permit: Permit, in_memory: Sources | None) -> Sources:

@@ -46,7 +46,7 @@ class Request:
 @dataclass(frozen=True)
 class Decision:
     """The answer, with what an auditor needs. `reason` is `allow`, `explicit-deny`, `no-matching-rule`,
-    `unknown-tag`, `unknown-unit`, `unknown-target`, `unknown-action` or `engine-error`."""
+    `unknown-tag`, `unknown-unit`, `unknown-target`, `unknown-action`, `holds-others` or `engine-error`."""
 
     allowed: bool
     reason: str
@@ -90,8 +90,8 @@ class Snapshot:
     def decide(self, request: Request) -> Decision:
         """The one question. Never raises: whatever goes wrong is a denial."""
         try:
-            if unknown := self._unknown_name(request):
-                return Decision(False, unknown, self.revision)
+            if unfit := self._unfit(request):
+                return Decision(False, unfit, self.revision)
             with _ONE_AT_A_TIME:
                 allowed, line = self._enforcer.enforce_ex(
                     request.principals, request.unit, request.tag, request.action, request.target, request.context
@@ -106,26 +106,24 @@ class Snapshot:
             log.exception("the policy engine failed; the request is denied")
             return Decision(False, "engine-error", self.revision)
 
-    def is_whole(self, unit: str, target: str) -> bool:
-        """Whether unit and target have nothing below them, or are unknown. A request for a wider one would pass by the
-        denials that stand on its parts."""
-        directory = self.policy.directory
-        return unit not in directory.units.values() and target not in directory.targets.values()
-
     def units_below(self, unit: str | None) -> frozenset[str]:
         """A business unit with all units under it; empty for an unknown one."""
         return frozenset(name for name in self.policy.directory.units if unit and self._units.has_link(name, unit))
 
-    def _unknown_name(self, request: Request) -> str | None:
+    def _unfit(self, request: Request) -> str | None:
+        """Why a request is no question for the rules: an unknown name, or a run for more than one unit or place, which
+        would pass by the denials that stand on its parts."""
+        directory = self.policy.directory
         if request.action not in ACTIONS:
             return "unknown-action"
         if request.tag != ANY_TAG and request.tag not in self.tag_parents:
             return "unknown-tag"
-        if request.unit not in self.policy.directory.units:
+        if request.unit not in directory.units:
             return "unknown-unit"
-        if request.target not in self.policy.directory.targets:
+        if request.target not in directory.targets:
             return "unknown-target"
-        return None
+        wider = request.unit in directory.units.values() or request.target in directory.targets.values()
+        return "holds-others" if request.action == "submit" and wider else None
 
     def _near_misses(self, request: Request) -> tuple[NearMiss, ...]:
         """Allow rules that speak of this action and task type, those that fail the latest clause first."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Column, Limits, Profile
 from trainer import rows
-from trainer.columns import content, examples, split
+from trainer.columns import alike, content, examples, split
 
 NAMES = ["bad", "good"]
 ARGUMENTS = {"label_names": NAMES}
@@ -107,6 +107,36 @@ def test_digits_are_numbers_only_in_formats_that_have_no_numbers() -> None:
     assert "`1` (1)" in refusal(raw).detail
 
 
+@pytest.mark.parametrize("textual", [False, True], ids=["jsonl", "csv"])
+def test_where_names_are_numbers_a_number_is_a_name_and_never_a_place(textual: bool) -> None:
+    def labels(names: list[str], *given: int) -> list[str]:
+        raw = [{"text": "a", "label": str(number) if textual else number} for number in given]
+        source = rows.Source("d", "sha256:0", raw, textual=textual)
+        return [row["label"] for row in examples(source, CLASSIFIER, {}, {"label_names": names})]
+
+    assert labels(["1", "2", "3", "4", "5"], 1, 2, 3, 4) == ["1", "2", "3", "4"]
+    assert labels(["-1", "0", "1"], -1, 0, 1) == ["-1", "0", "1"]
+    for names in (["1", "2"], ["1", "other"], ["0.5", "1.5"]):
+        with pytest.raises(DatasetInvalid, match="`0` \\(1\\)"):
+            labels(names, 0)
+
+
+def test_several_labels_in_a_row_are_not_taken_yet() -> None:
+    refused = refusal([{"text": "a", "label": ["bad", "good"]}])
+
+    assert "`label` is a list; a row takes one label, several are not taken yet" in refused.detail
+
+
+def test_an_optional_column_is_for_all_files_or_for_none() -> None:
+    with_it, without = [{"anchor": "q", "positive": "p", "negative": "n"}], [{"anchor": "q", "positive": "p"}]
+    sources = [rows.hold(with_it, "a.jsonl"), rows.hold(without, "b.jsonl")]
+
+    alike(sources, [with_it, with_it])
+    for order in (1, -1):
+        with pytest.raises(DatasetInvalid, match="`b.jsonl` has no `negative`, and `a.jsonl` has"):
+            alike(sources[::order], [with_it, without][::order])
+
+
 def test_an_optional_column_is_for_all_rows_or_for_none() -> None:
     with_it = {"anchor": "q", "positive": "p", "negative": "n"}
     without = {"anchor": "q", "positive": "p"}
@@ -131,17 +161,18 @@ def test_mapping_carries_every_value_over_whatever_the_columns_are_called(
     assert [(row["text"], row["label"]) for row in found] == pairs
 
 
-ROWS = st.lists(st.fixed_dictionaries({"text": st.text(max_size=3)}), min_size=2)
+# Few texts, so that some meet again under another label.
+ROWS = st.lists(st.fixed_dictionaries({"text": st.text("ab", max_size=3), "label": st.sampled_from(NAMES)}), min_size=2)
 FRACTIONS = st.floats(0.01, 0.99)
 SEEDS = st.integers(0, 2**32)
 
 
 @given(ROWS, FRACTIONS, SEEDS)
 def test_a_split_loses_nothing_and_shares_nothing(found: list[dict[str, str]], fraction: float, seed: int) -> None:
-    train, held_out = split(found, fraction, seed)
+    train, held_out = split(found, "text", fraction, seed)
 
     assert sorted(map(content, train + held_out)) == sorted(map(content, found))
-    assert not set(map(content, train)) & set(map(content, held_out))
+    assert not {row["text"] for row in train} & {row["text"] for row in held_out}
     assert train, "something is always left to train on"
 
 
@@ -151,14 +182,14 @@ def test_a_split_depends_on_the_seed_and_not_on_the_order(
 ) -> None:
     shuffled = random.sample(found, len(found))
 
-    held_out = {content(row) for row in split(found, fraction, seed)[1]}
+    held_out = {content(row) for row in split(found, "text", fraction, seed)[1]}
 
-    assert {content(row) for row in split(shuffled, fraction, seed)[1]} == held_out
+    assert {content(row) for row in split(shuffled, "text", fraction, seed)[1]} == held_out
 
 
 def test_a_split_of_distinct_rows_has_the_size_that_was_asked_for() -> None:
     found = [{"text": str(i)} for i in range(200)]
 
-    assert [len(side) for side in split(found, 0.1, 1)] == [180, 20]
-    assert split(found, 0.1, 1) != split(found, 0.1, 2)
-    assert split(found, 0.0, 1) == (found, [])
+    assert [len(side) for side in split(found, "text", 0.1, 1)] == [180, 20]
+    assert split(found, "text", 0.1, 1) != split(found, "text", 0.1, 2)
+    assert split(found, "text", 0.0, 1) == (found, [])

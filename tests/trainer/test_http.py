@@ -115,7 +115,7 @@ def test_a_token_with_a_line_break_never_becomes_a_header() -> None:
 
 
 def test_no_secret_crosses_a_network_in_clear_unless_somebody_says_so() -> None:
-    with pytest.raises(NotConfigured, match=r"in clear; use `https://`, or .* set `SWIFT_SUBMIT_ALLOW_HTTP=1`"):
+    with pytest.raises(NotConfigured, match=r"in clear; use `https://`, or, .* set `SWIFT_SUBMIT_ALLOW_HTTP=1`"):
         Link(Settings(server="http://registry.example.org", token="twp_secret"))
 
     private = Settings(server="http://registry.example.org", token="twp_secret", allow_http=True)

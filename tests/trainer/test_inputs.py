@@ -27,11 +27,17 @@ def test_the_digest_of_a_folder_is_the_one_that_the_documented_command_gives(tmp
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("not part of it")
     (folder / "sub" / ".hidden").write_text("nor this")
+    (model(tmp_path / "elsewhere") / "round").symlink_to(folder)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "sub" / "up").symlink_to(folder)
     command = next(line.strip() for line in (inputs.__doc__ or "").splitlines() if line.strip().startswith("find "))
 
     shell = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
 
     assert inputs.folder_digest(folder) == f"sha256:{shell.stdout.split()[0]}"
+    assert list(inputs.file_digests(folder)) == [
+        "Z", "config.json", "linked/config.json", "linked/model.safetensors", "model.safetensors", "sub/deep/字.txt"
+    ]  # fmt: skip
 
 
 def test_a_renamed_file_changes_the_digest(tmp_path: Path) -> None:
@@ -84,6 +90,67 @@ def test_a_sentence_transformers_folder_may_keep_its_weights_one_level_down(tmp_
 
     assert inputs.model_folder(str(folder)) == folder
     assert inputs.max_positions(folder) == 77
+
+
+@pytest.mark.parametrize("path", ["../enc", "/enc", ".w", "sub/.w", "sub/../../enc"])
+def test_weights_that_the_digest_does_not_cover_are_refused(tmp_path: Path, path: str) -> None:
+    folder = model(tmp_path / "st")
+    for place in (folder / ".w", folder / "sub" / ".w", tmp_path / "enc"):
+        model(place)
+    (folder / "modules.json").write_text(json.dumps([{"path": path}]))
+    sharded = model(tmp_path / "sharded")
+    index = {"weight_map": {"a": "model.safetensors", "b": f"{path}/model.safetensors"}}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    for refused in (folder, sharded):
+        with pytest.raises(ModelInvalid, match="which the model's digest does not cover"):
+            inputs.model_folder(str(refused))
+
+
+def test_weights_behind_a_link_are_digested(tmp_path: Path) -> None:
+    weights = model(tmp_path / "enc")
+    folder = tmp_path / "st"
+    folder.mkdir()
+    (folder / "modules.json").write_text('[{"path": "0_Transformer"}]')
+    (folder / "0_Transformer").symlink_to(weights)
+    before = inputs.folder_digest(inputs.model_folder(str(folder)))
+
+    (weights / "model.safetensors").write_bytes(b"others")
+
+    assert inputs.folder_digest(folder) != before
+
+
+def test_an_adapter_is_no_base_model(tmp_path: Path) -> None:
+    folder = model(tmp_path / "lora")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+
+    with pytest.raises(ModelInvalid, match=r"is a LoRA adapter .* export its run as `merged`"):
+        inputs.model_folder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "reads"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, {}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, {}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514}, {}, 512),
+        ({"max_position_embeddings": 512}, {"model_max_length": 128}, 128),
+        ({"max_position_embeddings": 512}, {"model_max_length": int(1e30)}, 512),
+        ({}, {"model_max_length": int(1e30)}, None),
+    ],
+)
+def test_how_many_tokens_a_model_reads(
+    tmp_path: Path, config: dict[str, object], tokenizer: dict[str, object], reads: int | None
+) -> None:
+    folder = model(tmp_path / "m", **config)
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+    assert inputs.max_positions(folder) == reads
+
+
+def test_a_model_is_called_by_its_hub_name_or_its_folder() -> None:
+    assert inputs.public_name(Path("/hub/models--BAAI--bge-small-zh-v1.5/snapshots/abc")) == "BAAI/bge-small-zh-v1.5"
+    assert inputs.public_name(Path("/home/li/models/ours")) == "ours"
 
 
 def test_the_code_is_a_commit_and_whether_it_was_changed_since(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_task_type_that_is_proposed_is_found_behind_any_number_of_other_propos
         assert registry.propose(author, tag).status_code == 201
     monkeypatch.setattr("trainer.client.PAGE", 1)
 
-    with pytest.raises(ApprovalPending, match="`review-sentiment` is proposed .* waits for 2 more approvals"):
+    with pytest.raises(ApprovalPending, match=r"`review-sentiment` is proposed .* waits for 2 more approvals"):
         ask(task_type="review-sentiment")
 
 

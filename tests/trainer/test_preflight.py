@@ -29,7 +29,8 @@ def check(tmp_path: Path, encoder: Path) -> Any:
             **{"task_type": tag, "model_name_or_path": str(encoder), "output_dir": str(tmp_path / "out"),
                "max_length": 32, **given, **changes}
         )  # fmt: skip
-        return preflight.check(args, shipped(tag), labelled_rows(60, 1) if rows is None else rows, held_out)
+        given = None if args.dataset else labelled_rows(60, 1) if rows is None else rows
+        return preflight.check(args, shipped(tag), given, held_out)
 
     return run
 
@@ -68,14 +69,20 @@ def test_duplicates_leaks_and_uneven_labels_are_found_and_do_not_forbid(check: A
     findings = " | ".join(check(rows, held_out=rows[:3]).findings)
 
     assert "1 of 42 training rows say the same as another one" in findings
-    assert "3 of 3 evaluation rows are training rows too" in findings
+    assert "3 of 3 evaluation rows have a training row's `text`: scores will flatter" in findings
     assert f"no training row has the label `{LABELS[2]}`" in findings
-    assert f"no evaluation row has the label `{LABELS[1]}`" in findings
+    assert f"no evaluation row has the label `{LABELS[1]}`, `{LABELS[2]}`: `macro_f1` will have no interval" in findings
 
 
 def test_labels_that_were_not_named_are_read_from_the_data_into_the_refusal(check: Any) -> None:
+    stars = [{"text": f"the {i}", "label": i % 3} for i in range(9)]
+
     with pytest.raises(ArgumentInvalid, match=r"the data holds `label_names: \[体育, 科技, 财经\]`"):
         check(label_names=None)
+    with pytest.raises(ArgumentInvalid, match=r"the data holds `label_names: \['0', '1', '2'\]`"):
+        check(stars, label_names=None)
+    with pytest.raises(DatasetInvalid, match="`label` is a list; a row takes one label, several are not taken yet"):
+        check([{"text": "a", "label": ["a", "b"]}], label_names=None)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,9 @@ def test_labels_that_were_not_named_are_read_from_the_data_into_the_refusal(chec
         ({"label_names": ["a", "a"]}, ArgumentInvalid, "holds a name twice"),
         ({"lora_rank": 4096}, ArgumentInvalid, "is above the maximum 1024"),
         ({"pooling_method": "mean"}, ArgumentInvalid, "`pooling_method` is not a parameter of this task type"),
+        ({"warmup_ratio": 1.0}, ArgumentInvalid, "is above the maximum 0.99"),
+        ({"max_steps": 0}, ArgumentInvalid, "0 steps train nothing"),
+        ({"num_train_epochs": 0}, ArgumentInvalid, "0 passes over the data train nothing"),
         ({"output_dir": "/proc/x"}, OutputInvalid, "cannot be written"),
         ({"rows": [{"text": "a", "label": LABELS[0]}]}, None, ""),
         ({"rows": []}, DatasetInvalid, "is empty"),
@@ -115,6 +125,58 @@ def test_pairs_are_measured_by_their_longest_text(check: Any) -> None:
 
     assert checked.facts["train_rows"] == 45
     assert "labels" not in checked.facts
+
+
+def test_no_query_stands_on_both_sides_of_the_split(check: Any) -> None:
+    rows = [{"anchor": f"q {i % 20}", "positive": f"d {i}"} for i in range(100)]
+
+    checked = check(rows, tag="embedding", eval_fraction=0.2)
+
+    assert len(checked.eval_rows) == 20
+    assert not {row["anchor"] for row in checked.train_rows} & {row["anchor"] for row in checked.eval_rows}
+    assert check(rows[:50], held_out=rows[50:], tag="embedding").facts["leaked"] == 50
+
+
+def test_a_search_among_few_documents_is_told_to_say_little(check: Any) -> None:
+    def findings(documents: int) -> str:
+        return " | ".join(check(pair_rows(50, 1), held_out=pair_rows(documents, 2), tag="embedding").findings)
+
+    assert "hold 10 distinct `positive`, and every search looks at 10: its scores will have no interval" in findings(10)
+    assert "hold 40 distinct `positive`: chance alone finds 10 of them in every search" in findings(40)
+    assert "distinct" not in findings(100)
+
+
+PAIR = {"anchor": "q", "positive": "d"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "says"),
+    [
+        (pair_rows(9, 1), {"use_inbatch_negatives": False}, "`use_inbatch_negatives` is off and the rows have no"),
+        (pair_rows(9, 1), {"per_device_train_batch_size": 1}, "in a batch of 1 no other row is a negative"),
+        ([PAIR], {}, "all training rows have the same `anchor`"),
+        ([PAIR, {**PAIR, "anchor": "r"}, {**PAIR, "anchor": "s"}], {}, "all training rows have the same `positive`"),
+    ],
+    ids=["turned off", "a batch of one", "one row", "one document"],
+)
+def test_pairs_without_anything_to_tell_them_from_are_refused(
+    check: Any, rows: list[Any], changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(Problem, match=says):
+        check(rows, tag="embedding", **changes)
+
+    own = [{**row, "negative": "n"} for row in rows]
+    assert check(own, tag="embedding", eval_fraction=0, **changes).train_rows == own
+
+
+def test_files_with_different_columns_are_refused(check: Any, tmp_path: Path) -> None:
+    files = []
+    for name, rows in (("a.jsonl", pair_rows(9, 1, negatives=True)), ("b.jsonl", pair_rows(9, 2))):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.append(str(tmp_path / name))
+
+    with pytest.raises(DatasetInvalid, match=r"`.*b.jsonl` has no `negative`, and `.*a.jsonl` has"):
+        check(tag="embedding", dataset=files)
 
 
 def test_a_model_without_a_fast_tokenizer_is_told_and_goes_on(check: Any, encoder: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ RUN = {
     "id": "r", "task_type": "dpo", "version": 1, "business_unit": "retail", "actor": "user:li", "state": "failed",
     "target": "local", "pool": "cpu", "policy_rule": "x", "run_spec_digest": "sha256:" + "a" * 64,
     "created_at": "2026-11-24T00:00:00Z", "started_at": None, "ended_at": None, "step": 0, "total_steps": 0,
-    "scores": {}, "gates": [], "verdict": None,
+    "logs": {}, "scores": {}, "gates": [], "verdict": None,
 }  # fmt: skip
 
 

@@ -99,3 +99,26 @@ def test_what_is_no_dataset_is_told_so(given: Any, says: str) -> None:
         rows.hold(given)
 
     assert says in refused.value.detail
+
+
+def test_a_class_label_is_its_name_and_not_its_place() -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["good", "bad"])})
+    dataset = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, -1]}, features)
+
+    held = rows.hold(dataset)
+
+    assert [row["label"] for row in held.rows] == ["good", "bad", None]
+    assert rows.hold(held.rows).digest == held.digest, "the worker holds the same rows again"
+
+
+@pytest.mark.parametrize(("name", "unit"), [("d.jsonl", "line"), ("d.json", "row")])
+def test_half_a_character_is_told_with_its_row(tmp_path: Path, name: str, unit: str) -> None:
+    lines = ['{"text": "\\ud83d\\ude00"}', '{"text": "cut \\ud83d"}']
+    path = written(tmp_path, name, "\n".join(lines) if unit == "line" else f"[{','.join(lines)}]")
+
+    with pytest.raises(DatasetInvalid, match=rf"{unit} 2 of .* holds half a character \(`\\\\ud83d`\)") as refused:
+        rows.read(path)
+
+    assert refused.value.facts["row"] == 2

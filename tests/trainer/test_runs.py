@@ -71,7 +71,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_run_that_is_interrupted(desk: Desk) ->
         code = process.wait(timeout=120)
 
     assert code == 130
-    assert "saving a checkpoint; press Ctrl-C again" in [e for e in rest if e["event"] == "notice"][0]["text"]
+    assert "saving a checkpoint; press Ctrl-C again" in next(e for e in rest if e["event"] == "notice")["text"]
     (folder,) = desk.run_dirs
     assert list((folder / "checkpoints").glob("checkpoint-*/model.safetensors"))
     assert (rest[-1]["result"]["stopped"], rest[-1]["result"]["run"]["state"]) == ("interrupted", "interrupted")

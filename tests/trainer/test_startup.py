@@ -119,6 +119,7 @@ def test_exit_codes_are_frozen() -> None:
     }
 
     assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
+        2: ["command-line-invalid"],
         1: ["method-not-allowed", "problem"],
         3: ["not-permitted", "self-approval"],
         4: ["unauthenticated"],

@@ -100,15 +100,21 @@ def main(arguments: list[str] | None = None) -> None:
         code = cli.main(args=arguments, prog_name="swift-submit", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else FINE)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        sys.exit(_show_usage(error, sys.argv[1:] if arguments is None else arguments))
     except (click.Abort, KeyboardInterrupt):
         click.echo("\ninterrupted", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `swift-submit runs list | head`
-        sys.stderr.close()
-        sys.exit(FINE)
     except Exception as error:
         from trainer.cli import errors
 
         sys.exit(errors.show(error, flags.last_seen()))
+
+
+def _show_usage(error: click.ClickException, words: list[str]) -> int:
+    """Programs get their one document, people click's own words with the usage line."""
+    from trainer.cli.errors import CommandLineInvalid
+    from trainer.cli.output import Output
+
+    if not Output(flags.form_in(words)).problem(CommandLineInvalid(error.format_message()).document()):
+        error.show()
+    return error.exit_code

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from enforcer.problems import Problem
+from enforcer.problems import Invalid, Problem
 from trainer.cli.output import Output
 from trainer.exits import FAILED, exit_code
 
@@ -40,6 +40,12 @@ NEXT = {
     "unknown-run": ["swift-submit runs list"],
     "unknown-proposal": ["swift-submit requests list"],
 }
+
+
+class CommandLineInvalid(Invalid):
+    """For programs; `trainer.cli.main` tells people."""
+
+    code, title = "command-line-invalid", "the command line is wrong"
 
 
 def show(error: Exception, given: Mapping[str, Any], code: int | None = None) -> int:

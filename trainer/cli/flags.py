@@ -1,6 +1,6 @@
 """The flags that every command takes, before its name or after it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -35,6 +35,18 @@ def given(ctx: click.Context) -> Mapping[str, Any]:
 def last_seen() -> Mapping[str, Any]:
     """The flags of the command line that just failed, when its context is gone already."""
     return _seen
+
+
+def form_in(words: Sequence[str]) -> Mapping[str, Any]:
+    """The form of output that a command line asks for when it is too wrong to be parsed."""
+    form: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if word == "--json":
+            form["json"] = True
+        elif name == "--format":
+            form["format"] = value or following
+    return form
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -1,4 +1,7 @@
-"""How far a run is: a bar on a terminal, a line in 30 s elsewhere, one event for each step in ndjson."""
+"""How far a run is: a bar on a terminal, a line in 30 s elsewhere, one event for each step in ndjson.
+
+Beside it, the sentences that a worker has for people (`notice`).
+"""
 
 import time
 from collections.abc import Mapping
@@ -40,12 +43,19 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def step(self, event: Mapping[str, Any]) -> None:
+    def show(self, event: Mapping[str, Any]) -> None:
+        self._output.event(**event)
+        if event["event"] == "notice":
+            self._output.warn(event["text"])
+        else:
+            self._step(event)
+
+    def _step(self, event: Mapping[str, Any]) -> None:
         step, total = int(event["step"]), int(event["total"])
         self._first = self._first or (step, self._clock())
         if "loss" in event:
-            self._loss = f"loss {event['loss']:.4f}"
-        self._output.event(**event)
+            loss = event["loss"]
+            self._loss = "loss nan" if loss is None else f"loss {loss:.4f}"
         if self._bar is not None:
             doing = "training" if step < total else "evaluating"
             self._bar.update(self._task, description=doing, completed=step, total=total, loss=self._loss)

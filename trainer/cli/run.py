@@ -66,7 +66,7 @@ def _launch(session: Session, permit: "Permit") -> "Ended":
     from trainer.launch import local
 
     with Progress(session.output) as progress:
-        return local.launch(permit, progress.step)
+        return local.launch(permit, progress.show)
 
 
 def _tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
@@ -81,7 +81,8 @@ def _tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
     }
     output.result(document, _lines(ended, folder), brief=[str(folder.root)])
     if folder.report_pending.exists():
-        output.warn(f"the registry is away, so the report waits; send it with `swift-submit runs report {folder.root}`")
+        send = f"swift-submit runs report {folder.root}"
+        output.warn(f"the registry could not take the report now, so it waits; send it with `{send}`")
     if ended.stopped is not None:
         kept = f"; the checkpoint is kept in {folder.checkpoints}" if folder.checkpoints.is_dir() else ""
         output.warn(f"stopped ({ended.stopped}){kept}")

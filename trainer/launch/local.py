@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from enforcer import wire
 from enforcer.problems import Problem, TrainingFailed, from_document
@@ -37,14 +37,14 @@ class Ended:
 
 
 def launch(permit: Permit, tell: Tell) -> Ended:
-    """Start the worker and follow it to its end. `tell` gets its `step` events.
+    """Start the worker and follow it to its end. `tell` gets its `step` and `notice` events.
 
     Raises:
         Problem: what the worker refused or failed with; `TrainingFailed` carries the end of `train.log`.
     """
     permit = handover.write(permit)
     try:
-        with permit.folder.log.open("ab") as log, _signals_forwarded() as workers:
+        with permit.folder.log.open("ab") as log, _signals_forwarded() as signals:
             worker = subprocess.Popen(
                 # -P: a folder named `trainer` in the working directory must not become the trainer.
                 [sys.executable, "-P", "-m", "trainer.launch.worker", str(permit.file)],
@@ -54,21 +54,25 @@ def launch(permit: Permit, tell: Tell) -> Ended:
                 env=_environment(),
                 start_new_session=True,
             )
-            workers.append(worker)
+            signals.go_to(worker)
             assert worker.stdout is not None
             last, lease = _follow(worker.stdout, tell)
             code = worker.wait()
     finally:
-        handover.delete(permit)  # the worker does it once it has redeemed; a worker that never got there does not
+        # The worker does both itself, unless it never got there or was killed.
+        handover.delete(permit)
+        permit.folder.worker_pid.unlink(missing_ok=True)
     if last.get("event") == "ended":
         run = last.get("run")
         return Ended(last.get("stopped"), wire.Run.model_validate(run) if run else None)
     if last.get("event") == "problem":
         raise _with_log(from_document(last["problem"], int(last["problem"].get("status", 500))), permit.folder)
-    if code == -signal.SIGINT:  # Ctrl-C while Python itself was starting: nothing was redeemed yet
-        return Ended("interrupted", None)
-    _report_for_the_dead(permit, lease, code)
-    raise _with_log(TrainingFailed(f"the training process {_how_it_died(code)}"), permit.folder)
+    if code == -signal.SIGINT or signals.asked > 1:  # while Python itself was starting, or without waiting any longer
+        why = "killed at the third Ctrl-C" if signals.asked > 2 else "interrupted before a checkpoint was saved"
+        return Ended("interrupted", _report_for_the_dead(permit, lease, "interrupted", why))
+    why = f"the training process {_how_it_died(code)}"
+    _report_for_the_dead(permit, lease, "failed", why)
+    raise _with_log(TrainingFailed(why), permit.folder)
 
 
 def _follow(pipe: IO[bytes], tell: Tell) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -83,29 +87,45 @@ def _follow(pipe: IO[bytes], tell: Tell) -> tuple[dict[str, Any], dict[str, Any]
         match event.get("event"):
             case "lease":
                 lease = event
-            case "step":
+            case "step" | "notice":
                 tell(event)
             case "ended" | "problem":
                 last = event
     return last, lease
 
 
+class _Signals:
+    """First Ctrl-C: the worker saves a checkpoint. Second: it stops without. Third: it is killed.
+
+    What is pressed before there is a worker reaches it when there is.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self._passed_on = 0
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def go_to(self, worker: "subprocess.Popen[bytes]") -> None:
+        self._worker = worker
+        self._pass_on()
+
+    def hear(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked += 1
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._worker is not None and self._passed_on < self.asked:
+            self._passed_on += 1
+            if self._worker.poll() is None:
+                self._worker.send_signal(signal.SIGINT if self._passed_on < 3 else signal.SIGKILL)
+
+
 @contextlib.contextmanager
-def _signals_forwarded() -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """First Ctrl-C: the worker saves a checkpoint. Second: it stops without. Third: it is killed."""
-    asked = 0
-    workers: list[subprocess.Popen[bytes]] = []
-
-    def forward(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        for worker in workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGINT if asked < 3 else signal.SIGKILL)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _signals_forwarded() -> Iterator[_Signals]:
+    signals = _Signals()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signals.hear) for number in numbers}
     try:
-        yield workers
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -119,14 +139,16 @@ def _environment() -> dict[str, str]:
     return mine
 
 
-def _report_for_the_dead(permit: Permit, lease: dict[str, Any] | None, code: int) -> None:
+def _report_for_the_dead(
+    permit: Permit, lease: dict[str, Any] | None, state: Literal["failed", "interrupted"], why: str
+) -> wire.Run | None:
     """A worker that was killed could not say so. Without a lease it never started, and there is nothing to report."""
     if lease is None:
-        return
-    report = wire.Report(state="failed", error=f"the training process {_how_it_died(code)}")
+        return None
     held = wire.Lease.model_validate({**lease, "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1})
     with contextlib.suppress(Problem), Registry(permit.settings) as registry:
-        reporting.send(registry, permit.folder, report, held)
+        return reporting.send(registry, permit.folder, wire.Report(state=state, error=why), held)
+    return None
 
 
 def _how_it_died(code: int) -> str:

@@ -4,22 +4,26 @@ It trusts nothing its parent says beyond where the permit lies, and checks the s
 heavy loads. What it has to say goes as JSON lines to the descriptor that was its stdout; whatever libraries print goes
 to stderr, which is the run's `train.log`.
 
-Events: `lease` (for the parent alone), `step`, `ended` (with the run), `problem` (with the problem document).
+Events: `lease` (for the parent alone), `step`, `notice` (a sentence for people), `ended` (with the run), `problem`
+(with the problem document).
 """
 
+import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from enforcer import wire
 from enforcer.problems import Problem, TrainingFailed
 from trainer import handover, telemetry, work
 from trainer.exits import FINE, INTERRUPTED, exit_code
+from trainer.layout import RunFolder
 
 STEP_EVERY_S = 0.1
 
@@ -27,36 +31,41 @@ STEP_EVERY_S = 0.1
 class Events:
     """JSON lines to whoever launched us; a launcher that went away stops nothing."""
 
-    def __init__(self, pipe: TextIO) -> None:
+    def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._last_step_s = 0.0
 
     def say(self, event: str, **facts: Any) -> None:
-        line = json.dumps({"event": event, **facts}, ensure_ascii=False, default=str)
-        try:
-            self._pipe.write(line + "\n")
-            self._pipe.flush()
-        except OSError:
-            pass
+        line = json.dumps({"event": event, **facts}, ensure_ascii=False, default=str, allow_nan=False).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            while line:  # unbuffered: a signal handler speaks, too, and must not find a half-filled buffer
+                line = line[os.write(self._pipe, line) :]
 
     def step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
         """At most ten a second: a tiny model steps faster than anybody reads."""
         now = time.monotonic()
         if logs or step == total or now - self._last_step_s >= STEP_EVERY_S:
             self._last_step_s = now
-            self.say("step", step=step, total=total, **logs)
+            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+            self.say("step", step=step, total=total, **finite)
+
+    def notice(self, text: str) -> None:
+        self.say("notice", text=text)
 
     def lease(self, lease: wire.Lease) -> None:
         self.say("lease", run_id=lease.run_id, lease_token=lease.lease_token)
 
 
 def main(permit_file: str) -> int:
-    events = Events(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    events = Events(os.dup(sys.stdout.fileno()))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # native code prints, too
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        with telemetry.span("work"):
-            done = work.execute(handover.read(Path(permit_file)), tell=events.step, on_lease=events.lease)
+        permit = handover.read(Path(permit_file))
+        with telemetry.span("work"), _findable(permit.folder):
+            done = work.execute(permit, tell=events.step, say=events.notice, on_lease=events.lease)
+        if done.refused is not None:
+            raise done.refused
     except Problem as problem:
         if not isinstance(problem, TrainingFailed):
             logging.getLogger(__name__).error("%s: %s", problem.code, problem.detail)
@@ -68,6 +77,17 @@ def main(permit_file: str) -> int:
     run = done.run.model_dump(mode="json") if done.run else None
     events.say("ended", stopped=done.outcome.stopped, run=run)
     return FINE if done.outcome.stopped is None else INTERRUPTED
+
+
+@contextlib.contextmanager
+def _findable(folder: RunFolder) -> Iterator[None]:
+    """Say in the run folder which process this is: it outlives a launcher that is killed."""
+    with contextlib.suppress(OSError):
+        folder.worker_pid.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        folder.worker_pid.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging as logging_of_transformers
 
+from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from trainer.job import Job, Outcome
 
 log = logging.getLogger(__name__)
@@ -40,14 +42,8 @@ LOCAL: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_re
 WEIGHTS: Mapping[str, Any] = MappingProxyType({**LOCAL, "use_safetensors": True, "dtype": torch.float32})
 
 
-class RowsTooLong(ValueError):
-    """Rows longer than `max_length` reached a recipe that was told not to truncate."""
-
-    def __init__(self, longer: int, longest: int, max_length: int) -> None:
-        super().__init__(
-            f"{longer} rows are longer than `max_length` {max_length} ({longest} tokens) and `truncation` is off; "
-            "raise `max_length`, shorten the rows, or allow `truncation`"
-        )
+class Diverged(ArithmeticError):
+    """Training has left the finite numbers: nothing that it would save could answer."""
 
 
 def begin(job: Job) -> None:
@@ -71,10 +67,12 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return found
 
 
-def base_of(adapter: Path) -> Path | None:
-    """Where the base model of an adapter folder lies; None when the folder holds a whole model."""
+def name_base(adapter: Path, base: str) -> None:
+    """Say in an adapter folder what its base model is called. peft writes the path that it was loaded from, which means
+    nothing elsewhere and tells of this machine; while it saves it looks the base up there, so this comes after."""
     config = adapter / "adapter_config.json"
-    return Path(json.loads(config.read_text())["base_model_name_or_path"]) if config.exists() else None
+    document = {**json.loads(config.read_text()), "base_model_name_or_path": base}
+    config.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
 def training_arguments(job: Job) -> dict[str, Any]:
@@ -96,6 +94,7 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "lr_scheduler_type": asked["lr_scheduler_type"],
         "seed": asked["seed"],
         "logging_steps": asked["logging_steps"],
+        "logging_nan_inf_filter": False,  # it would log the mean of the finite losses instead
         "bf16": compute_dtype() is torch.bfloat16,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": True,
@@ -108,15 +107,14 @@ def training_arguments(job: Job) -> dict[str, Any]:
 def _warmup(ratio: float) -> float:
     """transformers 5 reads `warmup_steps` below 1 as a ratio; 1.0 itself would mean one step."""
     if not 0 <= ratio < 1:
-        raise ValueError(f"`warmup_ratio` {ratio} is no share of the run; give a number from 0 up to, but not, 1")
+        raise ArgumentInvalid(f"`warmup_ratio`: {ratio} is no share of the run; give a number from 0 up to, not, 1")
     return ratio
 
 
-def lora(job: Job, task: TaskType, base: Path, save_whole: list[str] | None = None) -> LoraConfig:
+def lora(job: Job, task: TaskType, save_whole: list[str] | None = None) -> LoraConfig:
     """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv:2106.09685; all layers: Dettmers et al. 2023,
     arXiv:2305.14314, section 4). `save_whole` modules are trained in full and saved with the adapter."""
     return LoraConfig(
-        base_model_name_or_path=str(base),
         task_type=task,
         r=job.arguments["lora_rank"],
         lora_alpha=job.arguments["lora_alpha"],
@@ -127,10 +125,13 @@ def lora(job: Job, task: TaskType, base: Path, save_whole: list[str] | None = No
 
 
 def refuse_overlong(lengths: Sequence[int], max_length: int) -> None:
-    """Raise `RowsTooLong` for any row over the limit: nothing is cut or dropped unless `truncation` allowed it."""
+    """Raise `DatasetInvalid` for any row over the limit: nothing is cut or dropped unless `truncation` allowed it."""
     longer = sum(length > max_length for length in lengths)
     if longer:
-        raise RowsTooLong(longer, max(lengths), max_length)
+        raise DatasetInvalid(
+            f"{longer} rows are longer than `max_length` {max_length} ({max(lengths)} tokens) and `truncation` is off; "
+            "raise `max_length`, shorten the rows, or allow `truncation`"
+        )
 
 
 def parameters(model: torch.nn.Module) -> dict[str, int]:
@@ -143,6 +144,9 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
     """Train to the end or until the listener says stop. The outcome has no scores yet.
 
     A stopped run leaves `checkpoints/checkpoint-<step>` with optimizer, scheduler and random state, and keeps it.
+
+    Raises:
+        Diverged: a loss on the way, or a weight at the end, is not finite.
     """
     watcher = _Watcher(job)
     trainer.remove_callback(PrinterCallback)  # it prints every log line to stdout when tqdm is off
@@ -152,6 +156,8 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
 
     started = perf_counter()
     trainer.train()
+    if watcher.stopped is None:
+        _refuse_diverged(trainer)
     return Outcome(
         scores={},
         steps=trainer.state.global_step,
@@ -160,6 +166,15 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
         stopped=watcher.stopped,
         details={**parameters(trainer.model), "log_history": trainer.state.log_history},
     )
+
+
+def _refuse_diverged(trainer: Trainer) -> None:
+    spoilt = [name for name, weight in trainer.model.named_parameters() if not torch.isfinite(weight).all()]
+    if spoilt:
+        raise Diverged(
+            f"after {trainer.state.global_step} steps {len(spoilt)} weights are not finite (`{spoilt[0]}`); "
+            "lower `learning_rate`, or look for rows that are no text"
+        )
 
 
 def finish(job: Job, outcome: Outcome, board: SummaryWriter) -> Outcome:
@@ -217,7 +232,9 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, _args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:  # the closing summary of a run has none
-            self._tell(state, control, {k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
+            if not isfinite(logs["loss"]):
+                raise Diverged(f"the loss is {logs['loss']} at step {state.global_step}; lower `learning_rate`")
+            self._tell(state, control, {k: float(v) for k, v in logs.items() if isfinite(v)})
 
     def _tell(self, state: Any, control: Any, logs: Mapping[str, float]) -> None:
         self.job.listener.on_step(state.global_step, state.max_steps, logs)

@@ -15,6 +15,8 @@ Scores   ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation 
 
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +41,9 @@ from torch.nn.functional import cosine_similarity, softplus
 from transformers import AutoModel
 
 from enforcer.gates import Score
-from trainer import evaluate
-from trainer.job import Job, Outcome, Row
+from enforcer.problems import ModelInvalid
+from trainer import evaluate, inputs
+from trainer.job import Job, Outcome
 from trainer.recipes import _steps
 
 log = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ CUTOFF = 10
 def train(job: Job) -> Outcome:
     """Train, evaluate, and save the model (with `use_lora` its adapter) under `job.folder.model`."""
     _steps.begin(job)
-    columns = _columns(job.train_rows, needs_negative=not job.arguments["use_inbatch_negatives"])
+    columns = _columns(job)
     model = _model(job)
     _refuse_overlong(job, model, columns)
     with _steps.board(job) as board:
@@ -70,36 +73,41 @@ def train(job: Job) -> Outcome:
         if outcome.stopped is not None:
             return outcome
         model.save_pretrained(str(job.folder.model), create_model_card=False)
+        if job.arguments["use_lora"]:
+            _steps.name_base(job.folder.model, inputs.public_name(job.model_dir))
         details = {**outcome.details, "rows_crowded_out_of_first_epoch": crowded_out}
         outcome = replace(outcome, model=model, scores=_scores(job, model), details=details)
         return _steps.finish(job, outcome, board)
 
 
-def load(folder: Path) -> SentenceTransformer:
-    """A model that `train` saved, ready to encode. An adapter looks for its base where it was trained.
+def load(folder: Path, base: Path | None = None) -> SentenceTransformer:
+    """A model that `train` saved, ready to encode. An adapter only names its `base`: say where that one lies.
 
     Raises:
-        ValueError: `modules.json` names a module that is not ours; sentence-transformers would import it.
+        ModelInvalid: `modules.json` names a module that is not ours; sentence-transformers would import it.
     """
     for module in json.loads((folder / "modules.json").read_text()):
         if not module["type"].startswith("sentence_transformers."):
-            raise ValueError(f"`{module['type']}` in `{folder / 'modules.json'}` is no sentence-transformers module")
-    return SentenceTransformer(str(folder), model_kwargs=dict(_steps.WEIGHTS), **_steps.LOCAL).eval()
+            raise ModelInvalid(f"`{module['type']}` in `{folder / 'modules.json'}` is no sentence-transformers module")
+    with tempfile.TemporaryDirectory() as place:
+        if base is not None:  # sentence-transformers finds a base by what stands in the adapter's folder, and only so
+            folder = Path(shutil.copytree(folder, place, dirs_exist_ok=True))
+            _steps.name_base(folder, str(inputs.weights_folder(base)))
+        return SentenceTransformer(str(folder), model_kwargs=dict(_steps.WEIGHTS), **_steps.LOCAL).eval()
 
 
-def merge(folder: Path) -> SentenceTransformer:
+def merge(folder: Path, base: Path) -> SentenceTransformer:
     """The model of an adapter folder with the adapter added into the weights of its base."""
-    model = load(folder)
-    base = AutoModel.from_pretrained(_steps.base_of(folder), **_steps.WEIGHTS)
-    model[0].model = PeftModel.from_pretrained(base, folder, use_safetensors=True).merge_and_unload()
+    model = load(folder, base)
+    weights = AutoModel.from_pretrained(inputs.weights_folder(base), **_steps.WEIGHTS)
+    model[0].model = PeftModel.from_pretrained(weights, folder, use_safetensors=True).merge_and_unload()
     return model.to(model.device).eval()
 
 
 def _model(job: Job) -> SentenceTransformer:
     """Transformer, pooling and normalisation as the arguments say, whatever pipeline the base model came with."""
-    weights = _transformer_folder(job.model_dir)
     transformer = Transformer(
-        str(weights),
+        str(inputs.weights_folder(job.model_dir)),
         max_seq_length=job.arguments["max_length"],
         model_kwargs=dict(_steps.WEIGHTS),
         processor_kwargs=dict(_steps.LOCAL),
@@ -114,17 +122,8 @@ def _model(job: Job) -> SentenceTransformer:
     model = SentenceTransformer(modules=[transformer, pooling, *normalize], model_card_data=card)
     log.info("attention: %s; pooling: %s", transformer.model.config._attn_implementation, pooling.pooling_mode)
     if job.arguments["use_lora"]:
-        model.add_adapter(_steps.lora(job, TaskType.FEATURE_EXTRACTION, weights))
+        model.add_adapter(_steps.lora(job, TaskType.FEATURE_EXTRACTION))
     return model
-
-
-def _transformer_folder(model_dir: Path) -> Path:
-    """Where the weights lie: in the folder itself, or where a sentence-transformers `modules.json` says."""
-    listing = model_dir / "modules.json"
-    if not listing.exists():
-        return model_dir
-    path: str = json.loads(listing.read_text())[0]["path"]
-    return model_dir / path
 
 
 def _crowded_out(trainer: SentenceTransformerTrainer) -> int:
@@ -169,13 +168,11 @@ class PairLoss(nn.Module):
         return {"scale": self.scale}
 
 
-def _columns(rows: Sequence[Row], needs_negative: bool) -> list[str]:
-    with_negative = sum("negative" in row for row in rows)
-    if with_negative not in (0, len(rows)):
-        raise ValueError(f"{with_negative} of {len(rows)} rows have a `negative`; give it to all rows or to none")
-    if needs_negative and not with_negative:
-        raise ValueError("`use_inbatch_negatives` is off and rows have no `negative`; add that column or turn it on")
-    return ["anchor", "positive", "negative"] if with_negative else ["anchor", "positive"]
+def _columns(job: Job) -> list[str]:
+    with_negative = {"negative" in row for row in job.train_rows}
+    assert len(with_negative) == 1, "preflight lets no run through whose rows differ"
+    assert with_negative == {True} or job.arguments["use_inbatch_negatives"], "nor one that has nothing to learn from"
+    return ["anchor", "positive", "negative"] if with_negative == {True} else ["anchor", "positive"]
 
 
 def _refuse_overlong(job: Job, model: SentenceTransformer, columns: Sequence[str]) -> None:
@@ -201,4 +198,6 @@ def _scores(job: Job, model: SentenceTransformer) -> dict[str, Score]:
         return model.encode(list(texts), batch_size=batch, convert_to_numpy=True, show_progress_bar=False)
 
     ranked_QK = evaluate.top_documents(encode([*relevant]), encode(documents), CUTOFF)
-    return evaluate.retrieval_scores(ranked_QK, [*relevant.values()], CUTOFF, seed=job.arguments["seed"])
+    return evaluate.retrieval_scores(
+        ranked_QK, [*relevant.values()], len(documents), CUTOFF, seed=job.arguments["seed"]
+    )

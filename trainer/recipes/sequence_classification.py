@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from peft import PeftModel, TaskType, get_peft_model
 from torch.utils.tensorboard import SummaryWriter
@@ -28,7 +29,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from trainer import evaluate
+from trainer import evaluate, inputs
 from trainer.job import Job, Outcome, Row
 from trainer.recipes import _steps
 
@@ -38,12 +39,15 @@ HEADS = ("classifier", "score")  # what peft trains in full by itself (PeftModel
 
 CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
 FIRST_CJK = 0x2E80  # matplotlib's own DejaVu Sans has no glyph from here on
+MAX_SIDE_INCHES = 20  # 2,000 pixels: 16 MB while it is drawn
+MAX_NAMED = 40  # labels that can still be told apart on it
+MAX_NAME = 40
 
 
 def train(job: Job) -> Outcome:
     """Train, evaluate, and save the model (with `use_lora` the adapter) under `job.folder.model`."""
     _steps.begin(job)
-    tokenizer = _steps.tokenizer(job.model_dir)
+    tokenizer = _steps.tokenizer(inputs.weights_folder(job.model_dir))
     model, fresh = _model(job, tokenizer)
     with _steps.board(job) as board:
         trainer = Trainer(
@@ -51,6 +55,7 @@ def train(job: Job) -> Outcome:
             args=TrainingArguments(**_steps.training_arguments(job)),
             train_dataset=_encoded(job, job.train_rows, tokenizer),
             data_collator=DataCollatorWithPadding(tokenizer),
+            preprocess_logits_for_metrics=_predicted,
         )
         outcome = _steps.run(job, trainer, board)
         if outcome.stopped is not None:
@@ -58,17 +63,19 @@ def train(job: Job) -> Outcome:
         model.save_pretrained(job.folder.model)
         model.config.save_pretrained(job.folder.model)  # an adapter folder has none, and the labels live there
         tokenizer.save_pretrained(job.folder.model)
+        if job.arguments["use_lora"]:
+            _steps.name_base(job.folder.model, inputs.public_name(job.model_dir))
         (job.folder.model / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is the run's README.md
         outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
         return _steps.finish(job, _scored(job, outcome, trainer, tokenizer, board), board)
 
 
-def load(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A saved model ready to answer, with its tokenizer. An adapter looks for its base where it was trained."""
+def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A saved model ready to answer, with its tokenizer. An adapter only names its `base`: say where that one lies."""
     config = AutoConfig.from_pretrained(folder, **_steps.LOCAL)
-    base = _steps.base_of(folder)
+    weights = folder if base is None else inputs.weights_folder(base)
     model = AutoModelForSequenceClassification.from_pretrained(
-        base or folder, config=config, ignore_mismatched_sizes=base is not None, **_steps.WEIGHTS
+        weights, config=config, ignore_mismatched_sizes=base is not None, **_steps.WEIGHTS
     )
     if base is not None:
         model = PeftModel.from_pretrained(model, folder, use_safetensors=True)
@@ -80,7 +87,7 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
     names: Sequence[str] = job.arguments["label_names"]
     assert len(names) == job.arguments["num_labels"], "preflight lets no run through whose labels do not add up"
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        job.model_dir,
+        inputs.weights_folder(job.model_dir),
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
@@ -95,7 +102,7 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
     if job.arguments["use_lora"]:
         # A module with random weights must learn in full and be saved: an adapter on it would be lost with the weights.
         whole = [name for name in fresh if not any(part in HEADS for part in name.split("."))]
-        model = get_peft_model(model, _steps.lora(job, TaskType.SEQ_CLS, job.model_dir, whole or None))
+        model = get_peft_model(model, _steps.lora(job, TaskType.SEQ_CLS, whole or None))
     return model, fresh
 
 
@@ -113,16 +120,25 @@ def _encoded(job: Job, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) 
     return Dataset.from_dict({**tokens, "labels": [number[row["label"]] for row in rows]})
 
 
+def _predicted(logits: Any, _labels: torch.Tensor) -> torch.Tensor:
+    """The class of each row, before batches are gathered: encoder-decoders answer with their hidden states behind the
+    logits, which nobody wants to keep for all rows."""
+    logits_BK: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
+    return logits_BK.argmax(dim=-1)
+
+
 def _scored(
     job: Job, outcome: Outcome, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter
 ) -> Outcome:
     if not job.eval_rows:
         return outcome
     answers = trainer.predict(_encoded(job, job.eval_rows, tokenizer))
-    predicted_N = np.argmax(answers.predictions, axis=-1)
     names: Sequence[str] = job.arguments["label_names"]
-    confusion_KK = evaluate.confusion_matrix(answers.label_ids, predicted_N, len(names))
-    _draw(confusion_KK, names, job.folder.root / "confusion-matrix.png", board, outcome.steps)
+    confusion_KK = evaluate.confusion_matrix(answers.label_ids, answers.predictions, len(names))
+    try:
+        _draw(confusion_KK, names, job.folder.root / "confusion-matrix.png", board, outcome.steps)
+    except Exception:  # fonts, disks: whatever it is, the scores of a finished run are worth more than their picture
+        log.exception("the confusion matrix could not be drawn")
     return replace(
         outcome,
         scores={
@@ -140,7 +156,8 @@ def _scored(
 def _draw(confusion_KK: evaluate.Ints, names: Sequence[str], path: Path, board: SummaryWriter, step: int) -> None:
     """The confusion matrix as a picture, in a file and on the board.
 
-    Where no font can draw the names they are numbered, in the order of `label_names`.
+    Where no font can draw the names they are numbered, in the order of `label_names`; where there are too many to read,
+    the colours have to do.
     """
     from matplotlib import font_manager
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -149,16 +166,17 @@ def _draw(confusion_KK: evaluate.Ints, names: Sequence[str], path: Path, board: 
     installed = {font.name for font in font_manager.fontManager.ttflist}
     fonts = [*(font for font in CJK_FONTS if font in installed), "DejaVu Sans"]
     drawable = len(fonts) > 1 or all(ord(char) < FIRST_CJK for char in "".join(names))
-    ticks = names if drawable else [f"label {i}" for i in range(len(names))]
-    side = 3 + 0.4 * len(names)
+    named = len(names) if len(names) <= MAX_NAMED else 0
+    ticks = [name[:MAX_NAME] if drawable else f"label {i}" for i, name in enumerate(names)][:named]
+    side = min(3 + 0.4 * len(names), MAX_SIDE_INCHES)
     figure = Figure(figsize=(side, side), layout="constrained")  # no pyplot: it keeps global state and opens windows
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="predicted", ylabel="truth", xticks=range(len(names)), yticks=range(len(names)))
-    axes.set_xticklabels(ticks, rotation=45, ha="right", fontfamily=fonts)
-    axes.set_yticklabels(ticks, fontfamily=fonts)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="truth", xticks=range(named), yticks=range(named))
+    axes.set_xticklabels(ticks, rotation=45, ha="right", fontfamily=fonts, parse_math=False)
+    axes.set_yticklabels(ticks, fontfamily=fonts, parse_math=False)
     share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
     axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
-    for truth, predicted in np.argwhere(confusion_KK):
+    for truth, predicted in np.argwhere(confusion_KK[:named, :named]):
         color = "white" if share_KK[truth, predicted] > 0.5 else "black"
         axes.text(predicted, truth, str(confusion_KK[truth, predicted]), ha="center", va="center", color=color)
     canvas.draw()
