@@ -12,7 +12,15 @@ from typing import Any
 
 from enforcer import wire
 from enforcer.keys import SigningKey
-from enforcer.problems import Conflict, Invalid, NotFound, NotPermitted, Problem, UnknownTaskType
+from enforcer.problems import (
+    Conflict,
+    Invalid,
+    NotFound,
+    NotPermitted,
+    Problem,
+    TaskTypeNotActive,
+    UnknownTaskType,
+)
 from enforcer.profiles import Profile
 from enforcer.runspec import Inputs
 from trainer import inputs, preflight, recipes
@@ -143,7 +151,7 @@ def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any,
         return
     try:
         registry.plan(ticket_request(args, args.tag, args.version, args.tag_arguments, given, SigningKey.generate()))
-    except NotFound:  # our look-up said it already, and knows what was asked for
+    except (NotFound, TaskTypeNotActive):  # our look-up said it already, and knows what was asked for
         return
 
 

@@ -136,7 +136,8 @@ def _check(name: str, folder: Path) -> None:
             "train from that",
             model=name,
         )
-    if not _object(weights / "config.json"):
+    config = _object(weights / "config.json")
+    if not config:
         raise ModelInvalid(
             f"`{name}` has no readable `config.json`; a model folder holds one beside its weights", model=name
         )
@@ -147,11 +148,18 @@ def _check(name: str, folder: Path) -> None:
                 "transformers knows by itself",
                 model=name,
             )
+    if config.get("transformers_weights"):
+        raise ModelInvalid(
+            f"`{name}` names a file for its weights (`transformers_weights` in `config.json`); call it "
+            "`model.safetensors` and take that line out",
+            model=name,
+        )
     files = [path.name for path in weights.iterdir()]
     if any(file.endswith(".safetensors") for file in files):
         for index in weights.glob("*.safetensors.index.json"):
-            for shard in set(_object(index).get("weight_map", {}).values()):
-                _covered(shard, index.name, folder)
+            shards = _object(index).get("weight_map")
+            for shard in shards.values() if isinstance(shards, dict) else ():
+                _covered(str(shard), index.name, folder)
         return
     if pickles := sorted(file for file in files if file.endswith(PICKLES)):
         raise ModelInvalid(

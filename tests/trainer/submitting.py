@@ -62,7 +62,7 @@ class Desk:
             "eval_fraction": 0.3,
             "label_names": list(LABELS),
             "max_length": 32,
-            "learning_rate": 5e-3,
+            "learning_rate": 1e-3,
             "max_steps": 120,
             "logging_steps": 1,
             "output_dir": str(self.root / "output"),
@@ -103,7 +103,7 @@ class Desk:
         try:
             yield process
         finally:
-            for left in [*self.workers, process.pid]:
+            for left in {*_children(process.pid), *self.workers, process.pid}:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(left, signal.SIGKILL)
             process.wait()
@@ -123,6 +123,13 @@ class Desk:
     @property
     def run_dirs(self) -> list[Path]:
         return sorted((self.root / "output").glob("task-type=*/run-*"))
+
+
+def _children(pid: int) -> list[int]:
+    """A worker that has not said yet which process it is; none of a launcher that is gone."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def events(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:

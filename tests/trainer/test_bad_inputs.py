@@ -51,6 +51,13 @@ BAD_CONFIGS: list[tuple[str, dict[str, Any], int, str, str]] = [
         "truncation: true",
     ),
     ("a missing label", {"dataset": "missing.jsonl"}, 6, "line 2 of `missing.jsonl`: `label` is missing", "at /label"),
+    (
+        "half a character",
+        {"dataset": "half.jsonl"},
+        6,
+        "line 1 of `half.jsonl` holds half a character",
+        "write it whole",
+    ),
     ("an empty dataset", {"dataset": "empty.jsonl"}, 6, "`empty.jsonl` is empty", "at least one row"),
     ("an unreadable model", {"model_name_or_path": "Qwen/Qwen3-1B"}, 6, "no model folder", "hf download Qwen/Qwen3-1B"),
     ("a read-only output folder", {"output_dir": "/proc/output"}, 6, "cannot be written", "choose another"),
@@ -65,6 +72,7 @@ def test_a_bad_input_is_told_with_what_to_do_next(
     desk: Desk, changes: dict[str, Any], code: int, what: str, next_step: str
 ) -> None:
     (desk.root / "empty.jsonl").write_text("")
+    (desk.root / "half.jsonl").write_text('{"text": "cut \\ud83d", "label": "科技"}\n')
     desk.data([{"text": "a", "label": LABELS[0]}, {"text": "b"}], "missing.jsonl")
     desk.data([{"text": "chip " * 20, "label": LABELS[0]}] * 3, "long.jsonl")
 

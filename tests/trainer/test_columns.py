@@ -133,7 +133,7 @@ def test_an_optional_column_is_for_all_files_or_for_none() -> None:
 
     alike(sources, [with_it, with_it])
     for order in (1, -1):
-        with pytest.raises(DatasetInvalid, match="`b.jsonl` has no `negative`, and `a.jsonl` has"):
+        with pytest.raises(DatasetInvalid, match=r"`b.jsonl` has no `negative`, and `a.jsonl` has"):
             alike(sources[::order], [with_it, without][::order])
 
 

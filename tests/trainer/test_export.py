@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import Run, contents
+from tiny import Run, contents, copied
 
+from enforcer.problems import Invalid
 from trainer import export as exporting
 from trainer import faiss_pack
+from trainer.exits import INVALID, exit_code
 from trainer.export import ExportRefused, export, formats
 from trainer.recipes import embedding, sequence_classification
 
@@ -68,14 +70,21 @@ def test_an_export_that_fails_leaves_no_half_target(embedder: Run, tmp_path: Pat
     with pytest.raises(ZeroDivisionError):
         export(*embedder, "faiss", tmp_path / "pack")
 
-    assert not (tmp_path / "pack").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_has_a_code_that_programs_can_switch_on(embedder: Run) -> None:
+    with pytest.raises(Invalid) as refused:
+        export(*embedder, "onnx")
+
+    assert (refused.value.code, exit_code(refused.value)) == ("export-refused", INVALID)
 
 
 # hugging-face, adapter, merged
 
 
 def test_hugging_face_is_the_model_folder_with_our_card(embedder: Run, tmp_path: Path) -> None:
-    job, outcome = embedder
+    job, outcome = copied(embedder, tmp_path)
     job.folder.card.write_text("# our card")
 
     folder = export(job, outcome, "hugging-face", tmp_path / "model")
@@ -84,10 +93,12 @@ def test_hugging_face_is_the_model_folder_with_our_card(embedder: Run, tmp_path:
     assert (folder / "README.md").read_text() == "# our card"
 
 
-def test_the_adapter_format_holds_the_lora_weights_alone(classifier_lora: Run) -> None:
-    folder = export(*classifier_lora, "adapter")
+def test_the_adapter_format_holds_the_lora_weights_alone(classifier_lora: Run, tmp_path: Path) -> None:
+    job, outcome = copied(classifier_lora, tmp_path)
 
-    assert folder == classifier_lora[0].folder.root / "adapter"
+    folder = export(job, outcome, "adapter")
+
+    assert folder == job.folder.root / "adapter"
     assert sorted(contents(folder)) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
@@ -102,7 +113,7 @@ def test_a_merged_classifier_answers_as_its_adapter_does_and_needs_no_peft(
     folder = export(job, outcome, "merged", tmp_path / "merged")
 
     merged = AutoModelForSequenceClassification.from_pretrained(folder)
-    adapted, tokenizer = sequence_classification.load(job.folder.model)
+    adapted, tokenizer = sequence_classification.load(job.folder.model, job.model_dir)
     batch = tokenizer([row["text"] for row in job.eval_rows], padding=True, return_tensors="pt")
     with torch.inference_mode():
         assert torch.allclose(merged(**batch).logits, adapted(**batch).logits, atol=1e-5)
@@ -119,7 +130,8 @@ def test_a_merged_embedder_answers_as_its_adapter_does(embedder_lora: Run, tmp_p
     folder = export(job, outcome, "merged", tmp_path / "merged")
 
     texts = [row["anchor"] for row in job.eval_rows]
-    before, after = embedding.load(job.folder.model).encode(texts), embedding.load(folder).encode(texts)
+    before = embedding.load(job.folder.model, job.model_dir).encode(texts)
+    after = embedding.load(folder).encode(texts)
     assert np.abs(before - after).max() < 1e-5
     assert not (folder / "adapter_config.json").exists()
 
@@ -130,7 +142,7 @@ def test_a_merge_that_changes_the_answers_is_refused(classifier_lora: Run, tmp_p
     with pytest.raises(ExportRefused, match="after merging, logits differ by"):
         export(*classifier_lora, "merged", tmp_path / "merged")
 
-    assert not (tmp_path / "merged").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_the_exporter_imports_no_torch() -> None:

@@ -1,5 +1,6 @@
 """A pack answers by itself, is the same twice, and is not accepted once a bit of it has changed."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -116,6 +117,35 @@ def test_a_graph_is_the_same_on_any_number_of_threads(monkeypatch: pytest.Monkey
     assert np.array_equal(one, two)
 
 
+def test_a_document_may_hold_any_line_separator(embedder: Run, tmp_path: Path) -> None:
+    text = "w1\u2028w2\u0085w3\x0bw4\nw5\rw6"
+    folder = tmp_path / "pack"
+    folder.mkdir()
+
+    faiss_pack.write(folder, embedder[1].model, documents=[text, "w7"], queries=[])
+
+    assert FaissPack.load(folder).search(text, 1)[0].text == text
+
+
+def test_a_pack_that_could_not_be_loaded_again_is_not_handed_over(
+    embedder: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer with a file of a kind of its own, as PhoBERT's `bpe.codes`."""
+    tokenizer = type(embedder[1].model.tokenizer)
+    plain = tokenizer.save_pretrained
+
+    def save(self: Any, folder: str, *args: Any, **kwargs: Any) -> Any:
+        (Path(folder) / "bpe.codes").write_text("e r 1")
+        return plain(self, folder, *args, **kwargs)
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", save)
+
+    with pytest.raises(ExportRefused, match=r"`model/bpe.codes` has no place in a pack"):
+        export(*embedder, "faiss", tmp_path / "pack")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_vectors_that_are_not_normalised_are_refused(encoder: Path, tmp_path: Path) -> None:
     run = trained(tmp_path, encoder, EMBEDDING, normalize_embeddings=False)
 
@@ -139,6 +169,10 @@ def damage_add(pack: Path) -> None:
     (pack / "model" / "extra.json").write_text("{}")
 
 
+def damage_hide(pack: Path) -> None:
+    (pack / "model" / ".extra.json").write_text("{}")
+
+
 def damage_remove(pack: Path) -> None:
     (pack / "docs.jsonl").unlink()
 
@@ -160,6 +194,7 @@ def damage_manifest(pack: Path) -> None:
     ("damage", "message"),
     [
         (damage_add, "`model/extra.json` was added"),
+        (damage_hide, "`model/.extra.json` has no place in a pack"),
         (damage_remove, "`docs.jsonl` is missing"),
         (damage_pickle, "`model/pytorch_model.bin` has no place in a pack"),
         (damage_link, "symbolic link"),
@@ -187,7 +222,7 @@ def test_a_model_that_does_not_belong_to_the_index_fails_the_probe(pack: Path, e
     weights = pack / "model" / "model.safetensors"
     save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     manifest = json.loads((pack / "manifest.json").read_text())
-    manifest["files"] = faiss_pack._digests(pack)
+    manifest["files"][weights.relative_to(pack).as_posix()] = hashlib.sha256(weights.read_bytes()).hexdigest()
     (pack / "manifest.json").write_text(json.dumps(manifest))
 
     with pytest.raises(ExportRefused, match="gives the probe another vector"):

@@ -59,6 +59,10 @@ def test_a_renamed_file_changes_the_digest(tmp_path: Path) -> None:
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only as pickle (`pytorch_model.bin`)"),
         (lambda f: (f / "config.json").write_text('{"auto_map": {"AutoModel": "x.Y"}}'), "wants its own code run"),
         (lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": {"A": "x.Y"}}'), "`tokenizer_config.json`"),
+        (
+            lambda f: (f / "config.json").write_text('{"transformers_weights": ".w.safetensors"}'),
+            "names a file for its",
+        ),
     ],
 )
 def test_a_model_that_cannot_or_may_not_be_loaded_is_refused(tmp_path: Path, spoil: object, says: str) -> None:

@@ -1,16 +1,20 @@
 """A recipe trains what its data sheet says, repeats itself, listens, and computes what the plain library computes."""
 
+import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import CLASSIFICATION, EMBEDDING, Watcher, losses, make_job
+from tiny import CLASSIFICATION, EMBEDDING, Watcher, contents, losses, make_job, make_nested
 
+from enforcer.problems import DatasetInvalid
 from trainer import recipes
 from trainer.recipes import embedding, sequence_classification
+from trainer.recipes._steps import Diverged
 
 BOTH = pytest.mark.parametrize(
     ("recipe", "arguments"),
@@ -29,7 +33,7 @@ def test_every_recipe_in_the_folder_is_known_and_shared_parts_are_not() -> None:
 
 @pytest.mark.parametrize("name", ["dpo2", "_steps", "-steps", "sequence_classification", "../embedding", "os", ""])
 def test_an_unknown_recipe_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(recipes.UnknownRecipe, match="`embedding`") as refusal:
+    with pytest.raises(LookupError, match="`embedding`") as refusal:
         recipes.load(name)
 
     assert f"`{name}` is no recipe" in str(refusal.value)
@@ -120,6 +124,47 @@ def test_a_run_leaves_no_pickle_and_no_foreign_card_beside_its_model(
 
 
 @BOTH
+@pytest.mark.parametrize("use_lora", [False, True], ids=["full", "lora"])
+def test_a_model_says_nothing_of_the_machine_it_was_trained_on(
+    recipe: Any, arguments: Mapping[str, Any], use_lora: bool, encoder: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(encoder, tmp_path / "li" / "base"))
+    job = make_job(tmp_path, base, arguments, use_lora=use_lora, max_steps=1)
+
+    recipe.train(job)
+
+    assert not [name for name, content in contents(job.folder.model).items() if bytes(tmp_path) in content]
+    if use_lora:
+        assert json.loads((job.folder.model / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+
+
+@BOTH
+@pytest.mark.parametrize("logging_steps", [1, 500], ids=["seen in the loss", "seen in the weights"])
+def test_a_run_that_diverged_has_failed_and_leaves_no_model(
+    recipe: Any, arguments: Mapping[str, Any], logging_steps: int, encoder: Path, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, encoder, arguments, learning_rate=1e38, logging_steps=logging_steps)
+
+    with pytest.raises(Diverged, match="lower `learning_rate`"):
+        recipe.train(job)
+
+    assert not job.folder.model.exists()
+
+
+@BOTH
+@pytest.mark.parametrize("use_lora", [False, True], ids=["full", "lora"])
+def test_a_base_may_keep_its_weights_one_level_down(
+    recipe: Any, arguments: Mapping[str, Any], use_lora: bool, encoder: Path, tmp_path: Path
+) -> None:
+    nested = make_nested(tmp_path / "nested", encoder)
+
+    def run(name: str, base: Path) -> list[float]:
+        return losses(recipe.train(make_job(tmp_path, base, arguments, name, use_lora=use_lora, max_steps=3)))
+
+    assert run("nested-run", nested) == run("flat-run", encoder)
+
+
+@BOTH
 def test_the_board_says_which_task_this_is(
     recipe: Any, arguments: Mapping[str, Any], encoder: Path, tmp_path: Path
 ) -> None:
@@ -141,7 +186,7 @@ def test_the_board_says_which_task_this_is(
 def test_rows_that_are_too_long_are_refused_and_not_cut(
     recipe: Any, arguments: Mapping[str, Any], encoder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="rows are longer than `max_length` 4"):
+    with pytest.raises(DatasetInvalid, match="rows are longer than `max_length` 4"):
         recipe.train(make_job(tmp_path / "refused", encoder, arguments, max_length=4))
 
     cut = recipe.train(make_job(tmp_path / "cut", encoder, arguments, max_length=4, truncation=True, max_steps=1))

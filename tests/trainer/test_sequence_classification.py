@@ -1,12 +1,14 @@
 """Classification: labels by name in any script, a confusion matrix, a whole adapter, and no surprise in the loss."""
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from tiny import CLASSIFICATION, LABELS, Watcher, losses, make_job
+from torch.utils.tensorboard import SummaryWriter
 
 from trainer.recipes import sequence_classification
 
@@ -73,6 +75,45 @@ def test_the_confusion_matrix_is_kept_named_and_drawn(encoder: Path, tmp_path: P
     assert (job.folder.root / "confusion-matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
+def drawn(names: list[str], tmp_path: Path) -> tuple[int, int]:
+    """Width and height of the picture of a matrix with 3 rows of each class (PNG, section 11.2.2: bytes 16 to 24)."""
+    path = tmp_path / "confusion-matrix.png"
+    with SummaryWriter(str(tmp_path / "board")) as board:
+        sequence_classification._draw(3 * np.eye(len(names), dtype=np.int64), names, path, board, 1)
+    return struct.unpack(">II", path.read_bytes()[16:24])
+
+
+def test_a_picture_of_two_thousand_labels_is_no_larger_than_one_of_fifty(tmp_path: Path) -> None:
+    assert drawn([f"label {i}" for i in range(2_000)], tmp_path) == drawn([str(i) for i in range(50)], tmp_path)
+
+
+def test_label_names_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+    assert drawn(["$a_{$", "$\\frac$", "x" * 5_000], tmp_path) < (1_000, 1_000)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_scores(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sequence_classification, "_draw", lambda *_: 1 / 0)
+
+    outcome = sequence_classification.train(make_job(tmp_path, encoder, CLASSIFICATION, max_steps=1))
+
+    assert set(outcome.scores) == {"accuracy", "macro_f1"}
+    assert "the confusion matrix could not be drawn" in caplog.text
+
+
+@pytest.mark.parametrize("use_lora", [False, True], ids=["full", "lora"])
+def test_an_encoder_decoder_can_classify(use_lora: bool, encoder: Path, tmp_path: Path) -> None:
+    base = tiny.make_encoder_decoder(tmp_path / "bart", encoder)
+    job = make_job(tmp_path, base, CLASSIFICATION, use_lora=use_lora, max_steps=40, learning_rate=1e-2)
+
+    outcome = sequence_classification.train(job)
+
+    assert losses(outcome)[-1] < losses(outcome)[0]
+    assert outcome.scores["accuracy"].n == 60
+    assert sequence_classification.load(job.folder.model, base if use_lora else None)
+
+
 @pytest.mark.parametrize("pooler", [True, False], ids=["pooler-in-base", "pooler-new"])
 def test_a_saved_adapter_answers_as_the_live_model_does(pooler: bool, encoder: Path, tmp_path: Path) -> None:
     """A base saved by masked-language training has no pooler: the random one must be saved with the adapter."""
@@ -83,7 +124,7 @@ def test_a_saved_adapter_answers_as_the_live_model_does(pooler: bool, encoder: P
 
     outcome = sequence_classification.train(job)
 
-    model, tokenizer = sequence_classification.load(job.folder.model)
+    model, tokenizer = sequence_classification.load(job.folder.model, base)
     batch = tokenizer([row["text"] for row in job.eval_rows], padding=True, return_tensors="pt")
     with torch.inference_mode():
         assert torch.equal(model(**batch).logits, outcome.model.eval()(**batch).logits)

@@ -1,7 +1,9 @@
 """What the command costs to start, what it says of itself, and how it shows progress."""
 
+import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,13 +12,10 @@ from pathlib import Path
 import pytest
 from submitting import SWIFT_SUBMIT
 
+import trainer
 from enforcer.problems import Problem
-from trainer import (
-    contract,  # noqa: F401 -- refusals live in these, too
-    exits,
-    swift,  # noqa: F401
-)
-from trainer.cli import COMMANDS, VARIABLES, cli, errors  # noqa: F401
+from trainer import exits
+from trainer.cli import COMMANDS, VARIABLES, cli
 from trainer.cli.output import Output
 from trainer.cli.progress import Progress
 from trainer.launch.worker import Events
@@ -112,23 +111,26 @@ def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
 
 
 def test_exit_codes_are_frozen() -> None:
-    codes = {
-        kind.code: exits.exit_code(kind("x"))
-        for kind in _all_problems()
-        if kind.__module__.startswith(("enforcer.", "trainer."))
-    }
+    for module in pkgutil.walk_packages(trainer.__path__, "trainer."):
+        if not module.name.startswith("trainer.recipes") and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    ours = [kind for kind in _all_problems() if kind.__module__.startswith(("enforcer.", "trainer."))]
+    codes = {kind.code: exits.exit_code(kind("x")) for kind in ours}
 
     assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
-        2: ["command-line-invalid"],
         1: ["method-not-allowed", "problem"],
+        2: ["command-line-invalid"],
         3: ["not-permitted", "self-approval"],
         4: ["unauthenticated"],
-        6: ["argument-invalid", "dataset-invalid", "idempotency-key-reused", "invalid", "malformed-request",
-            "model-invalid", "name-invalid", "name-is-variant", "not-configured", "output-invalid", "profile-invalid",
+        5: ["approval-pending"],
+        6: ["argument-invalid", "dataset-invalid", "export-refused", "idempotency-key-reused", "invalid",
+            "launcher-missing", "malformed-request", "model-invalid", "name-invalid", "name-is-variant",
+            "not-configured", "output-invalid", "profile-invalid", "recipe-missing", "specification-invalid",
             "task-type-not-active", "too-large", "unknown-task-type"],
         7: ["not-found", "unknown-proposal", "unknown-run", "unknown-ticket"],
-        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "run-closed", "stale-review",
-            "ticket-expired", "ticket-invalid", "ticket-used"],
+        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "not-trained", "run-closed",
+            "stale-review", "ticket-expired", "ticket-invalid", "ticket-used"],
         9: ["internal-error", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip

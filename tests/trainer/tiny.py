@@ -4,13 +4,16 @@ labels    each text carries the word that gives its label away; the rest of the 
 pairs     anchor and positive share a word that no other pair has
 """
 
+import json
 import random
+import shutil
+import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from trainer.job import Job, Outcome, Row
 from trainer.layout import RunFolder
@@ -67,6 +70,12 @@ def trained(root: Path, encoder: Path, arguments: Mapping[str, Any], **changes: 
     return job, recipe.train(job)
 
 
+def copied(run: Run, root: Path) -> Run:
+    """A run whose folder a test may write into: those of the session's fixtures are everybody's."""
+    job, outcome = run
+    return replace(job, folder=RunFolder(Path(shutil.copytree(job.folder.root, root / job.run_id)))), outcome
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path in it."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -99,16 +108,18 @@ def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: 
 
 
 def make_encoder(folder: Path, head: bool = False) -> Path:
-    """A random BERT of 2 layers and 64 hidden units, with a word-level WordPiece tokenizer trained here."""
+    """A random BERT of 2 layers and 64 hidden units, and a WordPiece tokenizer of the words in these rows."""
     import torch
     from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # Not trained: the trainer numbers words that are equally frequent by chance, and other numbers learn otherwise.
+    letters = string.ascii_lowercase + string.digits
+    words = [*NOISE, *GIVEAWAY.values(), *(f"w{i}" for i in range(96))]
+    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *(w for w in words if len(w) > 1)]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    words = [row["text"] for row in labelled_rows(60, 0)] + [f"w{i}" for i in range(96)] * 2
-    tokenizer.train_from_iterator(words, trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -139,4 +150,31 @@ def make_decoder(folder: Path, encoder: Path) -> Path:
         num_key_value_heads=2, intermediate_size=128, max_position_embeddings=64, eos_token_id=3, bos_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_encoder_decoder(folder: Path, encoder: Path) -> Path:
+    """A random BART with the encoder's words; each text ends with the [SEP] that it classifies at."""
+    import torch
+    from transformers import AutoTokenizer, BartConfig, BartModel, PreTrainedTokenizerFast
+
+    words = AutoTokenizer.from_pretrained(encoder).backend_tokenizer
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]", bos_token="[CLS]", pad_token="[PAD]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=words.get_vocab_size(), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=3,
+    )  # fmt: skip
+    BartModel(config).save_pretrained(folder)
+    return folder
+
+
+def make_nested(folder: Path, encoder: Path) -> Path:
+    """The encoder as an older sentence-transformers saved it: one folder for each module."""
+    shutil.copytree(encoder, folder / "0_Transformer")
+    module = {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([module]))
     return folder

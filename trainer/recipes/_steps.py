@@ -234,7 +234,9 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
         if logs and "loss" in logs:  # the closing summary of a run has none
             if not isfinite(logs["loss"]):
                 raise Diverged(f"the loss is {logs['loss']} at step {state.global_step}; lower `learning_rate`")
-            self._tell(state, control, {k: float(v) for k, v in logs.items() if isfinite(v)})
+            self._tell(
+                state, control, {k: float(v) for k, v in logs.items() if isinstance(v, int | float) and isfinite(v)}
+            )
 
     def _tell(self, state: Any, control: Any, logs: Mapping[str, float]) -> None:
         self.job.listener.on_step(state.global_step, state.max_steps, logs)
