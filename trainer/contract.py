@@ -23,9 +23,10 @@ from enforcer.problems import (
 )
 from enforcer.profiles import Profile
 from enforcer.runspec import Inputs
-from trainer import inputs, preflight, recipes
+from trainer import preflight, recipes
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
+from trainer.inputs import folders
 from trainer.preflight import Preflight
 from trainer.settings import local_audience
 
@@ -146,7 +147,7 @@ def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any,
     """
     try:
         sources = preflight.read_sources(args, train, held_out)
-        given = preflight.gather(args, sources, inputs.model_folder(args.model_name_or_path))
+        given = preflight.gather(args, sources, folders.model_folder(args.model_name_or_path))
     except Problem:
         return
     try:

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enforcer.problems import Invalid
-from trainer import inputs
 from trainer.evaluate import top_documents
+from trainer.inputs import folders
 
 Vectors = NDArray[np.float32]
 
@@ -194,7 +194,7 @@ def _checked_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    found = inputs.file_digests(folder)
+    found = folders.file_digests(folder)
     return {name: digest.removeprefix("sha256:") for name, digest in found.items() if name != "manifest.json"}
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
-from trainer import columns, inputs, lengths, rows
 from trainer.arguments import TrainingArguments
+from trainer.inputs import columns, folders, lengths, rows
+from trainer.inputs.rows import Source
 from trainer.job import Row
-from trainer.rows import Source
 
 MAX_LABELS_SHOWN = 50
 FEW_DOCUMENTS = 100
@@ -57,7 +57,7 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
     """Read the files that the arguments name, or take the rows that were given instead of them.
 
     Raises:
-        DatasetInvalid: nothing to train on, or anything `trainer.rows` refuses.
+        DatasetInvalid: nothing to train on, or anything `trainer.inputs.rows` refuses.
     """
     train_sources = _sources(train, args.train_files, "train_dataset")
     if not train_sources:
@@ -68,9 +68,9 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
 def gather(args: TrainingArguments, sources: Sources, model: Path) -> Inputs:
     """Digests of all that the run reads; needs no profile."""
     return Inputs(
-        model=Model(name=args.model_name_or_path, digest=inputs.folder_digest(model)),
+        model=Model(name=args.model_name_or_path, digest=folders.folder_digest(model)),
         datasets=sources.listed(),
-        code=inputs.code(),
+        code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
         columns=args.columns,
     )
@@ -82,10 +82,10 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     Raises:
         OutputInvalid, ArgumentInvalid, ModelInvalid, DatasetInvalid: the first thing that forbids the run.
     """
-    inputs.check_writable(Path(args.output_dir))
+    folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
-    model = inputs.model_folder(args.model_name_or_path)
+    model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
     train_rows, eval_rows = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
     if not train_rows:
@@ -263,7 +263,7 @@ def _lengths(
         "lengths": measured.histogram(), "longest": measured.longest, "over_max_length": over,
         "keeps_99_percent": whole,
     }  # fmt: skip
-    positions = inputs.max_positions(model)
+    positions = folders.max_positions(model)
     if positions is not None and limit > positions < measured.longest:
         raise ArgumentInvalid(
             f"`max_length`: {limit} is more than the {positions} tokens that this model reads, and the longest text "

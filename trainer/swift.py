@@ -7,13 +7,14 @@ from typing import Any
 
 from enforcer import wire
 from enforcer.problems import Conflict
-from trainer import contract, permit, settings, telemetry, work
+from trainer import contract, settings, telemetry
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.http import skew_in_words
-from trainer.lease import INTERRUPTED
+from trainer.run import permit, work
+from trainer.run.lease import INTERRUPTED
+from trainer.run.work import Done
 from trainer.settings import Settings
-from trainer.work import Done
 
 
 class NotTrained(Conflict):

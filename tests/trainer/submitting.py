@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 from tiny import LABELS, labelled_rows
 
-from trainer import contract, permit
+from trainer import contract
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
-from trainer.permit import Permit
+from trainer.run import permit
+from trainer.run.permit import Permit
 from trainer.settings import Settings
 
 SWIFT_SUBMIT = [sys.executable, "-P", "-m", "trainer.cli"]

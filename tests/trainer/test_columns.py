@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Column, Limits, Profile
-from trainer import rows
-from trainer.columns import alike, content, examples, split
+from trainer.inputs import rows
+from trainer.inputs.columns import alike, content, examples, split
 
 NAMES = ["bad", "good"]
 ARGUMENTS = {"label_names": NAMES}

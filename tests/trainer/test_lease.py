@@ -10,7 +10,7 @@ import pytest
 
 from enforcer import wire
 from enforcer.problems import RegistryUnreachable, RunClosed
-from trainer.lease import Heartbeats, Watch, stopped_by_signals
+from trainer.run.lease import Heartbeats, Watch, stopped_by_signals
 
 LEASE = wire.Lease.model_validate(
     {"run_id": "r", "lease_token": "t", "expires_at": "2026-11-24T00:00:00Z", "heartbeat_s": 0}

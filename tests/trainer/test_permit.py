@@ -15,10 +15,11 @@ from tiny import LABELS, labelled_rows
 from enforcer.keys import KeySet, SigningKey
 from enforcer.problems import NotConfigured, RegistryUnreachable, TicketInvalid
 from registry import db
-from trainer import contract, handover, permit
+from trainer import contract
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.contract import ApprovalPending
+from trainer.run import handover, permit
 from trainer.settings import Settings
 
 Middle = Callable[[httpx2.Request, dict[str, Any]], None]
@@ -186,7 +187,7 @@ def test_a_worker_knows_by_itself_which_machine_it_is_on(ask: Any, monkeypatch: 
     assert given.file is not None
     document = json.loads(given.file.read_text())
     given.file.write_text(json.dumps({**document, "audience": given.verify().claims.aud}))
-    monkeypatch.setattr("trainer.permit.local_audience", lambda: "urn:swift:exec:local:elsewhere")
+    monkeypatch.setattr("trainer.run.permit.local_audience", lambda: "urn:swift:exec:local:elsewhere")
 
     with pytest.raises(TicketInvalid, match="this is `urn:swift:exec:local:elsewhere`"):
         handover.read(given.file).verify()

@@ -18,9 +18,9 @@ from enforcer.problems import (
     Unavailable,
     UnknownRun,
 )
-from trainer import reporting
 from trainer.client import Registry
 from trainer.layout import RunFolder
+from trainer.run import reporting
 from trainer.settings import Settings
 
 LEASE = wire.Lease.model_validate(

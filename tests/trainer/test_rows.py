@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from enforcer.problems import DatasetInvalid
-from trainer import rows
+from trainer.inputs import rows
 
 ROWS = [{"text": "好", "label": "a"}, {"text": "line\u2028separator", "label": "b"}]
 

@@ -15,9 +15,9 @@ from enforcer import tickets
 from enforcer.keys import KeySet, SigningKey
 from enforcer.problems import TicketInvalid, TicketUsed
 from registry import db
-from trainer import handover
 from trainer.launch import local
-from trainer.permit import Permit
+from trainer.run import handover
+from trainer.run.permit import Permit
 from trainer.settings import local_audience
 
 

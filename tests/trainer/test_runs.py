@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from submitting import Desk, events
 
-from trainer import work
 from trainer.launch import local
-from trainer.work import kept_to_gpus
+from trainer.run import work
+from trainer.run.work import kept_to_gpus
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ except SystemExit:
 
 
 @pytest.mark.parametrize(
-    "module", ["trainer", "trainer.permit", "trainer.work", "trainer.swift", "trainer.launch.worker"]
+    "module", ["trainer", "trainer.run.permit", "trainer.run.work", "trainer.swift", "trainer.launch.worker"]
 )
 def test_a_ticket_is_asked_for_and_verified_without_the_training_stack(module: str) -> None:
     stack = "torch transformers numpy peft sentence_transformers faiss datasets".split()

@@ -57,7 +57,7 @@ def test_an_embedding_model_is_trained_and_saved_as_a_pack_that_answers(
 
 
 def test_rows_in_memory_are_bound_by_the_ticket_like_files(encoder: Path, tmp_path: Path, settings: Settings) -> None:
-    from trainer import rows
+    from trainer.inputs import rows
 
     train, held_out = labelled_rows(48, 1), labelled_rows(12, 2)
     swift = SwiftTrainer(classifier(encoder, tmp_path, dataset="a-name"), train, held_out, settings)

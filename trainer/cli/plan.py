@@ -25,10 +25,11 @@ def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, 
     keeps a plan from being made at all (no registry, not signed in) has the exit code it always has.
     """
     from enforcer.problems import Problem
-    from trainer import contract, permit
+    from trainer import contract
     from trainer.cli import errors
     from trainer.cli import flags as common
     from trainer.exits import exit_code
+    from trainer.run import permit
 
     session = current()
     try:

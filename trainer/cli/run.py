@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from enforcer import wire
     from trainer.launch.local import Ended
     from trainer.layout import RunFolder
-    from trainer.permit import Permit
+    from trainer.run.permit import Permit
 
 
 @click.command(cls=Command)
@@ -39,8 +39,9 @@ def run(config: str | None, changes: tuple[str, ...], **flags: Any) -> None:
 
 
 def _permit(session: Session, args: Any) -> "Permit":
-    from trainer import contract, permit, telemetry
+    from trainer import contract, telemetry
     from trainer.http import skew_in_words
+    from trainer.run import permit
 
     output = session.output
     with telemetry.span("permit"), session.registry() as registry:

@@ -71,9 +71,9 @@ def show(id: str) -> None:
 @click.argument("run_dir", type=click.Path(file_okay=False, exists=True))
 def report(run_dir: str) -> None:
     """Send the report that waits in RUN_DIR because the registry was away when the run ended."""
-    from trainer import reporting
     from trainer.cli.run import run_lines
     from trainer.layout import RunFolder
+    from trainer.run import reporting
 
     session = current()
     run = reporting.send_spooled(RunFolder(Path(run_dir).absolute()), session.settings)

@@ -18,10 +18,11 @@ from typing import IO, Any, Literal
 
 from enforcer import wire
 from enforcer.problems import Problem, TrainingFailed, from_document
-from trainer import handover, reporting, telemetry
+from trainer import telemetry
 from trainer.client import Registry
 from trainer.layout import RunFolder
-from trainer.permit import Permit
+from trainer.run import handover, reporting
+from trainer.run.permit import Permit
 from trainer.settings import ENVIRONMENT
 
 Tell = Callable[[Mapping[str, Any]], None]

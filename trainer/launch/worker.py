@@ -21,9 +21,10 @@ from typing import Any
 
 from enforcer import wire
 from enforcer.problems import Problem, TrainingFailed
-from trainer import handover, telemetry, work
+from trainer import telemetry
 from trainer.exits import FINE, INTERRUPTED, exit_code
 from trainer.layout import RunFolder
+from trainer.run import handover, work
 
 STEP_EVERY_S = 0.1
 

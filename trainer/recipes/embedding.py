@@ -42,7 +42,8 @@ from transformers import AutoModel
 
 from enforcer.gates import Score
 from enforcer.problems import ModelInvalid
-from trainer import evaluate, inputs
+from trainer import evaluate
+from trainer.inputs import folders
 from trainer.job import Job, Outcome
 from trainer.recipes import _steps
 
@@ -74,7 +75,7 @@ def train(job: Job) -> Outcome:
             return outcome
         model.save_pretrained(str(job.folder.model), create_model_card=False)
         if job.arguments["use_lora"]:
-            _steps.name_base(job.folder.model, inputs.public_name(job.model_dir))
+            _steps.name_base(job.folder.model, folders.public_name(job.model_dir))
         details = {**outcome.details, "rows_crowded_out_of_first_epoch": crowded_out}
         outcome = replace(outcome, model=model, scores=_scores(job, model), details=details)
         return _steps.finish(job, outcome, board)
@@ -92,14 +93,14 @@ def load(folder: Path, base: Path | None = None) -> SentenceTransformer:
     with tempfile.TemporaryDirectory() as place:
         if base is not None:  # sentence-transformers finds a base by what stands in the adapter's folder, and only so
             folder = Path(shutil.copytree(folder, place, dirs_exist_ok=True))
-            _steps.name_base(folder, str(inputs.weights_folder(base)))
+            _steps.name_base(folder, str(folders.weights_folder(base)))
         return SentenceTransformer(str(folder), model_kwargs=dict(_steps.WEIGHTS), **_steps.LOCAL).eval()
 
 
 def merge(folder: Path, base: Path) -> SentenceTransformer:
     """The model of an adapter folder with the adapter added into the weights of its base."""
     model = load(folder, base)
-    weights = AutoModel.from_pretrained(inputs.weights_folder(base), **_steps.WEIGHTS)
+    weights = AutoModel.from_pretrained(folders.weights_folder(base), **_steps.WEIGHTS)
     model[0].model = PeftModel.from_pretrained(weights, folder, use_safetensors=True).merge_and_unload()
     return model.to(model.device).eval()
 
@@ -107,7 +108,7 @@ def merge(folder: Path, base: Path) -> SentenceTransformer:
 def _model(job: Job) -> SentenceTransformer:
     """Transformer, pooling and normalisation as the arguments say, whatever pipeline the base model came with."""
     transformer = Transformer(
-        str(inputs.weights_folder(job.model_dir)),
+        str(folders.weights_folder(job.model_dir)),
         max_seq_length=job.arguments["max_length"],
         model_kwargs=dict(_steps.WEIGHTS),
         processor_kwargs=dict(_steps.LOCAL),

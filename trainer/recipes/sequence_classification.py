@@ -29,7 +29,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from trainer import evaluate, inputs
+from trainer import evaluate
+from trainer.inputs import folders
 from trainer.job import Job, Outcome, Row
 from trainer.recipes import _steps
 
@@ -47,7 +48,7 @@ MAX_NAME = 40
 def train(job: Job) -> Outcome:
     """Train, evaluate, and save the model (with `use_lora` the adapter) under `job.folder.model`."""
     _steps.begin(job)
-    tokenizer = _steps.tokenizer(inputs.weights_folder(job.model_dir))
+    tokenizer = _steps.tokenizer(folders.weights_folder(job.model_dir))
     model, fresh = _model(job, tokenizer)
     with _steps.board(job) as board:
         trainer = Trainer(
@@ -64,7 +65,7 @@ def train(job: Job) -> Outcome:
         model.config.save_pretrained(job.folder.model)  # an adapter folder has none, and the labels live there
         tokenizer.save_pretrained(job.folder.model)
         if job.arguments["use_lora"]:
-            _steps.name_base(job.folder.model, inputs.public_name(job.model_dir))
+            _steps.name_base(job.folder.model, folders.public_name(job.model_dir))
         (job.folder.model / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is the run's README.md
         outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
         return _steps.finish(job, _scored(job, outcome, trainer, tokenizer, board), board)
@@ -73,7 +74,7 @@ def train(job: Job) -> Outcome:
 def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
     """A saved model ready to answer, with its tokenizer. An adapter only names its `base`: say where that one lies."""
     config = AutoConfig.from_pretrained(folder, **_steps.LOCAL)
-    weights = folder if base is None else inputs.weights_folder(base)
+    weights = folder if base is None else folders.weights_folder(base)
     model = AutoModelForSequenceClassification.from_pretrained(
         weights, config=config, ignore_mismatched_sizes=base is not None, **_steps.WEIGHTS
     )
@@ -87,7 +88,7 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
     names: Sequence[str] = job.arguments["label_names"]
     assert len(names) == job.arguments["num_labels"], "preflight lets no run through whose labels do not add up"
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        inputs.weights_folder(job.model_dir),
+        folders.weights_folder(job.model_dir),
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},

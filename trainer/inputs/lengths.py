@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from trainer.inputs import weights_folder
+from trainer.inputs.folders import weights_folder
 from trainer.job import Row
 
 KEPT = 0.99

@@ -27,8 +27,9 @@ from enforcer.problems import (
 )
 from enforcer.runspec import RunSpec
 from enforcer.tickets import unverified_claims
-from trainer import card, inputs
+from trainer import card
 from trainer.client import Registry
+from trainer.inputs import folders
 from trainer.job import Outcome
 from trainer.layout import RunFolder, write_private
 from trainer.settings import Settings, read_secret
@@ -43,9 +44,9 @@ MAX_OUTPUTS = 300  # what a report may list (`wire.Report.outputs`)
 def describe(outcome: Outcome, folder: RunFolder) -> wire.Report:
     """What the registry is told of a run that trained, to its end or until it was stopped."""
     place = folder.model if outcome.stopped is None else folder.checkpoints
-    outputs = inputs.file_digests(place) if place.is_dir() else {}
+    outputs = folders.file_digests(place) if place.is_dir() else {}
     if len(outputs) > MAX_OUTPUTS:  # one line then, for the folder as a whole
-        outputs = {"": inputs.folder_digest(place)}
+        outputs = {"": folders.folder_digest(place)}
     return wire.Report(
         state="finished" if outcome.stopped is None else "interrupted",
         scores=outcome.scores,

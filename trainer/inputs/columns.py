@@ -13,8 +13,8 @@ from typing import Any
 
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
+from trainer.inputs.rows import Source
 from trainer.job import Row
-from trainer.rows import Source
 
 MAX_SHOWN = 5
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")

@@ -16,12 +16,14 @@ from enforcer import wire
 from enforcer.problems import Problem, TicketInvalid, TrainingFailed
 from enforcer.runspec import RunSpec
 from enforcer.tickets import VerifiedTicket
-from trainer import handover, inputs, preflight, recipes, reporting, rows
+from trainer import preflight, recipes
 from trainer.client import Registry
+from trainer.inputs import folders, rows
 from trainer.job import Job, Outcome, Recipe
-from trainer.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
-from trainer.permit import Permit
 from trainer.preflight import Sources
+from trainer.run import handover, reporting
+from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
+from trainer.run.permit import Permit
 
 log = logging.getLogger(__name__)
 Held = Callable[[wire.Lease], None]
@@ -86,6 +88,9 @@ def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch
         when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
         _close_without_model(job, registry, lease, watch, "interrupted", f"interrupted {when}")
         raise
+    except Problem as problem:  # what the recipe found wrong with the data or the arguments keeps its own name
+        _close_without_model(job, registry, lease, watch, "failed", problem.detail)
+        raise
     except (Exception, SystemExit) as error:
         what = f"`{type(error).__name__}`: {error}"
         log.exception("training stopped")
@@ -138,7 +143,7 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
                 f"the ticket is refused: dataset `{dataset.name}` changed since it was issued; ask for a new ticket",
                 step=16,
             )
-    if inputs.folder_digest(permit.model) != spec.inputs.model.digest:
+    if folders.folder_digest(permit.model) != spec.inputs.model.digest:
         raise TicketInvalid(
             f"the ticket is refused: model `{spec.inputs.model.name}` changed since it was issued; "
             "ask for a new ticket",

@@ -13,7 +13,7 @@ from joserfc.jwk import OKPKey
 from enforcer.keys import SigningKey
 from enforcer.problems import OutputInvalid, TicketInvalid
 from trainer.layout import RunFolder, write_private
-from trainer.permit import Permit
+from trainer.run.permit import Permit
 from trainer.settings import Settings, read_secret
 
 NAME = "permit.json"

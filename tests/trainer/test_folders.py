@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from enforcer.problems import ModelInvalid, OutputInvalid
-from trainer import inputs
+from enforcer.runspec import Code
+from trainer.inputs import folders
 
 
 def model(folder: Path, **config: object) -> Path:
@@ -30,23 +31,23 @@ def test_the_digest_of_a_folder_is_the_one_that_the_documented_command_gives(tmp
     (model(tmp_path / "elsewhere") / "round").symlink_to(folder)
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "sub" / "up").symlink_to(folder)
-    command = next(line.strip() for line in (inputs.__doc__ or "").splitlines() if line.strip().startswith("find "))
+    command = next(line.strip() for line in (folders.__doc__ or "").splitlines() if line.strip().startswith("find "))
 
     shell = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
 
-    assert inputs.folder_digest(folder) == f"sha256:{shell.stdout.split()[0]}"
-    assert list(inputs.file_digests(folder)) == [
+    assert folders.folder_digest(folder) == f"sha256:{shell.stdout.split()[0]}"
+    assert list(folders.file_digests(folder)) == [
         "Z", "config.json", "linked/config.json", "linked/model.safetensors", "model.safetensors", "sub/deep/字.txt"
     ]  # fmt: skip
 
 
 def test_a_renamed_file_changes_the_digest(tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
-    before = inputs.folder_digest(folder)
+    before = folders.folder_digest(folder)
 
     (folder / "model.safetensors").rename(folder / "other.safetensors")
 
-    assert inputs.folder_digest(folder) != before
+    assert folders.folder_digest(folder) != before
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_model_that_cannot_or_may_not_be_loaded_is_refused(tmp_path: Path, spo
     spoil(folder)  # type: ignore[operator]
 
     with pytest.raises(ModelInvalid) as refused:
-        inputs.model_folder(str(folder))
+        folders.model_folder(str(folder))
 
     assert says in refused.value.detail
 
@@ -82,9 +83,9 @@ def test_a_hub_name_is_found_in_the_cache_and_otherwise_the_download_is_named(tm
     (cache / "models--BAAI--bge-small-zh-v1.5" / "refs" / "main").write_text("abc")
     environment = {"HF_HUB_CACHE": str(cache)}
 
-    assert inputs.model_folder("BAAI/bge-small-zh-v1.5", environment) == snapshot
+    assert folders.model_folder("BAAI/bge-small-zh-v1.5", environment) == snapshot
     with pytest.raises(ModelInvalid, match="`hf download Qwen/Qwen3-7B` fetches it"):
-        inputs.model_folder("Qwen/Qwen3-7B", environment)
+        folders.model_folder("Qwen/Qwen3-7B", environment)
 
 
 def test_a_sentence_transformers_folder_may_keep_its_weights_one_level_down(tmp_path: Path) -> None:
@@ -92,8 +93,8 @@ def test_a_sentence_transformers_folder_may_keep_its_weights_one_level_down(tmp_
     model(folder / "0_Transformer", max_position_embeddings=77)
     (folder / "modules.json").write_text('[{"path": "0_Transformer"}]')
 
-    assert inputs.model_folder(str(folder)) == folder
-    assert inputs.max_positions(folder) == 77
+    assert folders.model_folder(str(folder)) == folder
+    assert folders.max_positions(folder) == 77
 
 
 @pytest.mark.parametrize("path", ["../enc", "/enc", ".w", "sub/.w", "sub/../../enc"])
@@ -108,7 +109,7 @@ def test_weights_that_the_digest_does_not_cover_are_refused(tmp_path: Path, path
 
     for refused in (folder, sharded):
         with pytest.raises(ModelInvalid, match="which the model's digest does not cover"):
-            inputs.model_folder(str(refused))
+            folders.model_folder(str(refused))
 
 
 def test_weights_behind_a_link_are_digested(tmp_path: Path) -> None:
@@ -117,11 +118,11 @@ def test_weights_behind_a_link_are_digested(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "modules.json").write_text('[{"path": "0_Transformer"}]')
     (folder / "0_Transformer").symlink_to(weights)
-    before = inputs.folder_digest(inputs.model_folder(str(folder)))
+    before = folders.folder_digest(folders.model_folder(str(folder)))
 
     (weights / "model.safetensors").write_bytes(b"others")
 
-    assert inputs.folder_digest(folder) != before
+    assert folders.folder_digest(folder) != before
 
 
 def test_an_adapter_is_no_base_model(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_an_adapter_is_no_base_model(tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
 
     with pytest.raises(ModelInvalid, match=r"is a LoRA adapter .* export its run as `merged`"):
-        inputs.model_folder(str(folder))
+        folders.model_folder(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -149,12 +150,12 @@ def test_how_many_tokens_a_model_reads(
     folder = model(tmp_path / "m", **config)
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
 
-    assert inputs.max_positions(folder) == reads
+    assert folders.max_positions(folder) == reads
 
 
 def test_a_model_is_called_by_its_hub_name_or_its_folder() -> None:
-    assert inputs.public_name(Path("/hub/models--BAAI--bge-small-zh-v1.5/snapshots/abc")) == "BAAI/bge-small-zh-v1.5"
-    assert inputs.public_name(Path("/home/li/models/ours")) == "ours"
+    assert folders.public_name(Path("/hub/models--BAAI--bge-small-zh-v1.5/snapshots/abc")) == "BAAI/bge-small-zh-v1.5"
+    assert folders.public_name(Path("/home/li/models/ours")) == "ours"
 
 
 def test_the_code_is_a_commit_and_whether_it_was_changed_since(tmp_path: Path) -> None:
@@ -162,25 +163,25 @@ def test_the_code_is_a_commit_and_whether_it_was_changed_since(tmp_path: Path) -
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True, capture_output=True)
 
-    assert inputs.code(tmp_path) == inputs.Code(commit=None, dirty=None), "no repository"
+    assert folders.code(tmp_path) == Code(commit=None, dirty=None), "no repository"
     git("init")
-    assert inputs.code(tmp_path).commit is None, "no commit yet"
+    assert folders.code(tmp_path).commit is None, "no commit yet"
     (tmp_path / "a.py").write_text("1")
     git("add", "a.py")
     git("commit", "-m", "a")
 
-    clean = inputs.code(tmp_path)
+    clean = folders.code(tmp_path)
     (tmp_path / "output").write_text("untracked")
-    still_clean = inputs.code(tmp_path)
+    still_clean = folders.code(tmp_path)
     (tmp_path / "a.py").write_text("2")
 
     assert clean.dirty is False
     assert still_clean == clean
-    assert inputs.code(tmp_path) == inputs.Code(commit=clean.commit, dirty=True)
+    assert folders.code(tmp_path) == Code(commit=clean.commit, dirty=True)
 
 
 def test_an_output_folder_is_tried_without_leaving_anything(tmp_path: Path) -> None:
-    inputs.check_writable(tmp_path / "deep" / "below")
+    folders.check_writable(tmp_path / "deep" / "below")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -190,4 +191,4 @@ def test_an_output_folder_that_cannot_be_written_names_what_is_in_the_way(tmp_pa
 
     for place in (tmp_path / "file" / "below", Path("/proc/output")):
         with pytest.raises(OutputInvalid, match="cannot be written"):
-            inputs.check_writable(place)
+            folders.check_writable(place)
