@@ -132,10 +132,10 @@ def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Deci
             why = f"rule `{nearest.rule}` is the nearest that allows it, and it fails on {nearest.failed}"
         case "no-matching-rule":
             why = "no rule of the policy allows it to anybody"
-        case "holds-others":
-            why = (
-                f"a run is for one unit in one place, and `{unit}` or `{matter.target}` holds others; name one of them"
-            )
+        case "unit-holds-others":
+            why = f"a run is for one business unit, and `{unit}` holds others; name one of them"
+        case "target-holds-others":
+            why = f"a run starts in one place, and `{matter.target}` holds others; name one of them"
         case _:
             why = f"the policy answers `{decision.reason}`"
     return NotPermitted(

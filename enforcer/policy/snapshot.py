@@ -46,7 +46,8 @@ class Request:
 @dataclass(frozen=True)
 class Decision:
     """The answer, with what an auditor needs. `reason` is `allow`, `explicit-deny`, `no-matching-rule`,
-    `unknown-tag`, `unknown-unit`, `unknown-target`, `unknown-action`, `holds-others` or `engine-error`."""
+    `unknown-tag`, `unknown-unit`, `unknown-target`, `unknown-action`, `unit-holds-others`, `target-holds-others` or
+    `engine-error`."""
 
     allowed: bool
     reason: str
@@ -122,8 +123,11 @@ class Snapshot:
             return "unknown-unit"
         if request.target not in directory.targets:
             return "unknown-target"
-        wider = request.unit in directory.units.values() or request.target in directory.targets.values()
-        return "holds-others" if request.action == "submit" and wider else None
+        if request.action == "submit" and request.unit in directory.units.values():
+            return "unit-holds-others"
+        if request.action == "submit" and request.target in directory.targets.values():
+            return "target-holds-others"
+        return None
 
     def _near_misses(self, request: Request) -> tuple[NearMiss, ...]:
         """Allow rules that speak of this action and task type, those that fail the latest clause first."""

@@ -78,9 +78,9 @@ def test_the_nearest_rule_is_the_one_that_failed_last() -> None:
         ({"action": "sumbit"}, "unknown-action"),
         ({"action": "*"}, "unknown-action"),
         ({"action": ""}, "unknown-action"),
-        ({"unit": "all"}, "holds-others"),
-        ({"target": "k8s"}, "holds-others"),
-        ({"target": "any"}, "holds-others"),
+        ({"unit": "all"}, "unit-holds-others"),
+        ({"target": "k8s"}, "target-holds-others"),
+        ({"target": "any"}, "target-holds-others"),
     ],
 )
 def test_an_unknown_name_is_denied_even_to_those_who_may(request_: dict[str, str], reason: str) -> None:

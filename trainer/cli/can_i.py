@@ -10,6 +10,12 @@ from trainer.cli.flags import Command
 from trainer.cli.session import current
 from trainer.exits import DENIED, FINE
 
+REASONS = {
+    "unit-holds-others": "a run is for one business unit, and this one holds others; name one with --unit",
+    "target-holds-others": "a run starts in one place, and this one holds others; name one with --target",
+    "no-matching-rule": "no rule allows it",
+}
+
 
 @click.command(cls=Command)
 @click.argument("action")
@@ -21,7 +27,7 @@ from trainer.exits import DENIED, FINE
 def can_i(action: str, tag: str, unit: str | None, target: str, gpus: int, explain: bool) -> None:
     """Ask the policy whether you may do something.
 
-    ACTION is submit, cancel, propose, approve, ...; TAG a task type, or * for all. Exits 0 for yes and 3 for no.
+    ACTION is submit, cancel, propose, approve, ...; TAG a task type, or `any` for all. Exits 0 for yes and 3 for no.
     """
     session = current()
     context: dict[str, Any] = {"target": target, "gpus": gpus}
@@ -37,6 +43,6 @@ def can_i(action: str, tag: str, unit: str | None, target: str, gpus: int, expla
 
 
 def _explained(why: dict[str, Any]) -> list[str]:
-    decided = f"rule {why['rule']}" if why["rule"] else why["reason"]
+    decided = f"rule {why['rule']}" if why["rule"] else REASONS.get(why["reason"], why["reason"])
     nearest = [f"  near  {near['rule']}  (for {near['who']})  fails on {near['failed']}" for near in why["nearest"]]
     return [f"  why   {decided} · policy {why['policy_revision']}", *nearest]
