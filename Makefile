@@ -68,7 +68,7 @@ $(DEMO): $(STAMP) requirements/demo.txt
 	touch $@
 
 demo: $(DEMO) ## tell the whole story: propose, approve, be refused, train, judge, audit
-	$(BIN)/python docs/demo.py
+	$(BIN)/python docs/demo
 
 bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/startup.py

@@ -10,7 +10,19 @@ import click
 EXIT_USAGE = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The base install has the command but not the service behind it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as missing:
+            _stop(
+                f"the package `{missing.name}` is not installed; the registry needs `pip install 'tagwarden[registry]'`"
+            )
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tagwarden")
 def main() -> None:
     """Operate the registry of task types.

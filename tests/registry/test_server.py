@@ -171,6 +171,18 @@ def test_the_secret_of_a_token_is_nowhere_in_the_database(environment: dict[str,
     assert secret.encode() not in stored
 
 
+def test_without_the_services_packages_it_says_what_to_install(environment: dict[str, str]) -> None:
+    program = "import sys; sys.modules['sqlalchemy'] = None; from registry.cli import main; main(['seed'])"
+
+    refused = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert refused.returncode == 2
+    assert "pip install 'tagwarden[registry]'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_seeding_twice_adds_nothing(environment: dict[str, str]) -> None:
     first, second = tagwarden(environment, "seed"), tagwarden(environment, "seed")
 
