@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 EXIT_USAGE = 2
+OPERATOR = "system:operator"  # whoever can run this beside the database
 
 
 class _Commands(click.Group):
@@ -86,6 +87,7 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
     from datetime import timedelta
 
     from enforcer.policy import rules
+    from registry import audit as audit_log
     from registry import db, identity
 
     settings = _settings()
@@ -99,9 +101,46 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
         engine = db.open_engine(settings)
         db.migrate(engine)
         with db.writing(engine) as session:
-            return identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
+            made = identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
+            detail = {"user": f"user:{user}", "groups": list(groups), "days": days}
+            audit_log.record(session, "token.created", identity.Actor(OPERATOR, (), unit), detail=detail)
+            return made
 
     click.echo(_in_words(make))
+
+
+@token.command("list")
+def list_tokens() -> None:
+    """Tokens by user: id, user, groups, unit, end. Never the secret."""
+    from registry import db, identity
+
+    settings = _settings()
+
+    def read() -> list[str]:
+        with db.reading(db.open_engine(settings)) as session:
+            return [_token_line(row) for row in identity.tokens(session)]
+
+    for line in _in_words(read):
+        click.echo(line)
+
+
+@token.command("revoke")
+@click.argument("token_id")
+def revoke_token(token_id: str) -> None:
+    """End a token at once. TOKEN_ID is the part between the first two underscores."""
+    from registry import audit as audit_log
+    from registry import db, identity
+
+    settings = _settings()
+
+    def end() -> None:
+        with db.writing(db.open_engine(settings)) as session:
+            row = identity.revoke_token(session, token_id)
+            actor = identity.Actor(OPERATOR, (), row.business_unit)
+            audit_log.record(session, "token.revoked", actor, detail={"user": row.actor, "token": row.id})
+
+    _in_words(end)
+    click.echo(f"{token_id} is no longer valid")
 
 
 @main.group()
@@ -142,6 +181,11 @@ def openapi(check: Path | None) -> None:
         click.echo(written, nl=False)
     elif not check.exists() or check.read_text(encoding="utf-8") != written:
         raise click.ClickException(f"{check} differs from the app; run `make openapi`")
+
+
+def _token_line(row: Any) -> str:
+    groups = ",".join(row.groups) or "-"
+    return f"{row.id}  {row.actor}  {groups}  {row.business_unit}  until {row.expires_at:%Y-%m-%d}"
 
 
 def _settings(**given: Any) -> Any:

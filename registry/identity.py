@@ -20,9 +20,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy import Engine
-from sqlmodel import Session, col, delete
+from sqlmodel import Session, col, delete, select
 
-from enforcer.problems import Invalid, Unauthenticated
+from enforcer.problems import Invalid, NotFound, Unauthenticated
 from registry import db
 from registry.tables import ApiToken
 
@@ -97,6 +97,23 @@ def create_token(
         )
     )
     return f"{PREFIX}_{token_id}_{secret}_{_checksum(token_id, secret)}"
+
+
+def tokens(session: Session) -> list[ApiToken]:
+    return list(session.exec(select(ApiToken).order_by(col(ApiToken.actor), col(ApiToken.created_at))))
+
+
+def revoke_token(session: Session, token_id: str) -> ApiToken:
+    """End a token and return what it was; the next request that carries it is refused.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    row = session.get(ApiToken, token_id)
+    if row is None:
+        raise NotFound(f"`{token_id[:40]}` is not the id of a token; see `tagwarden token list`")
+    session.delete(row)
+    return row
 
 
 def leave_local_token(engine: Engine, file: Path) -> None:

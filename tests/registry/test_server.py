@@ -163,6 +163,28 @@ def test_a_token_is_for_groups_and_units_that_exist(environment: dict[str, str])
     assert "group `trainerz`, unit `retial`" in refused.stderr
 
 
+def test_a_revoked_token_opens_nothing(environment: dict[str, str], served: tuple[str, object]) -> None:
+    url, _ = served
+    secret = tagwarden(environment, "token", "create", "wang", "--group", "trainers", "--unit", "retail").stdout.strip()
+    listed = tagwarden(environment, "token", "list").stdout
+    token_id = secret.split("_")[1]
+
+    def status() -> int:
+        return httpx2.get(f"{url}/v1/tags", headers={"Authorization": f"Bearer {secret}"}).status_code
+
+    before = status()
+    revoked, again = (tagwarden(environment, "token", "revoke", token_id) for _ in range(2))
+
+    assert f"{token_id}  user:wang  trainers  retail" in listed
+    assert secret.split("_", 2)[2] not in listed
+    assert (before, revoked.returncode, status()) == (200, 0, 401)
+    assert again.returncode == 1
+    assert "tagwarden token list" in again.stderr
+    admin = Path(environment["XDG_RUNTIME_DIR"], "tagwarden", "token").read_text()
+    log = httpx2.get(f"{url}/v1/audit", headers={"Authorization": f"Bearer {admin}"}).json()["items"]
+    assert [event["kind"] for event in log if event["actor"] == "system:operator"] == ["token.revoked", "token.created"]
+
+
 def test_the_secret_of_a_token_is_nowhere_in_the_database(environment: dict[str, str], tmp_path: Path) -> None:
     secret = tagwarden(environment, "token", "create", "wang", "--unit", "retail").stdout.split("_", 2)[2][:43]
 
