@@ -1,10 +1,9 @@
-"""Ticket issue under load: requests/s, latency, and the server's CPU time per request, beside two named peers.
+"""Ticket issue under load: requests/s, latency, and the server's CPU time per request, beside a named peer.
 
     python bench/tickets.py [seconds]
 
-Peers, measured in the same run with the same load tool (wrk, 32 connections, one thread):
-- `fastapi+pydantic`: a bare FastAPI route that only parses the same body and answers; what the framework costs.
-- `oauth grant`: not here yet; node `oidc-provider` is the peer of the trust milestone.
+The peer, in the same run and with the same load tool (wrk, 32 connections, one thread), is `fastapi+pydantic`: a bare
+FastAPI route that only parses the same body and answers; what the framework costs.
 
 CPU time is read from /proc for the server process alone, so that ratios hold on a busy machine.
 """
@@ -109,7 +108,10 @@ def measure(
         used = cpu_seconds(server.pid) - before
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=20)
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
     requests = int(re.search(r"(\d+) requests in", report)[1])
     if failed := re.search(r"Non-2xx or 3xx responses: (\d+)", report):
         sys.exit(f"{failed[1]} of {requests} requests were refused; the figures would mean nothing")

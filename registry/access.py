@@ -54,7 +54,6 @@ class Permit:
     """A permission the policy gave: to whom, for what, by which decision."""
 
     actor: Actor
-    matter: Matter
     unit: str
     decision: Decision
 
@@ -102,7 +101,7 @@ def May(action: str, about: Callable[..., Any] = nothing_in_particular) -> Calla
         decision = decide(gate, actor, action, matter)
         if not decision.allowed:
             raise refusal(actor, action, matter, unit, decision)
-        return Permit(actor, matter, unit, decision)
+        return Permit(actor, unit, decision)
 
     permitted.access = f"may {action}"  # type: ignore[attr-defined]
     return permitted

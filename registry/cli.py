@@ -117,7 +117,9 @@ def list_tokens() -> None:
     settings = _settings()
 
     def read() -> list[str]:
-        with db.reading(db.open_engine(settings)) as session:
+        engine = db.open_engine(settings)
+        db.migrate(engine)
+        with db.reading(engine) as session:
             return [_token_line(row) for row in identity.tokens(session)]
 
     for line in _in_words(read):
@@ -134,7 +136,9 @@ def revoke_token(token_id: str) -> None:
     settings = _settings()
 
     def end() -> None:
-        with db.writing(db.open_engine(settings)) as session:
+        engine = db.open_engine(settings)
+        db.migrate(engine)
+        with db.writing(engine) as session:
             row = identity.revoke_token(session, token_id)
             actor = identity.Actor(OPERATOR, (), row.business_unit)
             audit_log.record(session, "token.revoked", actor, detail={"user": row.actor, "token": row.id})

@@ -24,7 +24,6 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from registry.settings import Settings
@@ -73,14 +72,6 @@ def migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-
-
-def is_migrated(engine: Engine) -> bool:
-    try:
-        with engine.connect() as connection:
-            return connection.execute(text("select version_num from alembic_version")).first() is not None
-    except OperationalError:
-        return False
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -185,6 +185,13 @@ def test_a_revoked_token_opens_nothing(environment: dict[str, str], served: tupl
     assert [event["kind"] for event in log if event["actor"] == "system:operator"] == ["token.revoked", "token.created"]
 
 
+def test_a_registry_that_was_never_started_has_no_tokens(environment: dict[str, str]) -> None:
+    listed, revoked = tagwarden(environment, "token", "list"), tagwarden(environment, "token", "revoke", "0123456789ab")
+
+    assert (listed.returncode, listed.stdout) == (0, "")
+    assert "`0123456789ab` is not the id of a token" in revoked.stderr
+
+
 def test_the_secret_of_a_token_is_nowhere_in_the_database(environment: dict[str, str], tmp_path: Path) -> None:
     secret = tagwarden(environment, "token", "create", "wang", "--unit", "retail").stdout.split("_", 2)[2][:43]
 

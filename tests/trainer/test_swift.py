@@ -124,6 +124,23 @@ def test_a_recipe_that_raises_is_reported_and_its_cause_kept(
     assert live_registry.events("run.failed")
 
 
+def test_what_a_recipe_refuses_keeps_its_name_and_ends_the_run(
+    encoder: Path, tmp_path: Path, settings: Settings, live_registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Choosy:
+        def train(self, job: Any) -> Any:
+            raise DatasetInvalid("the rows contradict each other; mend them")
+
+    monkeypatch.setattr("trainer.recipes.load", lambda _name: Choosy())
+
+    with pytest.raises(DatasetInvalid, match="contradict"):
+        SwiftTrainer(classifier(encoder, tmp_path), labelled_rows(48, 1), settings=settings).train()
+
+    assert [event.reason for event in live_registry.events("run.failed")] == [
+        "the rows contradict each other; mend them"
+    ]
+
+
 def test_a_failure_whose_report_is_refused_stays_the_failure(
     encoder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

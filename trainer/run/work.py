@@ -53,7 +53,8 @@ def execute(
     Raises:
         TicketInvalid: the permit, or what it is about to be used for, is not what was signed.
         TicketUsed, TicketExpired: it cannot be redeemed.
-        TrainingFailed: the recipe raised; the run is reported failed.
+        TrainingFailed: the recipe broke; the run is reported failed.
+        Problem: the recipe refused the data or the arguments; the run is reported failed.
         KeyboardInterrupt: a second Ctrl-C, or one that came before training; the run is reported interrupted.
     """
     # 1-12. The signed bytes, offline.
