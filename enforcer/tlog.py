@@ -1,8 +1,8 @@
 """The audit log as a Merkle tree: what is in it can be proven, what is changed in it shows.
 
 Tree hashing and inclusion proofs are those of RFC 6962 section 2.1; the signed head is a C2SP tlog-checkpoint (a
-signed note with an Ed25519 line). A leaf is the RFC 8785 form of the event as it stands on the wire, so that an export
-is all an auditor needs.
+signed note with an Ed25519 line). An entry is the RFC 8785 form of the event without its personal part, for which a
+salted hash stands: so a name can be erased from the books, salt and all, and every proof stays valid.
 """
 
 import base64
@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,35 @@ class LogInvalid(Exception):
     """A checkpoint, proof or export that does not hold; the message names the first thing that does not fit."""
 
 
-def leaf_hash(event: dict[str, Any]) -> bytes:
-    """`SHA-256(0x00 || JCS(event))`. `event` is the JSON form of `wire.Event`."""
-    return hashlib.sha256(b"\x00" + rfc8785.dumps(event)).digest()
+# What may speak of people. `ERASED` is what stands there when salt and values are gone.
+PERSONAL = ("actor", "groups", "reason", "detail")
+ERASED: dict[str, Any] = {"actor": "erased", "groups": [], "reason": None, "detail": {}}
+
+
+def personal_hash(salt: str, event: Mapping[str, Any]) -> str:
+    """`sha256:SHA-256(salt || JCS(personal part))`, salt in hex. Without the salt nobody can try names."""
+    personal = {name: event[name] for name in PERSONAL}
+    return f"sha256:{hashlib.sha256(bytes.fromhex(salt) + rfc8785.dumps(personal)).hexdigest()}"
+
+
+def entry(event: Mapping[str, Any]) -> bytes:
+    """The log entry of an event in the JSON form of `wire.Event`.
+
+    Raises:
+        LogInvalid: its personal part is neither what was hashed nor erased.
+    """
+    if event["salt"] is None:
+        fits = all(event[name] == value for name, value in ERASED.items())
+    else:
+        fits = personal_hash(event["salt"], event) == event["personal_hash"]
+    if not fits:
+        raise LogInvalid(f"event `{event['id']}`: its personal part is not what was logged")
+    return rfc8785.dumps({"v": 1, **{name: value for name, value in event.items() if name not in (*PERSONAL, "salt")}})
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """RFC 6962 section 2.1: `SHA-256(0x00 || entry)`."""
+    return hashlib.sha256(b"\x00" + entry).digest()
 
 
 def _node_hash(left: bytes, right: bytes) -> bytes:
@@ -175,7 +201,7 @@ def verify_export(lines: Iterable[str], keys: KeySet) -> Verified:
             if not isinstance(record["event"], dict) or not isinstance(record["index"], int):
                 raise ValueError("`event` is an object and `index` a number")
             index, path = record["index"], [base64.b64decode(node, validate=True) for node in record["proof"]]
-            root = root_of_path(leaf_hash(record["event"]), index, head.size, path)
+            root = root_of_path(leaf_hash(entry(record["event"])), index, head.size, path)
         except LogInvalid as error:
             raise LogInvalid(f"line {number}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

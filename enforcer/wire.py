@@ -318,7 +318,12 @@ class RunPage(_Answer):
 
 
 class Event(_Answer):
-    """One thing that happened or was refused. Logged exactly as it stands here (`enforcer.tlog`)."""
+    """One thing that happened or was refused. `enforcer.tlog.entry` makes the log entry from exactly this.
+
+    `digest` is that of what the event is about (the ticket, the manifest), `groups_digest` that of the caller's
+    groups. `salt` (hex) opens `personal_hash`, which stands in the log for actor, groups, reason and detail; when these
+    were erased, so was the salt.
+    """
 
     id: str
     at: datetime
@@ -334,8 +339,12 @@ class Event(_Answer):
     run_id: str | None
     ticket_id: str | None
     proposal_id: str | None
+    digest: Digest | None
+    groups_digest: Digest
     reason: str | None
     detail: dict[str, Any]
+    personal_hash: Digest
+    salt: str | None
 
 
 class EventPage(_Answer):

@@ -8,15 +8,19 @@ commit, so their order is not the order of anything.
 import csv
 import io
 import json
+import secrets
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
+import rfc8785
 from sqlalchemy import Engine, func
 from sqlmodel import Session, col, delete, select
 
 from enforcer import tlog, wire
 from enforcer.keys import SigningKey
 from enforcer.problems import Problem
+from enforcer.runspec import digest
 from registry import db
 from registry.identity import Actor
 from registry.paging import Filter
@@ -25,21 +29,38 @@ from registry.tables import Event, LogEntry, PendingEntry
 COLUMNS = tuple(wire.Event.model_fields)
 
 
+def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> dict[str, Any]:
+    """The columns of one event, with its salted hash. `facts` are columns, too; the unit is the actor's unless another
+    is named."""
+    salt = secrets.token_hex(16)
+    event: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+        "id": db.uuid7(),
+        "at": db.utc_now(),
+        "kind": kind,
+        "outcome": outcome,
+        "actor": actor.id,
+        "groups": list(actor.groups),
+        "groups_digest": digest(rfc8785.dumps(sorted(actor.groups))),
+        "business_unit": actor.business_unit,
+        "detail": {},
+        "salt": salt,
+        **facts,
+    }
+    return {**event, "personal_hash": tlog.personal_hash(salt, event)}
+
+
+def leaf_of(event: dict[str, Any]) -> bytes:
+    """The leaf hash of an event that is not yet a row."""
+    return tlog.leaf_hash(tlog.entry({**event, "at": _moment(event["at"])}))
+
+
 def record(session: Session, kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> Event:
-    """Write one event. `facts` are columns of `Event`; the unit is the actor's unless another is named."""
-    facts.setdefault("business_unit", actor.business_unit)
-    event = Event(
-        id=db.uuid7(),
-        at=db.utc_now(),
-        kind=kind,
-        outcome=outcome,
-        actor=actor.id,
-        groups=list(actor.groups),
-        **{"detail": {}, **facts},
-    )
+    """Write one event, and that its place in the log is open."""
+    columns = describe(kind, actor, outcome=outcome, **facts)
+    event = Event(**columns)
     session.add(event)
     session.flush()
-    session.add(PendingEntry(event_id=event.id, leaf_hash=tlog.leaf_hash(as_document(event))))
+    session.add(PendingEntry(event_id=event.id, leaf_hash=leaf_of(columns)))
     return event
 
 
@@ -106,8 +127,13 @@ def export_csv(session: Session, wanted: Filter) -> Iterator[str]:
 
 
 def as_document(event: Event) -> dict[str, Any]:
-    """The event exactly as it stands on the wire and in the log."""
+    """The event exactly as it stands on the wire; `tlog.entry` makes its log entry of this."""
     return wire.Event.model_validate(event).model_dump(mode="json")
+
+
+def _moment(at: datetime) -> str:
+    """As pydantic writes a UTC time, so that the leaf hashed now is the leaf of the row read later."""
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def _cell(value: object) -> str:

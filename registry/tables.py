@@ -186,7 +186,8 @@ class Run(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """One thing that happened or was refused. Rows are never updated or deleted (triggers, migration 0001)."""
+    """One thing that happened or was refused. Rows are never deleted, and updated only to erase what is personal
+    (triggers, migration 0001)."""
 
     __table_args__ = (
         Index("event_by_unit", "business_unit", "id"),
@@ -209,8 +210,12 @@ class Event(SQLModel, table=True):
     run_id: str | None = Field(default=None, index=True)
     ticket_id: str | None = None
     proposal_id: str | None = None
+    digest: str | None = None
+    groups_digest: str
     reason: str | None = None
     detail: dict[str, Any] = _json()
+    personal_hash: str
+    salt: str | None = None
 
 
 class PendingEntry(SQLModel, table=True):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def definition(leaves: list[bytes]) -> bytes:
 
 
 def leaves_of(count: int) -> list[bytes]:
-    return [tlog.leaf_hash({"n": number}) for number in range(count)]
+    return [tlog.leaf_hash(b"%d" % number) for number in range(count)]
 
 
 @pytest.mark.parametrize("size", range(1, 70))
@@ -68,9 +69,37 @@ def test_the_empty_log_has_the_hash_of_nothing() -> None:
     assert Tree([]).root == definition([])
 
 
+def event_of(name: str, **changes: Any) -> dict[str, Any]:
+    personal = {"actor": "user:li", "groups": ["nlp"], "reason": None, "detail": {"gpus": 1}}
+    salt = "5a" * 16
+    return {
+        "id": name,
+        "kind": "test",
+        **personal,
+        "salt": salt,
+        "personal_hash": tlog.personal_hash(salt, personal),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("field", tlog.PERSONAL)
+def test_a_changed_personal_part_is_no_entry(field: str) -> None:
+    with pytest.raises(LogInvalid, match="`e1`: its personal part is not what was logged"):
+        tlog.entry(event_of("e1", **{field: "another"}))
+
+
+def test_an_erased_event_keeps_its_leaf() -> None:
+    erased = event_of("e1", **tlog.ERASED, salt=None)
+
+    assert tlog.entry(erased) == tlog.entry(event_of("e1"))
+    assert b"user:li" not in tlog.entry(erased)
+    with pytest.raises(LogInvalid):
+        tlog.entry({**erased, "actor": "user:wang"})
+
+
 def export(count: int = 5) -> list[str]:
-    events = [{"id": f"e{number}", "kind": "test"} for number in range(count)]
-    tree = Tree(tlog.leaf_hash(event) for event in events)
+    events = [event_of(f"e{number}") for number in range(count)]
+    tree = Tree(tlog.leaf_hash(tlog.entry(event)) for event in events)
     note = tlog.sign_checkpoint("registry.example/tlog", count, tree.root, KEY)
     return list(tlog.export_lines(note, ((i, event, tree.proof(i)) for i, event in enumerate(events))))
 
@@ -96,6 +125,7 @@ def test_an_export_holds() -> None:
     ("spoil", "says"),
     [
         (lambda lines: [line.replace('"e2"', '"e9"') for line in lines], "line 4: event `e9` is not in the log"),
+        (lambda lines: [line.replace('"gpus":1', '"gpus":2') for line in lines], "line 2: event `e0`: its personal"),
         (lambda lines: [*lines, lines[1]], "line 7: entry 0 stands twice"),
         (lambda lines: lines[1:], "line 1 is not a record"),
         (lambda lines: [lines[0].replace("\\n5\\n", "\\n6\\n"), *lines[1:]], "signature .* does not hold"),
@@ -103,7 +133,7 @@ def test_an_export_holds() -> None:
         (lambda lines: [*lines[:2], "nonsense"], "line 3 is not a record"),
         (lambda lines: [*lines[:2], lines[2].replace('"index":1', '"index":7')], "line 3: index 7 is outside"),
         (lambda lines: [], "the export is empty"),
-        (lambda lines: [*lines[:2], lines[2].replace('{"id":"e1","kind":"test"}', '"x"')], "line 3 is not a record"),
+        (lambda lines: [*lines[:2], json.dumps({**json.loads(lines[2]), "event": "x"})], "line 3 is not a record"),
         (lambda lines: [*lines[:2], "[" * 100_000], "line 3 is not a record"),
         (lambda lines: ["[]"], "line 1 is not a record"),
     ],

@@ -12,7 +12,11 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-IMMUTABLE = ("event", "log_entry", "tag_version", "review")
+IMMUTABLE = ("log_entry", "tag_version", "review")
+LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
+    "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
+    "ticket_id", "proposal_id", "digest", "groups_digest", "personal_hash",
+)
 
 
 def _refuse(name: str, table: str, verb: str, message: str, when: str) -> None:
@@ -35,6 +39,14 @@ def _add_triggers() -> None:
     for table in IMMUTABLE:
         for verb in ("update", "delete"):
             _refuse(f"{table}_no_{verb}", table, verb, f"rows of {table} are never changed", "true")
+    _refuse("event_no_delete", "event", "delete", "rows of event are never changed", "true")
+    same = " and ".join(f"new.{column} is not distinct from old.{column}" for column in LOGGED)
+    erased = "new.salt is null and new.actor = 'erased' and new.reason is null"
+    emptied = "cast(new.groups as text) = '[]' and cast(new.detail as text) = '{}'"
+    _refuse(
+        "event_only_erased", "event", "update", "rows of event are never changed, only erased",
+        f"not ({erased} and {emptied} and {same})",
+    )
     _refuse(
         "proposal_decided", "proposal", "update", "a decided proposal is never changed", "old.state <> 'open'"
     )
@@ -72,8 +84,12 @@ def upgrade() -> None:
     sa.Column('run_id', sa.String(), nullable=True),
     sa.Column('ticket_id', sa.String(), nullable=True),
     sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('digest', sa.String(), nullable=True),
+    sa.Column('groups_digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=True),
     sa.Column('detail', sa.JSON(), nullable=False),
+    sa.Column('personal_hash', sa.String(), nullable=False),
+    sa.Column('salt', sa.String(), nullable=True),
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('event_by_actor', 'event', ['actor', 'id'], unique=False)
