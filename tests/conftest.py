@@ -189,3 +189,17 @@ def live_registry(tmp_path: Path) -> Iterator[LiveRegistry]:
     live.start()
     yield live
     live.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database on a real server. One for all tests: each brings its own names."""
+    from clusters import Cluster, NoServer
+
+    try:
+        cluster = Cluster(tmp_path_factory.mktemp("postgresql"), free_port())
+    except NoServer as missing:
+        pytest.skip(str(missing))
+    cluster.start()
+    yield cluster.url
+    cluster.stop()

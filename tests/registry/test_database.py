@@ -1,11 +1,7 @@
 """The schema: what the migrations make is what the tables say; and the same service on PostgreSQL."""
 
-import os
-import pwd
-import shutil
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,8 +18,6 @@ from enforcer import tlog
 from enforcer.keys import KeySet, SigningKey
 from registry import db
 from registry.settings import Settings
-
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 
 def drift(registry: Registry) -> list[object]:
@@ -46,38 +40,6 @@ def test_sqlite_survives_a_power_cut(registry: Registry) -> None:
         settings = [connection.execute(text(f"pragma {name}")).scalar() for name in ("journal_mode", "synchronous")]
 
     assert settings == ["wal", 2]
-
-
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server in a folder of its own, gone afterwards."""
-    if not BINARIES:
-        pytest.skip("no PostgreSQL server programs in /usr/lib/postgresql; install the package `postgresql`")
-    folder = tmp_path_factory.mktemp("postgresql")
-    port = free_port()
-    as_user: dict[str, object] = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        try:
-            account = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("running as root without an account `postgres` to run the server as")
-        for place in (folder, *folder.parents):
-            if place == Path("/tmp") or place.stat().st_uid != 0 or place == Path("/"):
-                break
-            place.chmod(0o755)
-        shutil.chown(folder, account.pw_uid, account.pw_gid)
-        as_user = {"user": account.pw_uid, "group": account.pw_gid}
-    binaries = BINARIES[0]
-
-    def pg(program: str, *arguments: str) -> None:
-        command = [str(binaries / program), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **as_user)  # type: ignore[call-overload]
-
-    pg("initdb", "-D", f"{folder}/data", "-U", "tagwarden", "-A", "trust", "--no-sync")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-    pg("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
-    yield f"postgresql://tagwarden@127.0.0.1:{port}/postgres"
-    pg("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
 
 
 @pytest.mark.postgresql
