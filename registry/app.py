@@ -8,14 +8,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enforcer import problems, wire
 from enforcer.problems import Problem
-from registry import audit
+from registry import audit, db
 from registry.access import Attempt
 from registry.books import Books
 from registry.routes import audit as audit_routes
@@ -67,6 +67,7 @@ def _routed() -> FastAPI:
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(ConnectionError, _database_error)  # pg8000 lets the socket's own out of a rollback
     app.add_exception_handler(Exception, _our_fault)
     return app
 
@@ -141,8 +142,7 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _database_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DBAPIError)
-    if not (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)):
+    if isinstance(error, DBAPIError) and not db.is_away(error):
         return _our_fault(request, error)
     log.error("the database does not answer: %s", error)
     problem = problems.Unavailable("the registry's database does not answer; nothing was changed. Try again")

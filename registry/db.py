@@ -24,6 +24,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlmodel import Session
 
 from registry.settings import Settings
@@ -100,6 +101,20 @@ def queue_for(session: Session, what: str) -> None:
     connection = session.connection()
     if connection.dialect.name == "postgresql":
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})
+
+
+def is_away(error: DBAPIError) -> bool:
+    """The database cannot answer now, as against a statement of ours that it does not take.
+
+    pg8000 raises whatever a starting, stopping or overfull server says as a ProgrammingError, so its SQLSTATE class
+    decides: 08 connection, 53 resources (disk full, too many connections), 57 intervention (shutdown, starting up).
+    """
+    said: object = error.orig
+    while isinstance(said, BaseException):  # the legacy interface wraps one in the other
+        said = said.args[0] if said.args else None
+    if isinstance(said, dict) and str(said.get("C"))[:2] in ("08", "53", "57"):
+        return True
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 def utc_now() -> datetime:

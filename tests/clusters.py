@@ -1,10 +1,12 @@
 """A real PostgreSQL server in a folder of its own, that tests may start, kill and start again."""
 
+import contextlib
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,7 @@ class Cluster:
     folder: Path
     port: int
     _as_user: dict[str, object] = field(init=False)
+    _server: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         if not BINARIES:
@@ -32,21 +35,30 @@ class Cluster:
         return f"postgresql://tagwarden@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
-        self._run("pg_ctl", "-D", f"{self.folder}/data", "-o", options, "-l", f"{self.folder}/log", "-w", "start")
+        """As our own child, so that it can be reaped: a zombie still owns its lock file."""
+        command = [str(BINARIES[0] / "postgres"), "-D", f"{self.folder}/data", "-p", str(self.port)]
+        command += ["-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"]
+        with (self.folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as_user)  # type: ignore[call-overload]
+        self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), until_done_s=30)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "stop")
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(timeout=30)
 
     def kill(self) -> None:
         """As a power cut would: the postmaster and all its children, without a word."""
-        postmaster = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        for pid in [postmaster, *map(int, children)]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        pid = self._server.pid
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for victim in [pid, *children]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        self._server.wait()
+        # Whoever still holds the shared memory keeps the next server from starting.
+        deadline = time.monotonic() + 10
+        while any(_lives(child) for child in children):
+            assert time.monotonic() < deadline, "the server does not die"
+            time.sleep(0.01)
 
     def _account(self) -> dict[str, object]:
         if os.getuid() != 0:
@@ -62,6 +74,19 @@ class Cluster:
         shutil.chown(self.folder, account.pw_uid, account.pw_gid)
         return {"user": account.pw_uid, "group": account.pw_gid}
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str, until_done_s: float = 0) -> None:
         command = [str(BINARIES[0] / program), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **self._as_user)  # type: ignore[call-overload]
+        deadline = time.monotonic() + until_done_s
+        while True:
+            last = time.monotonic() >= deadline
+            done = subprocess.run(command, check=last, stdout=subprocess.DEVNULL, cwd=self.folder, **self._as_user)  # type: ignore[call-overload]
+            if done.returncode == 0:
+                return
+            time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
