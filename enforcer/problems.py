@@ -10,7 +10,7 @@ what to do next.
     ├── NotPermitted (403)       somebody we know, but the policy says no
     ├── NotFound (404)           no such thing
     ├── Conflict (409)           the state of things forbids it
-    └── Unavailable (503)        try again later
+    └── Unavailable (503, 429)   try again later
 """
 
 from typing import Any, ClassVar
@@ -168,6 +168,39 @@ class TooLarge(Invalid):
     status, code, title = 413, "too-large", "the body is too large"
 
 
+class TooDeep(Malformed):
+    """Nesting that no document of ours has; refused before it is parsed."""
+
+    code, title = "too-deep", "the body is nested too deeply"
+
+
+class UnsupportedMediaType(Invalid):
+    status, code, title = 415, "unsupported-media-type", "not a format that is read here"
+
+
+class CrossOrigin(NotPermitted):
+    """A page of another site had a browser send this."""
+
+    code, title = "cross-origin", "other sites may not call this"
+
+
+class Misdirected(Problem):
+    """RFC 9110 section 15.5.20: the `Host` is not a name of this service (DNS rebinding looks like that)."""
+
+    status, code, title = 421, "misdirected-request", "not a name of this service"
+
+
+class RateLimited(Unavailable):
+    """Too many requests at once. `budget` says of which kind, `retry_after_s` when the next one is welcome.
+
+    `unsaid` is None where this refusal shall not be recorded, since the same was moments ago; otherwise how many were
+    left unrecorded before it.
+    """
+
+    status, code, title = 429, "rate-limited", "too many requests"
+    unsaid: int | None = 0
+
+
 class MethodNotAllowed(Problem):
     status, code, title = 405, "method-not-allowed", "not here"
 
@@ -210,7 +243,7 @@ class TrainingFailed(Problem):
 def from_document(document: dict[str, Any], status: int) -> Problem:
     """Raise-able again on the other end: the class with this `code`, or the nearest by status."""
     known = {problem.code: problem for problem in _tree(Problem)}
-    families = (Invalid, Unauthenticated, NotPermitted, NotFound, Conflict, Unavailable, InternalError)
+    families = (Invalid, Unauthenticated, NotPermitted, NotFound, Conflict, RateLimited, Unavailable, InternalError)
     nearest = next((family for family in families if family.status == status), Problem)
     kind = known.get(str(document.get("code")), nearest)
     facts = {k: v for k, v in document.items() if k not in {"type", "title", "status", "code", "detail"}}

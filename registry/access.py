@@ -6,14 +6,15 @@
     LeaseHolder                 the token that redemption gave
     Public                      health, public keys, the API's description: nothing else
 
-Each leaves `access` on the dependency, so that a test can prove that no route goes without.
+Whoever is known is counted against a budget (`rates.py`), and asks with query parameters that the route declares. Each
+leaves `access` on the dependency, so that a test can prove that no route goes without.
 """
 
 import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -22,10 +23,11 @@ from enforcer import proofs, tickets
 from enforcer.policy.conditions import Context
 from enforcer.policy.snapshot import ANY_TAG, Decision, Snapshot
 from enforcer.policy.snapshot import Request as Question
-from enforcer.problems import NotPermitted, TicketInvalid, Unauthenticated
-from registry import db
+from enforcer.problems import NotPermitted, RateLimited, TicketInvalid, Unauthenticated
+from registry import db, limits
 from registry.books import TheBooks
 from registry.identity import Actor, identify
+from registry.rates import Budget
 from registry.tables import Run
 
 
@@ -73,15 +75,47 @@ def attempt(request: Request, action: str, actor: Actor, **facts: Any) -> Attemp
     return noted
 
 
+def admit(request: Request, actor: Actor, budget: Budget | None = None, *, counted: str | None = None) -> None:
+    """Let in a caller whose credential held: count the request, by `counted` where that is not the actor.
+
+    Raises:
+        RateLimited: the budget is used up; on record at most once a minute.
+        Malformed: a query parameter that the route does not take.
+    """
+    request.state.admitted = True
+    budget = budget or ("reads" if request.method in limits.ASKING else "writes")
+    try:
+        request.app.state.books.rates.take(counted or actor.id, budget)
+    except RateLimited as refusal:
+        refuse_rate(request, actor, refusal)
+    limits.only_declared_parameters(request)
+
+
+def refuse_rate(request: Request, actor: Actor, refusal: RateLimited) -> NoReturn:
+    """Note it as an attempt of its own kind, unless the same was noted moments ago: refusals must not fill the log.
+
+    Raises:
+        RateLimited: always.
+    """
+    request.state.attempt = None
+    if refusal.unsaid is not None:
+        attempt(request, "rate-limit", actor, detail={"budget": refusal.facts["budget"], "unrecorded": refusal.unsaid})
+    raise refusal
+
+
 async def nothing_in_particular() -> Matter:
     return Matter()
 
 
-def May(action: str, about: Callable[..., Any] = nothing_in_particular) -> Callable[..., Permit]:  # noqa: N802
+def May(  # noqa: N802
+    action: str, about: Callable[..., Any] = nothing_in_particular, *, budget: Budget | None = None
+) -> Callable[..., Permit]:
     """A dependency that yields a `Permit`, or refuses and has the refusal recorded."""
 
     async def tried(request: Request, actor: Caller) -> Actor:
-        return attempt(request, action, actor).actor
+        attempt(request, action, actor)
+        admit(request, actor, budget)
+        return actor
 
     def permitted(
         request: Request,
@@ -146,7 +180,8 @@ def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Deci
     )
 
 
-async def signed_in(actor: Caller) -> Actor:
+async def signed_in(request: Request, actor: Caller) -> Actor:
+    admit(request, actor)
     return actor
 
 
@@ -188,6 +223,7 @@ def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
     proven = proofs.check(request.headers.get("dpop", ""), method=request.method, url=url, ticket=token)
     if not hmac.compare_digest(proven.thumbprint, claims.cnf.jkt):
         raise TicketInvalid("the proof is by another key than the ticket names (`cnf.jkt`)", step=13)
+    admit(request, request.state.attempt.actor, counted=claims.txn)
     return HeldTicket(claims, proven.proof_id)
 
 
@@ -222,6 +258,7 @@ def lease_holder(
         actor = Actor(run.actor, (), run.business_unit)
         facts = {"task_type": run.task_type, "version": run.version, "run_id": run.id, "ticket_id": run.jti}
     attempt(request, request.url.path.rpartition("/")[2], actor, **facts)
+    admit(request, actor, counted=run_id)
     return HeldLease(run_id)
 
 
@@ -233,8 +270,11 @@ def lease_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-async def public() -> None:
-    """Anybody."""
+async def public(request: Request) -> None:
+    """Anybody, counted by address. Probes are not: a service that is busy must not seem dead."""
+    if request.scope["path"] not in limits.PROBES:
+        request.app.state.books.rates.take(limits.address(request.scope), "public")
+    limits.only_declared_parameters(request)
 
 
 public.access = "public"  # type: ignore[attr-defined]

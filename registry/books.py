@@ -14,6 +14,7 @@ from enforcer.keys import DEV_PREFIX, KeySet, SigningKey
 from enforcer.policy import rules
 from enforcer.policy.snapshot import Snapshot
 from registry import db
+from registry.rates import Rates
 from registry.settings import Settings, is_loopback
 from registry.tables import Tag
 
@@ -25,7 +26,11 @@ class Books:
     ticket_key: SigningKey
     log_key: SigningKey
     policy: rules.Policy
+    rates: Rates = field(init=False, repr=False)
     _snapshot: Snapshot | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.rates = Rates(self.settings.budgets)
 
     @classmethod
     def open(cls, settings: Settings) -> "Books":

@@ -8,9 +8,10 @@ import time
 from datetime import UTC, datetime
 
 import uvicorn
+from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from registry import audit, db, tags
+from registry import audit, db, logs, tags
 from registry.app import create_app, describe
 from registry.books import Books
 from registry.identity import leave_local_token
@@ -55,9 +56,7 @@ def serve(settings: Settings) -> None:
     Raises:
         RefusedToStart: the address is taken, or `prepare` refuses.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("casbin", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
     listener = _listen(settings)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -69,8 +68,23 @@ def serve(settings: Settings) -> None:
         log.info("local user's token: %s", file)
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", lifespan="off"))
-    server.run(sockets=[listener])
+    uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
+
+
+def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Says nothing of itself, logs through our handler, and believes `X-Forwarded-For` only from proxies that are named:
+    who can write it, chooses by which address the guesses are counted."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or None,
+    )
 
 
 def _keep_sequencing(books: Books) -> None:

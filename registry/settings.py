@@ -7,11 +7,14 @@ import ipaddress
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.rates import Budget
 
 PACKAGED_POLICIES = Path(__file__).parent / "_policies"
 CHECKED_OUT_POLICIES = Path(__file__).parent.parent / "policies"
@@ -40,6 +43,20 @@ class Settings(BaseSettings):
     ticket_ttl_s: int = Field(default=900, ge=30, le=3600, description="how long a ticket may be redeemed")
     lease_ttl_s: int = Field(default=600, ge=15, le=86_400, description="how long a run may stay silent")
     approvals_needed: int = Field(default=2, ge=1, le=10, description="approvals that a proposal needs")
+    allowed_hosts: str = Field(
+        default="", description="further names under which clients call the service, comma-separated, without ports"
+    )
+    trusted_proxies: str = Field(
+        default="", description="addresses or networks, comma-separated, whose `X-Forwarded-For` names the client"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="`json` is one object a line")
+    # A principal's budgets: so many a minute, all of which may come at once; 0 is no limit. Each process has its own.
+    reads_per_minute: int = Field(default=6_000, ge=0, description="reads of a principal")
+    writes_per_minute: int = Field(default=1_200, ge=0, description="changes by a principal; heartbeats count by run")
+    tickets_per_minute: int = Field(default=1_200, ge=0, description="ticket requests of a principal")
+    exports_per_minute: int = Field(default=30, ge=0, description="exports of the audit log by a principal")
+    public_per_minute: int = Field(default=6_000, ge=0, description="public keys, by client address")
+    failures_per_minute: int = Field(default=60, ge=0, description="failed sign-ins, by client address")
 
     @field_validator("public_url")
     @classmethod
@@ -50,6 +67,14 @@ class Settings(BaseSettings):
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in url:
             raise ValueError("public_url must be an http(s) URL without credentials, query or fragment")
         return url.rstrip("/")
+
+    @property
+    def more_hosts(self) -> tuple[str, ...]:
+        return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
+
+    @property
+    def budgets(self) -> dict[Budget, int]:
+        return {budget: getattr(self, f"{budget}_per_minute") for budget in get_args(Budget)}
 
     @property
     def issuer(self) -> str:

@@ -71,7 +71,7 @@ def list_events(
 @router.get("/v1/audit:export", operation_id="exportEvents", response_class=StreamingResponse)
 def export_events(
     query: Annotated[ExportQuery, Query()],
-    auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_in_export))],
+    auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_in_export, budget="exports"))],
     books: TheBooks,
 ) -> StreamingResponse:
     """All matching events, oldest first. `ndjson` carries a signed checkpoint and a proof for each event."""

@@ -37,7 +37,7 @@ def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -
 )
 def issue_ticket(
     asked: wire.TicketRequest,
-    trainer: Annotated[Permit, Depends(May("submit", about=_run_in_body))],
+    trainer: Annotated[Permit, Depends(May("submit", about=_run_in_body, budget="tickets"))],
     books: TheBooks,
     response: Response,
     idempotency_key: Annotated[str, Header(min_length=8, max_length=80)],

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from itertools import chain
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,7 +226,7 @@ def test_the_committed_openapi_document_is_the_apps(environment: dict[str, str])
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_openapi_document_is_valid_and_promises_problem_json() -> None:
+def test_the_openapi_document_is_valid_and_promises_problem_json_for_each_status() -> None:
     from openapi_spec_validator import validate
 
     document = json.loads(Path("openapi/registry.json").read_text())
@@ -233,4 +234,7 @@ def test_the_openapi_document_is_valid_and_promises_problem_json() -> None:
     validate(document)
     for path in document["paths"].values():
         for operation in path.values():
-            assert list(operation["responses"]["default"]["content"]) == ["application/problem+json"]
+            refusals = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
+            assert {"422", "500"} <= set(refusals)
+            assert {*chain.from_iterable(a["content"] for a in refusals.values())} == {"application/problem+json"}
+            assert "default" not in operation["responses"], "it would make every status a documented one"

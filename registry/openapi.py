@@ -1,0 +1,85 @@
+"""The OpenAPI document: every status that an operation can answer, and no other (`default` would allow all).
+
+What follows from the shape of a route is derived here; what its noun refuses stands in `NOT_FOUND` and `CONFLICT`.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from enforcer import wire
+
+PROBLEM_JSON = "application/problem+json"
+REFUSALS = {
+    401: "Nobody we know: no credential, or one that does not hold",
+    403: "The policy does not allow it; or a page of another site had a browser send it",
+    404: "No such thing",
+    409: "The state of things forbids it",
+    413: "The body is larger than 64 KiB",
+    415: "The body is not called what it should be in `Content-Type`",
+    421: "The `Host` is not a name of this service",
+    422: "The body, a parameter or a header is not what the operation takes",
+    429: "The caller, or this address by failed sign-ins, used up a budget; `Retry-After` says when to return",
+    500: "A broken promise of ours",
+    503: "The database does not answer; nothing was changed",
+}
+# Beside all that name a thing in their path.
+NOT_FOUND = {"issueTicket", "evaluate", "openProposal"}
+CONFLICT = {
+    "openProposal",
+    "reviewProposal",
+    "withdrawProposal",
+    "issueTicket",
+    "redeemTicket",
+    "cancelRun",
+    "sendHeartbeat",
+    "reportRun",
+}
+PROBES = {"healthz", "readyz"}
+POLICY = {"listEvents", "exportEvents", "listRuns", "getRun"}  # reads that the policy decides on
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    for path, operations in made["paths"].items():
+        for method, operation in operations.items():
+            operation["responses"].pop("422", None)
+            for status in _refusals(path, method, operation):
+                operation["responses"].setdefault(str(status), _refusal(status))
+    schemas = made["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["ProblemDocument"] = wire.ProblemDocument.model_json_schema()
+    return made
+
+
+def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
+    name = operation["operationId"]
+    found = {422, 500}
+    if name not in PROBES:
+        found |= {421, 429}
+    if name != "healthz":
+        found.add(503)
+    if operation.get("security") or name == "redeemTicket":
+        found.add(401)
+    if method != "get" or name in POLICY:
+        found.add(403)
+    if "{" in path or name in NOT_FOUND:
+        found.add(404)
+    if name in CONFLICT:
+        found.add(409)
+    if method != "get":
+        found |= {413, 415}
+    return sorted(found)
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    refusal: dict[str, Any] = {
+        "description": REFUSALS[status],
+        "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+    if status == 429:
+        seconds = {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}
+        refusal["headers"] = {"Retry-After": seconds}
+    return refusal
