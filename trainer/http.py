@@ -5,6 +5,7 @@ Documents in, documents out; refusals come back as the class that the registry r
 """
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,8 @@ from trainer import telemetry
 from trainer.settings import Settings
 
 PAUSES_S = (0.2, 1.0)  # between tries of a request whose answer got lost
+LATER = (429, 503)  # `Retry-After` says when
+LONGEST_WAIT_S = 60.0  # in all, for one request; a budget refills within a minute
 SKEW_WORTH_SAYING_S = 5.0
 LOST = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError)
 
@@ -71,7 +74,8 @@ class Link:
         again: bool = False,
         public: bool = False,
     ) -> bytes:
-        """Send one request and return the body of a 2xx answer. `again` marks it safe to repeat when an answer is lost.
+        """Send one request and return the body of a 2xx answer. `again` marks it safe to repeat: when an answer
+        is lost, and when the registry asks to come back later, as told, for up to a minute in all.
 
         Raises:
             RegistryUnreachable: no answer, or one that no registry gives.
@@ -87,6 +91,11 @@ class Link:
         if content is not None:
             headers["Content-Type"] = "application/json"
         answer = self._send(method, path, content, query, headers, again=again)
+        waited_s = 0.0
+        while again and (wait_s := _told_to_wait(answer)) is not None and waited_s + wait_s <= LONGEST_WAIT_S:
+            time.sleep(wait_s)
+            waited_s += wait_s
+            answer = self._send(method, path, content, query, headers, again=again)
         self._note_the_time(answer)
         if answer.is_success:
             return answer.content
@@ -159,6 +168,12 @@ class Link:
         except (TypeError, ValueError):
             return
         self.skew_s = said + 0.5 - time.time()  # the header is cut to whole seconds, so 0.5 late on average
+
+
+def _told_to_wait(answer: httpx2.Response) -> float | None:
+    """Seconds until the registry wants to be asked again, at least 1; None when it did not say so in seconds."""
+    told = answer.headers.get("Retry-After", "")
+    return float(max(1, int(told))) if answer.status_code in LATER and re.fullmatch(r"[0-9]{1,6}", told) else None
 
 
 def skew_in_words(skew_s: float) -> str | None:

@@ -70,7 +70,10 @@ def call(world: dict[str, Any], operation_id: str, caller: str, examples: int) -
     client = world["registry"].anonymous()
     headers = world["lease"] if caller == "admin" and operation_id in ("sendHeartbeat", "reportRun") else world[caller]
 
-    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+    takes_nothing = not (operation.definition.raw.get("parameters") or operation.definition.raw.get("requestBody"))
+    modes = [GenerationMode.POSITIVE, *([] if takes_nothing else [GenerationMode.NEGATIVE])]
+
+    for mode in modes:
 
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode), data=st.data())
         @hypothesis.settings(
@@ -88,6 +91,9 @@ def call(world: dict[str, Any], operation_id: str, caller: str, examples: int) -
             case.headers = given
             request = case.as_transport_kwargs(base_url=world["registry"].settings.issuer)
             request["headers"] = {**request["headers"], **headers}
+            request.pop("cookies", None)
+            if isinstance(request.get("data"), bytes | str):
+                request["content"] = request.pop("data")
             case.validate_response(client.request(**request), checks=CHECKS)
 
         answers_as_documented()
@@ -103,4 +109,4 @@ def test_every_answer_is_documented(world: dict[str, Any], operation_id: str, ca
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("operation_id", OPERATIONS)
 def test_every_answer_is_documented_at_length(world: dict[str, Any], operation_id: str, caller: str) -> None:
-    call(world, operation_id, caller, 20 if caller == "nobody" else 200)
+    call(world, operation_id, caller, 20 if caller == "nobody" else 100)

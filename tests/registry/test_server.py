@@ -9,8 +9,8 @@ import stat
 import subprocess
 import sys
 import time
-from itertools import chain
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import httpx2

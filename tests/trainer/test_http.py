@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from enforcer.problems import NotConfigured, NotPermitted, RegistryUnreachable, Unauthenticated
+from enforcer.problems import NotConfigured, NotPermitted, RateLimited, RegistryUnreachable, Unauthenticated
 from trainer import http, telemetry
 from trainer.client import Registry
 from trainer.http import Link, skew_in_words
@@ -92,6 +92,52 @@ def test_what_is_not_safe_to_repeat_is_asked_once(monkeypatch: pytest.MonkeyPatc
         flaky.ask("POST", "/v1/proposals/p/reviews", {})
 
     assert len(asked) == 1
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waits: list[float] = []
+    monkeypatch.setattr(http.time, "sleep", waits.append)
+    return waits
+
+
+def later(status: int, after: str) -> httpx2.Response:
+    return httpx2.Response(status, json=RateLimited("x").document(), headers={"Retry-After": after})
+
+
+def test_a_registry_that_asks_to_come_back_later_is_asked_again_then(slept: list[float]) -> None:
+    busy, asked = answering(later(429, "7"), later(503, "5"), httpx2.Response(200, content=b"{}"))
+
+    assert busy.ask("GET", "/v1/tags", again=True) == b"{}"
+    assert (slept, len(asked)) == ([7.0, 5.0], 3)
+
+
+def test_nobody_waits_longer_than_a_minute_in_all(slept: list[float]) -> None:
+    busy, asked = answering(later(429, "25"))
+
+    with pytest.raises(RateLimited):
+        busy.ask("GET", "/v1/tags", again=True)
+
+    assert (slept, len(asked)) == ([25.0, 25.0], 3)
+
+
+@pytest.mark.parametrize("after", ["61", "", "soon", "-1", "1.5", "Wed, 25 Nov 2026 07:28:00 GMT", "9" * 40])
+def test_what_is_no_short_wait_in_seconds_is_not_waited_for(slept: list[float], after: str) -> None:
+    busy, asked = answering(later(429, after))
+
+    with pytest.raises(RateLimited):
+        busy.ask("GET", "/v1/tags", again=True)
+
+    assert (slept, len(asked)) == ([], 1)
+
+
+def test_what_is_not_safe_to_repeat_is_not_repeated_later_either(slept: list[float]) -> None:
+    busy, asked = answering(later(429, "1"))
+
+    with pytest.raises(RateLimited):
+        busy.ask("POST", "/v1/proposals", {})
+
+    assert (slept, len(asked)) == ([], 1)
 
 
 def test_without_a_token_the_refusal_says_how_to_get_one() -> None:
