@@ -72,8 +72,8 @@ def serve(settings: Settings) -> None:
 
 
 def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """Says nothing of itself, logs through our handler, and believes `X-Forwarded-For` only from proxies that are named,
-    since who can write it chooses by which address guesses are counted."""
+    """Says nothing of itself, logs by our handler, and believes `X-Forwarded-For` only from proxies that are named:
+    who writes it chooses by which address guesses are counted."""
     return uvicorn.Config(
         app,
         host=settings.host,

@@ -1,4 +1,4 @@
-"""Refused before it is routed: wrong names, other sites, large, deep and ambiguous bodies. What every answer carries."""
+"""Refused before it is routed: wrong names, other sites, large, deep, ambiguous bodies. What every answer carries."""
 
 import contextlib
 import json
@@ -297,6 +297,18 @@ def test_refusals_before_and_faults_beyond_the_routes_carry_them_too(registry: R
     assert reply.status_code == {"host": 421, "size": 413, "fault": 500, "anonymous": 401}[how]
     assert {name: reply.headers[name] for name in ALWAYS} == ALWAYS
     assert reply.headers["content-type"] == "application/problem+json"
+
+
+def test_a_fault_of_ours_is_in_the_services_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    client = registry.as_("wang", "nlp")
+    registry.books.policy = registry.books._snapshot = None
+
+    reply = client.post(URL, json=EVALUATION)
+
+    assert reply.status_code == 500
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.levelname == "ERROR"
+    assert "AttributeError" in (record.exc_text or str(record.exc_info))
 
 
 def test_public_keys_stay_cacheable_and_https_is_kept(public: Registry) -> None:

@@ -83,6 +83,21 @@ def test_the_signing_keys_of_the_embedded_default_are_private_and_marked(
     assert httpx2.get(f"{url}/.well-known/jwks.json").json()["keys"][0]["kid"].startswith("dev-")
 
 
+def test_it_says_nothing_of_its_make_and_believes_no_address_that_a_client_writes(served: tuple[str, object]) -> None:
+    """Behind its own loopback the web server would take `X-Forwarded-For` from anybody, and guessing would cost nothing."""
+    url, _ = served
+
+    def guess(number: int) -> httpx2.Response:
+        forged = {"Authorization": "Bearer guess", "X-Forwarded-For": f"10.0.0.{number}"}
+        return httpx2.get(f"{url}/v1/tags", headers=forged)
+
+    replies = [guess(number) for number in range(70)]
+
+    assert [reply.status_code for reply in replies[:60]] == [401] * 60
+    assert replies[-1].status_code == 429
+    assert "server" not in replies[0].headers
+
+
 def test_it_idles_under_150_mib_and_never_imports_torch(served: tuple[str, subprocess.Popen[str]]) -> None:
     _, process = served
     status = Path(f"/proc/{process.pid}/status").read_text()

@@ -143,7 +143,7 @@ def test_no_secret_of_a_whole_story_is_anywhere_it_should_not_be(
 
 
 def failing_on_purpose(service: Service, token: str) -> dict[str, str]:
-    """Guesses, a used ticket, a replayed proof, a thief's key, hostile paths and headers. Returns what must not leak."""
+    """Guesses, a used ticket, a replayed proof, a thief's key, hostile paths: returns what must not leak."""
     key, thief = SigningKey.generate(), SigningKey.generate()
     with httpx2.Client(base_url=service.url) as client:
         client.headers["Authorization"] = f"Bearer {token}"
