@@ -56,8 +56,10 @@ class Service:
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }
         more = {"TAGWARDEN_DATABASE_URL": self.database_url, "TAGWARDEN_PUBLIC_URL": self.issuer}
+        budgets = ("reads", "writes", "tickets", "public", "failures")
         return {
             **kept,
+            **{f"TAGWARDEN_{budget}_PER_MINUTE": "1000000" for budget in budgets},  # load is what this is about
             **{name: value for name, value in more.items() if value is not None},
             "TAGWARDEN_STATE_DIR": str(self.folder / "state"),
             "XDG_RUNTIME_DIR": str(self.folder / "runtime"),

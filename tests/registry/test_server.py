@@ -84,7 +84,7 @@ def test_the_signing_keys_of_the_embedded_default_are_private_and_marked(
 
 
 def test_it_says_nothing_of_its_make_and_believes_no_address_that_a_client_writes(served: tuple[str, object]) -> None:
-    """Behind its own loopback the web server would take `X-Forwarded-For` from anybody, and guessing would cost nothing."""
+    """From loopback the web server would take `X-Forwarded-For` as it comes, and guessing would cost nothing."""
     url, _ = served
 
     def guess(number: int) -> httpx2.Response:
