@@ -99,9 +99,16 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
         books: Books = request.app.state.books
         event_id = audit.record_refusal(books.engine, attempt.action, attempt.actor, problem, **attempt.facts)
         document["decision_id"] = event_id
-    elif problem.status == 401 or (isinstance(problem, RateLimited) and problem.unsaid is not None):
+    elif _worth_a_line(request, problem):
         log.warning("refused %s %s from %s: %s", request.method, request.url.path, address(request.scope), problem.code)
     return _answer(document, problem.status, headers)
+
+
+def _worth_a_line(request: Request, problem: Problem) -> bool:
+    """Who brings no credential guesses none. Guesses are as many lines as the budget of failed sign-ins allows."""
+    if isinstance(problem, RateLimited):
+        return problem.unsaid is not None
+    return problem.status == 401 and "authorization" in request.headers
 
 
 def _malformed(request: Request, error: Exception) -> JSONResponse:

@@ -69,7 +69,7 @@ class Limits:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = self._with_security(message.get("headers", ()))
-                if message["status"] == 401:
+                if authorization and message["status"] == 401:
                     self._count_failure(scope)
                 elif authorization and state.get("admitted"):
                     self._rates.remember(address(scope), authorization)

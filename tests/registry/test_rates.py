@@ -177,6 +177,17 @@ def test_guessing_is_slow_and_shuts_out_nobody_who_was_in(strict: Registry) -> N
     assert refused == [], "nobody we know: the service's log, not the audit log"
 
 
+def test_who_brings_no_credential_guesses_none(strict: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    guesser = strict.anonymous(headers={"Authorization": "Bearer guess"})
+
+    assert statuses(strict.anonymous(), "/v1/tags", 10) == [401] * 10
+    assert [record for record in caplog.records if "unauthenticated" in record.getMessage()] == []
+    assert statuses(guesser, "/v1/tags", 5) == [401, 401, 401, 429, 429]
+    told = [record.getMessage() for record in caplog.records if record.name == "registry.app"]
+    assert told == [*["refused GET /v1/tags from testclient: unauthenticated"] * 3,
+                    "refused GET /v1/tags from testclient: rate-limited"]  # fmt: skip
+
+
 def test_a_bad_proof_and_a_bad_lease_count_as_guesses(strict: Registry) -> None:
     key, thief = SigningKey.generate(), SigningKey.generate()
     grant = ask(strict.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
