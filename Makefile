@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements/dev.txt requirements/torch.txt
+NODE   := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-all check openapi bench lock clean
@@ -11,7 +12,7 @@ LOCKS  := requirements/dev.txt requirements/torch.txt
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## create .venv with the pinned dependencies
+install: $(STAMP) $(NODE) ## create .venv with the pinned dependencies
 
 # torch comes before the locked set, which its small dependencies are part of; --no-deps keeps pip from adding to either.
 $(STAMP): $(LOCKS) pyproject.toml
@@ -22,6 +23,10 @@ $(STAMP): $(LOCKS) pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements/torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# What the interop tests run beside our code. Without npm, those tests are skipped and say so.
+$(NODE): tests/node/package-lock.json
+	if command -v npm > /dev/null; then npm ci --silent --prefix tests/node && touch $@; fi
 
 # Ranges -> hash-locked pins. torch and the CUDA packages that only its GPU builds need stay out: the installed build decides.
 NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
@@ -37,11 +42,11 @@ lock: ## renew requirements/*.txt from the ranges in pyproject.toml
 	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 
-test: $(STAMP) ## run the checks and tests (about ten minutes)
+test: install ## run the checks and tests (about ten minutes)
 	$(MAKE) check
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: $(STAMP) ## the same with the long sweeps
+test-all: install ## the same with the long sweeps
 	$(MAKE) check
 	$(BIN)/python -m pytest
 
@@ -75,4 +80,5 @@ bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/tickets.py
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) demo-output dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) tests/node/node_modules demo-output dist build
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
