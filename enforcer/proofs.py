@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from enforcer import jws
-from enforcer.keys import ALGORITHM, KeyUnusable, SigningKey, public_key
+from enforcer.keys import KeyUnusable, SigningKey, public_key
 from enforcer.problems import TicketInvalid
 from enforcer.tickets import LEEWAY_S, Clock
 
@@ -39,7 +39,7 @@ class ProvenKey:
 
 
 def prove(key: SigningKey, *, method: str, url: str, ticket: str, now: Clock = time.time) -> str:
-    jwk = {name: value for name, value in key.public_jwk().items() if name in {"kty", "crv", "x"}}
+    jwk = {name: value for name, value in key.public_jwk().items() if name in {"kty", "crv", "x", "y"}}
     payload = {"jti": str(uuid.uuid4()), "htm": method, "htu": url, "iat": int(now()), "ath": _hash(ticket)}
     return jws.sign({"typ": TYP, "jwk": jwk}, payload, key)
 
@@ -52,9 +52,12 @@ def check(proof: str, *, method: str, url: str, ticket: str, now: Clock = time.t
     """
     try:
         header, payload = jws.read(proof, ("alg", "typ", "jwk"))
-        if header["typ"] != TYP or header["alg"] != ALGORITHM or not isinstance(header["jwk"], dict):
+        if header["typ"] != TYP or not isinstance(header["jwk"], dict):
             raise ValueError("its header is not that of a DPoP proof")
+        # The key comes with the proof, so the kind of key decides the algorithm: Ed25519 or ES256.
         key = public_key(header["jwk"])
+        if header["alg"] != key.alg:
+            raise ValueError(f"its `alg` is not that of its key, {key.alg}")
         claims = _Proof.model_validate(payload)
     except (ValueError, ValidationError, KeyUnusable) as error:
         raise TicketInvalid(f"the proof of possession is refused: {error}", step=13) from error
@@ -64,7 +67,7 @@ def check(proof: str, *, method: str, url: str, ticket: str, now: Clock = time.t
         raise TicketInvalid("the proof of possession is refused: it was made for another request", step=13)
     if abs(now() - claims.iat) > LEEWAY_S:
         raise TicketInvalid("the proof of possession is refused: it is too old; check this machine's clock", step=13)
-    return ProvenKey(key.thumbprint(), claims.jti)
+    return ProvenKey(key.thumbprint, claims.jti)
 
 
 def _hash(ticket: str) -> str:

@@ -1,6 +1,6 @@
 """The run ticket: a signed permit to start one run, once, soon, here.
 
-A compact JWS with `typ: run-ticket+jwt`, Ed25519, and exactly the header members `alg typ kid`. Registered claims come
+A compact JWS with `typ: run-ticket+jwt` and exactly the header members `alg typ kid`. Registered claims come
 first; claims are appended, never renamed. The ticket is no access token and authenticates nobody by itself: redeeming
 it takes a proof by the run's own key (`cnf.jkt`, `enforcer.proofs`).
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from enforcer import jws
-from enforcer.keys import ALGORITHM, DEV_PREFIX, KeySet, SigningKey
+from enforcer.keys import DEV_PREFIX, KeySet, Signer
 from enforcer.problems import TicketInvalid
 from enforcer.runspec import Digest, RunSpec
 
@@ -88,7 +88,7 @@ class VerifiedTicket:
             raise TypeError("a VerifiedTicket is only made by enforcer.tickets.verify")
 
 
-def sign(claims: Claims, key: SigningKey) -> str:
+def sign(claims: Claims, key: Signer) -> str:
     return jws.sign({"typ": TYP, "kid": key.kid}, claims.model_dump(), key)
 
 
@@ -164,8 +164,8 @@ def _signed_claims(token: str, keys: KeySet, *, allow_dev: bool) -> Claims:
     key = keys.get(kid) if isinstance(kid, str) else None
     if key is None:
         _refuse(6, "it is signed with a key that this verifier does not know; fetch the key set again")
-    if header["alg"] != ALGORITHM:
-        _refuse(6, f"its `alg` is not the key's, {ALGORITHM}")
+    if header["alg"] != key.alg:
+        _refuse(6, f"its `alg` is not the key's, {key.alg}")
     if kid.startswith(DEV_PREFIX) and not allow_dev:
         _refuse(6, f"`{kid}` is a development key; only a registry on loopback may use one")
     # 7. Signature.

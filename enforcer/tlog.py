@@ -18,7 +18,7 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from enforcer.keys import KeySet, SigningKey
+from enforcer.keys import KeySet, Signer
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -125,12 +125,12 @@ class Head:
     kid: str
 
 
-def sign_checkpoint(origin: str, size: int, root: bytes, key: SigningKey) -> str:
+def sign_checkpoint(origin: str, size: int, root: bytes, key: Signer) -> str:
     """A C2SP signed note: origin, size, root, and one Ed25519 signature line named by the key id."""
     body = f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
     signature = key.sign(body.encode())
     public = KeySet.of(key).raw(key.kid)
-    assert public is not None
+    assert public is not None, "log keys are always Ed25519"
     line = base64.b64encode(_key_hash(key.kid, public) + signature).decode()
     return f"{body}\n\u2014 {key.kid} {line}\n"
 

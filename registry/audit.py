@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func
 from sqlmodel import Session, col, delete, select
 
 from enforcer import tlog, wire
-from enforcer.keys import SigningKey
+from enforcer.keys import Signer
 from enforcer.problems import Problem
 from enforcer.runspec import digest
 from registry import db
@@ -101,13 +101,13 @@ def is_pending(session: Session) -> bool:
     return session.exec(select(PendingEntry.event_id).limit(1)).first() is not None
 
 
-def checkpoint(session: Session, origin: str, key: SigningKey) -> tuple[tlog.Tree, wire.Checkpoint]:
+def checkpoint(session: Session, origin: str, key: Signer) -> tuple[tlog.Tree, wire.Checkpoint]:
     """The tree over everything sequenced, and its signed head."""
     tree = tlog.Tree(session.exec(select(LogEntry.leaf_hash).order_by(col(LogEntry.index))))
     return tree, wire.Checkpoint(size=len(tree), note=tlog.sign_checkpoint(origin, len(tree), tree.root, key))
 
 
-def export_ndjson(session: Session, wanted: Filter, origin: str, key: SigningKey) -> Iterator[str]:
+def export_ndjson(session: Session, wanted: Filter, origin: str, key: Signer) -> Iterator[str]:
     """Events oldest first, each with its proof, under one checkpoint, for `tagwarden audit verify`.
 
     What is not sequenced yet is not in it: `sequence` comes first, in a transaction of its own.

@@ -8,8 +8,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from joserfc.jwk import OKPKey
-
 from enforcer.keys import SigningKey
 from enforcer.problems import OutputInvalid, TicketInvalid
 from trainer.layout import RunFolder, write_private
@@ -24,7 +22,7 @@ def write(permit: Permit) -> Permit:
     path = permit.folder.root / NAME
     document = {
         "run_folder": str(permit.folder.root),
-        "key": permit.key.private.as_pem(private=True).decode(),
+        "key": permit.key.to_pem().decode(),
         "server": permit.settings.server,
         "issuer": permit.settings.issuer,
         "timeout_s": permit.settings.timeout_s,
@@ -50,17 +48,16 @@ def read(path: Path) -> Permit:
         raise TicketInvalid(f"there is no permit file `{path}`: a permit is deleted once its ticket is redeemed")
     try:
         document = json.loads(read_secret(path))
-        key = OKPKey.import_key(document["key"])
         return Permit(
             folder=RunFolder(Path(document["run_folder"])),
-            key=SigningKey(key.thumbprint()[:16], key),
+            key=SigningKey.from_pkcs8(document["key"].encode()),
             settings=Settings(**{name: document[name] for name in ("server", "issuer", "timeout_s", "allow_http")}),
             model=Path(document["model"]),
             train_files=tuple(document["train_files"]),
             eval_files=tuple(document["eval_files"]),
             file=path,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TicketInvalid(f"`{path}` is not a permit file: {error}") from error
 
 
