@@ -21,13 +21,14 @@ from registry.books import Books
 from registry.limits import Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
-from registry.routes import decisions, health, proposals, runs, tags, tickets
+from registry.routes import decisions, health, keys, proposals, runs, tags, tickets
 from registry.settings import Settings
 
 log = logging.getLogger(__name__)
 
 ROUTERS = (
     health.router,
+    keys.router,
     tags.router,
     proposals.router,
     decisions.router,

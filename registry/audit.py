@@ -23,6 +23,7 @@ from enforcer.problems import Problem
 from enforcer.runspec import digest
 from registry import db
 from registry.identity import Actor
+from registry.keyring import Step
 from registry.paging import Filter
 from registry.tables import Event, LogEntry, PendingEntry
 
@@ -74,6 +75,13 @@ def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, 
         # What could not be stored must not keep the refusal from being stored.
         reason = problem.detail[:1_000].replace("\x00", "").encode("utf-8", "replace").decode()
         return record(session, f"{action}.refused", actor, outcome="refused", reason=reason, **facts).id
+
+
+def record_keys(engine: Engine, actor: Actor, steps: Sequence[Step]) -> None:
+    """Write what happened to the service's keys. It goes on record before it takes effect (`registry.keyring`)."""
+    with db.writing(engine) as session:
+        for step in steps:
+            record(session, f"key.{step.kind}", actor, detail=step.detail)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

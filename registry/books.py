@@ -2,20 +2,19 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
-from enforcer.keys import DEV_PREFIX, KeySet, SigningKey
+from enforcer.keys import KeySet, Signer
 from enforcer.policy import rules
 from enforcer.policy.snapshot import Snapshot
 from registry import db
+from registry.keyring import Keyring
 from registry.rates import Rates
-from registry.settings import Settings, is_loopback
+from registry.settings import Settings
 from registry.tables import Tag
 
 
@@ -23,8 +22,7 @@ from registry.tables import Tag
 class Books:
     settings: Settings
     engine: Engine
-    ticket_key: SigningKey
-    log_key: SigningKey
+    ring: Keyring
     policy: rules.Policy
     rates: Rates = field(init=False, repr=False)
     _snapshot: Snapshot | None = field(default=None, repr=False)
@@ -34,15 +32,15 @@ class Books:
 
     @classmethod
     def open(cls, settings: Settings) -> "Books":
-        """Read the policy, open the database, load or make the keys.
+        """Read the policy, open the database, load the keys.
 
         Raises:
             PolicyInvalid: the policy cannot go live.
-            KeyUnusable: a key file that cannot be trusted.
+            KeyUnusable: no complete key ring (`server.prepare` makes it), or a key that cannot be trusted.
         """
         policy = rules.load(settings.policies_dir)
         engine = db.open_engine(settings)
-        return cls(settings, engine, _key(settings, "ticket"), _key(settings, "log"), policy)
+        return cls(settings, engine, Keyring.open(settings.keys_dir), policy)
 
     def reading(self) -> AbstractContextManager[Session]:
         return db.reading(self.engine)
@@ -59,8 +57,30 @@ class Books:
         return snapshot
 
     @property
+    def ticket_key(self) -> Signer:
+        return self.ring.signer("ticket")
+
+    @property
     def ticket_keys(self) -> KeySet:
-        return KeySet.of(self.ticket_key)
+        return self.ring.key_set("ticket")
+
+    @property
+    def log_key(self) -> Signer:
+        return self.ring.signer("log")
+
+    @property
+    def token_key(self) -> Signer:
+        """Signs the access tokens that an exchange gives out."""
+        return self.ring.signer("token")
+
+    @property
+    def token_keys(self) -> KeySet:
+        return self.ring.key_set("token")
+
+    @property
+    def attestation_key(self) -> Signer:
+        """Countersigns manifests."""
+        return self.ring.signer("attestation")
 
     @property
     def log_origin(self) -> str:
@@ -74,14 +94,3 @@ async def the_books(request: Request) -> Books:  # async: a plain function would
 
 
 TheBooks = Annotated[Books, Depends(the_books)]
-
-
-def _key(settings: Settings, purpose: str) -> SigningKey:
-    """One key a purpose. On loopback it is a development key, which verifiers elsewhere refuse."""
-    folder: Path = settings.state_dir / "keys"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    dev = is_loopback(urlsplit(settings.issuer).hostname or "")
-    file = folder / f"{DEV_PREFIX if dev else ''}{purpose}.pem"
-    if not file.exists():
-        SigningKey.generate(dev=dev).save(file)
-    return SigningKey.load(file)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,12 +15,15 @@ from sqlmodel import Session, col, select
 from registry import audit, db, logs, tags
 from registry.app import create_app, describe
 from registry.books import Books
-from registry.identity import leave_local_token
+from registry.identity import Actor, leave_local_token
+from registry.keyring import Keyring
 from registry.settings import Settings, is_loopback, local_token_file
 from registry.tables import ApiToken, Tag
 
 log = logging.getLogger("tagwarden")
 SEQUENCE_EVERY_S = 1.0
+LOOK_AT_KEYS_EVERY_S = 0.5
+SERVICE = Actor("system:registry", (), "all")
 
 
 class RefusedToStart(Exception):
@@ -27,7 +31,7 @@ class RefusedToStart(Exception):
 
 
 def prepare(settings: Settings) -> None:
-    """Migrate, and seed a registry that is empty.
+    """Migrate, seed a registry that is empty, and make the keys that are missing.
 
     Raises:
         RefusedToStart: it would listen beyond loopback without a name of its own, or while nobody could sign in.
@@ -47,6 +51,9 @@ def prepare(settings: Settings) -> None:
                 f"`{settings.host}` is not loopback and no API token exists, so nobody could sign in; "
                 "make one first: `tagwarden token create USER --group platform-admins --unit all`"
             )
+    Keyring(settings.keys_dir).complete(
+        partial(audit.record_keys, engine, SERVICE), dev=settings.uses_dev_keys, now=db.utc_now()
+    )
     engine.dispose()
 
 
@@ -68,6 +75,7 @@ def serve(settings: Settings) -> None:
         log.info("local user's token: %s", file)
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
+    threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
 
 
@@ -100,6 +108,16 @@ def _keep_sequencing(books: Books) -> None:
                     audit.sequence(session)
         except Exception:
             log.exception("the log was not sequenced; it is tried again")
+
+
+def _keep_turning_keys(books: Books) -> None:
+    """Let the next key begin and the old one end when their time has come."""
+    while True:
+        time.sleep(LOOK_AT_KEYS_EVERY_S)
+        try:
+            books.ring.advance(partial(audit.record_keys, books.engine, SERVICE), now=db.utc_now())
+        except Exception:
+            log.exception("the keys were not turned; it is tried again")
 
 
 def openapi_json() -> str:

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     )
     ticket_ttl_s: int = Field(default=900, ge=30, le=3600, description="how long a ticket may be redeemed")
     lease_ttl_s: int = Field(default=600, ge=15, le=86_400, description="how long a run may stay silent")
+    key_publish_ahead_s: int = Field(
+        default=86_400, ge=0, le=30 * 86_400, description="how long a new signing key is published before it signs"
+    )
     approvals_needed: int = Field(default=2, ge=1, le=10, description="approvals that a proposal needs")
     allowed_hosts: str = Field(
         default="", description="further names under which clients call the service, comma-separated, without ports"
@@ -88,6 +91,16 @@ class Settings(BaseSettings):
         if self.database_url is None:
             return f"sqlite:///{self.state_dir / 'registry.db'}"
         return self.database_url.replace("postgresql://", "postgresql+pg8000://", 1)
+
+    @property
+    def keys_dir(self) -> Path:
+        """The key ring and the private keys that are files."""
+        return self.state_dir / "keys"
+
+    @property
+    def uses_dev_keys(self) -> bool:
+        """On loopback the service's own keys are development keys, which verifiers elsewhere refuse."""
+        return is_loopback(urlsplit(self.issuer).hostname or "")
 
     @property
     def on_loopback(self) -> bool:

@@ -1,8 +1,6 @@
-"""What anybody may ask: is it up, is it ready, which keys sign."""
+"""What anybody may ask: is it up, is it ready, is the database there."""
 
-from typing import Any
-
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 from sqlalchemy import text
 
 from enforcer.problems import Unavailable
@@ -10,7 +8,6 @@ from registry.access import Public
 from registry.books import TheBooks
 
 router = APIRouter(tags=["health"], dependencies=[Public])
-CACHE_S = 600
 
 
 @router.get("/healthz", operation_id="healthz")
@@ -28,17 +25,3 @@ def readyz(books: TheBooks) -> dict[str, str]:
     except Exception as error:
         raise Unavailable("the database does not answer; see the service's log") from error
     return {"status": "ready", "policy_revision": books.policy.revision}
-
-
-@router.get("/.well-known/jwks.json", operation_id="ticketKeys")
-def ticket_keys(books: TheBooks, response: Response) -> dict[str, Any]:
-    """The public keys of run tickets (RFC 7517)."""
-    response.headers["Cache-Control"] = f"public, max-age={CACHE_S}"
-    return {"keys": [books.ticket_key.public_jwk()]}
-
-
-@router.get("/tlog/jwks.json", operation_id="logKeys")
-def log_keys(books: TheBooks, response: Response) -> dict[str, Any]:
-    """The public keys of log checkpoints. Apart from those of tickets: a key has one purpose."""
-    response.headers["Cache-Control"] = f"public, max-age={CACHE_S}"
-    return {"keys": [books.log_key.public_jwk()]}

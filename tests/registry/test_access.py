@@ -8,7 +8,15 @@ from fastapi.routing import APIRoute
 
 from registry import app as application
 
-PUBLIC = ["/.well-known/jwks.json", "/healthz", "/readyz", "/tlog/jwks.json"]
+PUBLIC = [
+    "/.well-known/attestation-jwks.json",
+    "/.well-known/jwks.json",
+    "/.well-known/retired-keys",
+    "/.well-known/token-jwks.json",
+    "/healthz",
+    "/readyz",
+    "/tlog/jwks.json",
+]
 
 
 def routes() -> Iterator[APIRoute]:

@@ -78,7 +78,8 @@ def test_the_signing_keys_of_the_embedded_default_are_private_and_marked(
     url, _ = served
     keys = sorted((tmp_path / "state" / "keys").iterdir())
 
-    assert [key.name for key in keys] == ["dev-log.pem", "dev-ticket.pem"]
+    names = [re.sub(r"-[\w-]{16}\.pem", "", key.name) for key in keys]
+    assert names == [".lock", "dev-attestation", "dev-log", "dev-ticket", "dev-token", "ring.json"]
     assert all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
     assert httpx2.get(f"{url}/.well-known/jwks.json").json()["keys"][0]["kid"].startswith("dev-")
 
@@ -147,15 +148,51 @@ def test_a_wrong_setting_is_named(environment: dict[str, str], name: str, value:
 
 
 def test_a_readable_key_file_stops_the_start_with_the_repair(environment: dict[str, str], tmp_path: Path) -> None:
-    keys = tmp_path / "state" / "keys"
-    keys.mkdir(parents=True)
-    (keys / "dev-ticket.pem").write_text("not secret")
-    (keys / "dev-ticket.pem").chmod(0o644)
+    assert tagwarden(environment, "keys", "rotate", "ticket").returncode == 0
+    (key,) = (tmp_path / "state" / "keys").glob("dev-ticket-*.pem")
+    key.chmod(0o644)
 
     refused = tagwarden(environment, "serve", "--port", str(free_port()))
 
     assert refused.returncode == 1
     assert "chmod 600" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_running_service_turns_its_keys_without_a_restart(
+    environment: dict[str, str], served: tuple[str, object]
+) -> None:
+    url, _ = served
+
+    def kids(path: str = "/.well-known/jwks.json") -> list[str]:
+        return [key["kid"] for key in httpx2.get(f"{url}{path}").json()["keys"]]
+
+    (first,) = kids()
+    rotated = tagwarden({**environment, "TAGWARDEN_KEY_PUBLISH_AHEAD_S": "2"}, "keys", "rotate", "ticket")
+    published = kids()
+    second = rotated.stdout.split()[0]
+    deadline = time.monotonic() + 20
+    while "active       since" not in next(line for line in key_lines(environment) if line.startswith(second)):
+        assert time.monotonic() < deadline, "the next key did not begin"
+        time.sleep(0.3)
+    refused, retired = (tagwarden(environment, "keys", "retire", kid, "--compromised") for kid in (second, first))
+
+    assert published == [first, second]
+    assert f"`{second}` signs now" in refused.stderr
+    assert retired.returncode == 0, retired.stderr
+    assert (kids(), kids("/.well-known/retired-keys")) == ([second], [first])
+    admin = Path(environment["XDG_RUNTIME_DIR"], "tagwarden", "token").read_text()
+    log = httpx2.get(f"{url}/v1/audit", headers={"Authorization": f"Bearer {admin}"}).json()["items"]
+    told = [(event["kind"], event["actor"], event["detail"]["kid"]) for event in log if event["kind"][:4] == "key."][:3]
+    assert told == [
+        ("key.compromised", "system:operator", first),
+        ("key.activated", "system:registry", second),
+        ("key.published", "system:operator", second),
+    ]
+
+
+def key_lines(environment: dict[str, str]) -> list[str]:
+    return tagwarden(environment, "keys", "list").stdout.splitlines()
 
 
 def test_a_broken_policy_stops_the_start_and_names_the_rule(environment: dict[str, str], tmp_path: Path) -> None:
