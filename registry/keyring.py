@@ -411,7 +411,11 @@ class _Named:
         return dict(self.jwk)
 
     def sign(self, content: bytes) -> bytes:
-        return self.signer.sign(content)
+        try:
+            return self.signer.sign(content)
+        except Exception as error:  # a device that is away is no broken promise of ours
+            log.error("the key `%s` does not sign: %r", self.kid, error)
+            raise Unavailable("the registry's signing key does not answer; nothing was changed. Try again") from error
 
 
 def _due(key: KeyRecord, now: datetime) -> bool:

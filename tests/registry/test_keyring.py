@@ -415,6 +415,20 @@ def test_a_plug_in_that_does_not_sign_is_found_out_before_its_key_is_published(
     assert len(ring.keys.records()) == 4
 
 
+@pytest.mark.usefixtures("plugged")
+def test_a_device_that_goes_away_is_a_503_and_leaves_no_ticket(registry: Registry) -> None:
+    client, ring = registry.as_("wang", "trainers"), registry.books.ring
+    ring.rotate(
+        "ticket", lambda steps: None, alg=None, source="signer:device:Ed25519", dev=True, now=NOW, ahead=timedelta(0)
+    )
+    ring.signer("ticket").signer.fault = "away"
+
+    reply = ask(client, ticket_request())
+
+    assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+    assert registry.events("ticket.issued") == []
+
+
 # --- the service ------------------------------------------------------------------------------------------------------
 
 
