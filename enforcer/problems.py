@@ -211,6 +211,23 @@ class InternalError(Problem):
     status, code, title = 500, "internal-error", "a broken promise of ours"
 
 
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+class UnknownEvent(NotFound):
+    code, title = "unknown-event", "no such event"
+
+
+class NotLogged(Unavailable):
+    code, title = "not-logged-yet", "the event has no place in the log yet"
+
+
+class LogInconsistent(Unavailable):
+    """The log says something else than it said before. On the client `evidence` names the folder with both notes."""
+
+    code, title = "log-inconsistent", "the log contradicts itself"
+
+
 # --- the client's own -------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=_N
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
 ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
+Note = Annotated[str, StringConstraints(max_length=65_536)]
 Thumbprint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]
 
 
@@ -215,7 +216,10 @@ class TicketRequest(_Request):
 
 
 class TicketGrant(_Answer):
-    """The permit. `run_spec` holds the canonical bytes as text: store it verbatim as `run-spec.json`."""
+    """The permit. `run_spec` holds the canonical bytes as text: store it verbatim as `run-spec.json`.
+
+    `checkpoint` is the log's newest signed head (C2SP): whoever keeps it is a witness of the log.
+    """
 
     ticket: str
     jti: str
@@ -224,6 +228,7 @@ class TicketGrant(_Answer):
     run_spec_digest: Digest
     expires_at: datetime
     policy_rule: str
+    checkpoint: Note
 
 
 class TicketPlan(_Answer):
@@ -259,6 +264,7 @@ class Lease(_Answer):
     lease_token: str
     expires_at: datetime
     heartbeat_s: int
+    checkpoint: Note
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -352,11 +358,12 @@ class EventPage(_Answer):
     next_page_token: str | None
 
 
-class Checkpoint(_Answer):
-    """The signed head of the log in C2SP tlog-checkpoint form."""
+class ConsistencyProof(_Answer):
+    """That the log of `size` entries begins with the one of `old` (RFC 9162 section 2.1.4), hashes in base64."""
 
+    old: int
     size: int
-    note: str
+    proof: list[str]
 
 
 class ProblemDocument(BaseModel):

@@ -241,6 +241,27 @@ class LogEntry(SQLModel, table=True):
     leaf_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
+class LogTile(SQLModel, table=True):
+    """A tile of the tree (C2SP tlog-tiles): up to 256 hashes of a level. Full ones never change (trigger, 0001)."""
+
+    __tablename__ = "log_tile"
+
+    level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    width: int
+    hashes: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class LogCheckpoint(SQLModel, table=True):
+    """The newest signed head of the log, and the newest that witnesses cosigned; older ones are taken away."""
+
+    __tablename__ = "log_checkpoint"
+
+    size: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    note: str
+    witnessed: bool
+
+
 class IdempotentAnswer(SQLModel, table=True):
     """What a POST with this Idempotency-Key was answered, so that a retry gets the same."""
 

@@ -85,6 +85,26 @@ class Registry(Link):
         """The registry's JWKS, byte for byte."""
         return self.ask("GET", "/.well-known/jwks.json", public=True, again=True)
 
+    # --- the log ---------------------------------------------------------------------------------------------------
+
+    def log_keys(self) -> bytes:
+        """The JWKS of the registry's log, byte for byte."""
+        return self.ask("GET", "/tlog/jwks.json", public=True, again=True)
+
+    def retired_keys(self) -> bytes:
+        """Keys that sign no more, in JWK form with their purpose, byte for byte."""
+        return self.ask("GET", "/.well-known/retired-keys", public=True, again=True)
+
+    def consistency(self, old: int, size: int) -> wire.ConsistencyProof:
+        path = "/tlog/consistency"
+        query = {"from": old, "to": size}
+        return self._read(self.ask("GET", path, query=query, public=True, again=True), wire.ConsistencyProof, path)
+
+    def proof(self, event_id: str, wait_s: int = 5) -> str:
+        """The `.tlog-proof` of an event, which the registry sequences first when it still waits for its place."""
+        path = f"/v1/audit/{_part(event_id)}/proof"
+        return self.ask("GET", path, headers={"Prefer": f"wait={wait_s}"}, again=True).decode("utf-8", "replace")
+
     # --- runs -----------------------------------------------------------------------------------------------------
 
     def heartbeat(self, run_id: str, lease_token: str, beat: wire.Heartbeat) -> wire.HeartbeatAnswer:

@@ -3,6 +3,8 @@
 run-spec.json    the run specification, byte for byte as the registry signed it
 ticket.jwt       the run ticket
 jwks.json        the registry's public keys as seen at submission, for offline checks
+checkpoint.txt   the signed head of the registry's log at submission: the log must always continue it
+proofs/          `issued.tlog-proof`: that the ticket's issuance is in the log, where that is required
 metrics.json     scores with intervals, confusion matrix, peak memory, times
 report.json      what the registry is told at the end; `report.pending` stands beside it until it has been told
 README.md        model card
@@ -44,6 +46,14 @@ class RunFolder:
     @property
     def jwks(self) -> Path:
         return self.root / "jwks.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.txt"
+
+    @property
+    def issued_proof(self) -> Path:
+        return self.root / "proofs" / "issued.tlog-proof"
 
     @property
     def metrics(self) -> Path:

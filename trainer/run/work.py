@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enforcer import wire
-from enforcer.problems import Problem, TicketInvalid, TrainingFailed
+from enforcer.problems import LogInconsistent, Problem, TicketInvalid, TrainingFailed
 from enforcer.runspec import RunSpec
 from enforcer.tickets import VerifiedTicket
 from trainer import preflight, recipes
@@ -21,7 +21,7 @@ from trainer.client import Registry
 from trainer.inputs import folders, rows
 from trainer.job import Job, Outcome, Recipe
 from trainer.preflight import Sources
-from trainer.run import handover, reporting
+from trainer.run import checkpoints, handover, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.run.permit import Permit
 
@@ -57,7 +57,7 @@ def execute(
         Problem: the recipe refused the data or the arguments; the run is reported failed.
         KeyboardInterrupt: a second Ctrl-C, or one that came before training; the run is reported interrupted.
     """
-    # 1-12. The signed bytes, offline.
+    # 1-12. The signed bytes, offline; and 15, proof of their issuance, where it is required.
     ticket = permit.verify()
     spec = ticket.spec
     # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained on;
@@ -73,6 +73,10 @@ def execute(
         # 13-14. Possession of the key, and the one redemption. Its id lives here and nowhere else.
         lease = registry.redeem(ticket.token, ticket.claims.jti, permit.key, str(uuid.uuid4()))
         handover.delete(permit)
+        try:
+            checkpoints.witness(registry, lease.checkpoint)
+        except LogInconsistent as refusal:  # said loudly at submission; a run that holds a lease is not lost over it
+            say(refusal.detail)
         if on_lease is not None:
             on_lease(lease)
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):

@@ -47,6 +47,8 @@ def _add_triggers() -> None:
         "event_only_erased", "event", "update", "rows of event are never changed, only erased",
         f"not ({erased} and {emptied} and {same})",
     )
+    _refuse("log_tile_full", "log_tile", "update", "a full tile of the log is never changed", "old.width = 256")
+    _refuse("log_tile_no_delete", "log_tile", "delete", "rows of log_tile are never deleted", "true")
     _refuse(
         "proposal_decided", "proposal", "update", "a decided proposal is never changed", "old.state <> 'open'"
     )
@@ -206,6 +208,19 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
     sa.PrimaryKeyConstraint('index'),
     sa.UniqueConstraint('event_id')
+    )
+    op.create_table('log_tile',
+    sa.Column('level', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('index', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('width', sa.Integer(), nullable=False),
+    sa.Column('hashes', sa.LargeBinary(), nullable=False),
+    sa.PrimaryKeyConstraint('level', 'index')
+    )
+    op.create_table('log_checkpoint',
+    sa.Column('size', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('note', sa.String(), nullable=False),
+    sa.Column('witnessed', sa.Boolean(), nullable=False),
+    sa.PrimaryKeyConstraint('size')
     )
     op.create_table('pending_entry',
     sa.Column('event_id', sa.String(), nullable=False),
