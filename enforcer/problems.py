@@ -154,6 +154,16 @@ class RunClosed(Conflict):
     code, title = "run-closed", "the run has ended"
 
 
+class ManifestInvalid(Invalid):
+    """A run manifest, or what it speaks of, that does not hold. `step` is the number in `enforcer.chain.verify`."""
+
+    code, title = "manifest-invalid", "the run's proof chain does not hold"
+
+
+class UnknownManifest(NotFound):
+    code, title = "unknown-manifest", "no such manifest"
+
+
 class IdempotencyConflict(Invalid):
     code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
 
@@ -209,6 +219,23 @@ class InternalError(Problem):
     """Ours to mend; the registry's log says how."""
 
     status, code, title = 500, "internal-error", "a broken promise of ours"
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+class UnknownEvent(NotFound):
+    code, title = "unknown-event", "no such event"
+
+
+class NotLogged(Unavailable):
+    code, title = "not-logged-yet", "the event has no place in the log yet"
+
+
+class LogInconsistent(Unavailable):
+    """The log says something else than it said before. On the client `evidence` names the folder with both notes."""
+
+    code, title = "log-inconsistent", "the log contradicts itself"
 
 
 # --- the client's own -------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
     SignedIn                    anybody with a valid token
     TicketHolder                the run ticket and a proof by the run's own key
     LeaseHolder                 the token that redemption gave
-    Public                      health, public keys, the API's description: nothing else
+    ProofReader                 anybody with a valid token, or the run that an event is about
+    Public                      health, public keys, heads and hashes of the log: nothing else
 
 Whoever is known is counted against a budget (`rates.py`), and asks with query parameters that the route declares. Each
 leaves `access` on the dependency, so that a test can prove that no route goes without.
@@ -18,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from sqlmodel import col, select
 
 from enforcer import proofs, tickets
 from enforcer.policy.conditions import Context
@@ -28,7 +30,7 @@ from registry import db, limits
 from registry.books import TheBooks
 from registry.identity import Actor, identify
 from registry.rates import Budget
-from registry.tables import Run
+from registry.tables import Event, Run
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,28 @@ def lease_holder(
 
 lease_holder.access = "holds the lease"  # type: ignore[attr-defined]
 LeaseHolder = Annotated[HeldLease, Depends(lease_holder)]
+
+
+def proof_reader(
+    request: Request, books: TheBooks, event_id: str, _documented: Annotated[object, Depends(_LEASE)]
+) -> None:
+    """Anybody signed in, or the run that the event is about, by its lease token.
+
+    Raises:
+        Unauthenticated: neither.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        with books.reading() as session:
+            query = select(Run.lease_sha256).join(Event, col(Event.run_id) == Run.id).where(Event.id == event_id)
+            stored = session.exec(query).first()
+        if stored is not None and hmac.compare_digest(stored, lease_hash(token)):
+            return
+    identify(request, _documented)
+
+
+proof_reader.access = "signed in, or holds the run's lease"  # type: ignore[attr-defined]
+ProofReader = Annotated[None, Depends(proof_reader)]
 
 
 def lease_hash(token: str) -> bytes:

@@ -22,6 +22,7 @@ from registry.limits import Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
 from registry.routes import decisions, health, keys, proposals, runs, tags, tickets
+from registry.routes import log as log_routes
 from registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ ROUTERS = (
     tickets.router,
     runs.router,
     audit_routes.router,
+    log_routes.router,
 )
 DESCRIPTION = "Task types, who may train under them, signed run tickets, and the record of it all."
 

@@ -1,8 +1,8 @@
 """The record: what happened, what was refused, who asked, and the proof that none of it was changed.
 
 An event is written in the same transaction as its effect; a refusal in one of its own, since raising rolls the
-request's back. Its place in the Merkle log is given later, by one sequencer at a time: identity values are taken before
-commit, so their order is not the order of anything.
+request's back. Its place in the Merkle log is given later (`registry.log`): identity values are taken before commit, so
+their order is not the order of anything.
 """
 
 import csv
@@ -14,14 +14,14 @@ from datetime import datetime
 from typing import Any
 
 import rfc8785
-from sqlalchemy import Engine, func
-from sqlmodel import Session, col, delete, select
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
 
 from enforcer import tlog, wire
-from enforcer.keys import Signer
 from enforcer.problems import Problem
 from enforcer.runspec import digest
-from registry import db
+from registry import db, log
+from registry.books import Books
 from registry.identity import Actor
 from registry.keyring import Step
 from registry.paging import Filter
@@ -84,59 +84,24 @@ def record_keys(engine: Engine, actor: Actor, steps: Sequence[Step]) -> None:
             record(session, f"key.{step.kind}", actor, detail=step.detail)
 
 
-# --- the log ----------------------------------------------------------------------------------------------------------
-
-
-def sequence(session: Session) -> None:
-    """Give every committed event its place in the log. One sequencer at a time; the transaction must be a writing one.
-
-    What is pending is a set and not a position: an event that commits later is found by the next call.
-    """
-    db.queue_for(session, "sequencer")
-    query = select(PendingEntry).join(Event).order_by(col(Event.at), col(Event.id))
-    pending = session.exec(query).all()
-    index = session.exec(select(func.count()).select_from(LogEntry)).one()
-    for entry in pending:
-        session.add(LogEntry(index=index, event_id=entry.event_id, leaf_hash=entry.leaf_hash))
-        index += 1
-    session.flush()
-    for start in range(0, len(pending), 500):
-        ids = [entry.event_id for entry in pending[start : start + 500]]
-        session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(ids)))
-
-
-def is_pending(session: Session) -> bool:
-    return session.exec(select(PendingEntry.event_id).limit(1)).first() is not None
-
-
-def checkpoint(session: Session, origin: str, key: Signer) -> tuple[tlog.Tree, wire.Checkpoint]:
-    """The tree over everything sequenced, and its signed head."""
-    tree = tlog.Tree(session.exec(select(LogEntry.leaf_hash).order_by(col(LogEntry.index))))
-    return tree, wire.Checkpoint(size=len(tree), note=tlog.sign_checkpoint(origin, len(tree), tree.root, key))
-
-
-def export_ndjson(session: Session, wanted: Filter, origin: str, key: Signer) -> Iterator[str]:
+def export_ndjson(session: Session, wanted: Filter, books: Books) -> Iterator[str]:
     """Events oldest first, each with its proof, under one checkpoint, for `tagwarden audit verify`.
 
-    What is not sequenced yet is not in it: `sequence` comes first, in a transaction of its own.
+    What is not sequenced yet is not in it: `log.integrate` comes first.
     """
-    tree, head = checkpoint(session, origin, key)
-    query = select(LogEntry.index, Event).join(Event).order_by(col(LogEntry.index))
-    found = session.exec(wanted.apply(query, Event)).all()
-    return tlog.export_lines(head.note, ((index, as_document(event), tree.proof(index)) for index, event in found))
+    note = books.head(session)
+    tree = log.tiles_of(session, tlog.open_checkpoint(note, books.log_keys).size)
+    query = select(LogEntry.index, Event).join(Event).where(col(LogEntry.index) < tree.size)
+    found = session.exec(wanted.apply(query, Event).order_by(col(LogEntry.index))).all()
+    return tlog.export_lines(note, ((index, log.as_document(event), tree.inclusion(index)) for index, event in found))
 
 
 def export_csv(session: Session, wanted: Filter) -> Iterator[str]:
     """Comma-separated, oldest first, with a header. Cells that a spreadsheet would run as a formula are quoted."""
     yield _csv_line(COLUMNS)
     for event in session.exec(wanted.apply(select(Event), Event).order_by(col(Event.id))).all():
-        document = as_document(event)
+        document = log.as_document(event)
         yield _csv_line([_cell(document[name]) for name in COLUMNS])
-
-
-def as_document(event: Event) -> dict[str, Any]:
-    """The event exactly as it stands on the wire; `tlog.entry` makes its log entry of this."""
-    return wire.Event.model_validate(event).model_dump(mode="json")
 
 
 def _moment(at: datetime) -> str:

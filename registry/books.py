@@ -1,21 +1,27 @@
 """What the running service holds: settings, engine, keys, and the gate over the current vocabulary."""
 
+import threading
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
+from enforcer import tlog
 from enforcer.keys import KeySet, Signer
 from enforcer.policy import rules
 from enforcer.policy.snapshot import Snapshot
+from enforcer.problems import LogInconsistent
 from registry import db
 from registry.keyring import Keyring
 from registry.rates import Rates
 from registry.settings import Settings
-from registry.tables import Tag
+from registry.tables import LogCheckpoint, Tag
+
+HEAD_FOR_S = 1.0
 
 
 @dataclass
@@ -25,6 +31,12 @@ class Books:
     ring: Keyring
     policy: rules.Policy
     rates: Rates = field(init=False, repr=False)
+    # The log in this process (`registry.log`): runs of the sequencer begun and ended, and why it refuses to go on.
+    log_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    log_runs: int = 0
+    log_done: int = 0
+    log_alarm: str | None = None
+    _head: tuple[float, str] = field(default=(0.0, ""), repr=False)
     _snapshot: Snapshot | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,9 +95,37 @@ class Books:
         return self.ring.signer("attestation")
 
     @property
+    def log_keys(self) -> KeySet:
+        """Whose signatures under our own heads count: all keys that ever signed the log. A quiet log's newest head may
+        be by a key that is over; that it was one of ours is what is asked here, and the tiles say the rest."""
+        over = [jwk for jwk in self.ring.retired()["keys"] if jwk["purpose"] == "log"]
+        ever = [*self.ring.jwks("log")["keys"], *over]
+        return KeySet.from_jwks(
+            {"keys": [{name: value for name, value in jwk.items() if name != "compromised_at"} for jwk in ever]}
+        )
+
+    @property
     def log_origin(self) -> str:
-        """The first line of every checkpoint: which log this is (C2SP: a schema-less URL)."""
-        return f"{self.settings.issuer.partition('://')[2]}/tlog"
+        return tlog.origin_of(self.settings.issuer)
+
+    def head(self, session: Session) -> str:
+        """The newest signed checkpoint, at most a second old. Read through the caller's session: a second connection
+        in a request that holds one already could wait for it forever.
+
+        Raises:
+            LogInconsistent: this process saw that the log is not what was signed.
+        """
+        if self.log_alarm is not None:
+            raise LogInconsistent(f"the registry gives nothing out while its log is in doubt: {self.log_alarm}")
+        until, note = self._head
+        if time.monotonic() >= until:
+            found = session.exec(select(LogCheckpoint.note).order_by(col(LogCheckpoint.size).desc()).limit(1)).first()
+            note = found or tlog.sign_checkpoint(self.log_origin, 0, tlog.EMPTY_ROOT, self.log_key)
+            self._head = (time.monotonic() + HEAD_FOR_S, note)
+        return note
+
+    def forget_head(self) -> None:
+        self._head = (0.0, "")
 
 
 async def the_books(request: Request) -> Books:  # async: a plain function would cost a thread hop for nothing

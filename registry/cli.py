@@ -217,25 +217,105 @@ def audit() -> None:
 
 
 @audit.command("verify")
-@click.argument("export", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("export", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--database", is_flag=True, help="Check this registry's own database instead of an export.")
 @click.option(
     "--keys",
     required=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The log's public keys, as served at /tlog/jwks.json and kept by you.",
 )
-def verify_export(export: Path, keys: Path) -> None:
-    """Check an NDJSON export offline: nothing in it was changed since it was logged."""
-    from enforcer.keys import KeySet, KeyUnusable
-    from enforcer.tlog import LogInvalid, verify_export
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint that you kept: the log must begin with it. Repeat for more.",
+)
+def verify_log(export: Path | None, database: bool, keys: Path, checkpoints: tuple[Path, ...]) -> None:
+    """Compute the log again from an NDJSON EXPORT, offline, or from the database, and compare.
 
+    Without a checkpoint that was kept elsewhere, whoever owns the log's key can have written all of it anew.
+    """
+    from enforcer import tlog
+    from enforcer.keys import KeySet, KeyUnusable
+
+    if database == (export is not None):
+        raise click.UsageError("name an export, or `--database`")
     try:
-        with export.open(encoding="utf-8") as lines:
-            found = verify_export(lines, KeySet.load(keys))
-    except (LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
-        raise click.ClickException(f"the export does not hold: {error}") from error
+        known = KeySet.load(keys)
+        outside = [tlog.open_checkpoint(file.read_text("utf-8"), known) for file in checkpoints]
+        if export is not None:
+            with export.open(encoding="utf-8") as lines:
+                found = tlog.verify_export(lines, known, outside=outside)
+        else:
+            found = _in_words(lambda: _verify_database(known, outside))
+    except (tlog.LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
+        what = "export" if export is not None else "log"
+        raise click.ClickException(f"the {what} does not hold: {error}") from error
     extent = "the whole log" if found.whole else f"of {found.head.size} in the log"
     click.echo(f"ok: {found.events} events, {extent}, under a checkpoint of {found.head.origin} by {found.head.kid}")
+    if outside:
+        click.echo(f"ok: it begins with the {'checkpoint' if len(outside) == 1 else 'checkpoints'} you brought")
+    else:
+        click.echo("compared with no checkpoint that was kept elsewhere; bring one with `--checkpoint`", err=True)
+
+
+def _verify_database(keys: Any, outside: Any) -> Any:
+    from registry import db
+    from registry.verifying import verify_database
+
+    with db.reading(db.open_engine(_settings())) as session:
+        return verify_database(session, keys, outside)
+
+
+@audit.command("vkey")
+def print_vkey() -> None:
+    """Print the log's verifier key, for witnesses and other tools of the field (C2SP signed-note)."""
+    from enforcer.notes import NoteKey
+    from registry.books import Books
+
+    def read() -> str:
+        books = Books.open(_settings())
+        return NoteKey.of(books.log_key, books.log_origin).vkey
+
+    click.echo(_in_words(read))
+
+
+@main.group()
+def witness() -> None:
+    """Witness another registry's log."""
+
+
+@witness.command("serve")
+@click.option("--name", required=True, help="The witness's name, like `witness.example/w1`.")
+@click.option("--log", "logs", multiple=True, required=True, help="A log's verifier key (`tagwarden audit vkey`).")
+@click.option("--key", "key_file", required=True, type=click.Path(path_type=Path), help="Key file; made when missing.")
+@click.option("--state", required=True, type=click.Path(path_type=Path), help="File that remembers what was cosigned.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8711, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+def serve_witness(name: str, logs: tuple[str, ...], key_file: Path, state: Path, host: str, port: int) -> None:
+    """Cosign a log's head after it was shown to continue the last one (C2SP tlog-witness)."""
+    from enforcer.keys import SigningKey
+    from enforcer.notes import ED25519, LogInvalid, NoteKey
+    from registry import witness as witnessing
+
+    def listen() -> Any:
+        if not key_file.exists():
+            SigningKey.generate().save(key_file)
+        try:
+            known = [NoteKey.parse(vkey) for vkey in logs]
+            if any(key.kind != ED25519 for key in known):
+                raise LogInvalid("`--log` takes a log's key (kind 01)")
+            seen = witnessing.Witness(name, SigningKey.load(key_file), {key.name: key for key in known}, state)
+        except (LogInvalid, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+        return seen, witnessing.server(seen, host, port)
+
+    seen, server = _in_words(listen)
+    click.echo(f"witness {seen.key.vkey}")
+    click.echo(f"listening on {host}:{server.server_address[1]}")
+    server.serve_forever()
 
 
 @main.command()

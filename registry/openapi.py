@@ -37,7 +37,7 @@ CONFLICT = {
     "reportRun",
 }
 PROBES = {"healthz", "readyz"}
-POLICY = {"listEvents", "exportEvents", "listRuns", "getRun"}  # reads that the policy decides on
+POLICY = {"listEvents", "getEntries", "exportEvents", "listRuns", "getRun"}  # reads that the policy decides on
 
 
 def document(app: FastAPI) -> dict[str, Any]:

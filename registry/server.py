@@ -12,7 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from registry import audit, db, logs, tags
+from enforcer.problems import LogInconsistent
+from registry import audit, db, logs, publishing, tags
+from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books
 from registry.identity import Actor, leave_local_token
@@ -69,6 +71,10 @@ def serve(settings: Settings) -> None:
     settings = settings.model_copy(update={"port": port})
     prepare(settings)
     app = create_app(settings)
+    try:
+        tlog.check(app.state.books)
+    except LogInconsistent as alarm:
+        raise RefusedToStart(alarm.detail) from alarm
     if settings.on_loopback:
         file = local_token_file()
         leave_local_token(app.state.books.engine, file)
@@ -97,15 +103,18 @@ def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def _keep_sequencing(books: Books) -> None:
     """Give events their place in the log soon after they happened, so that the time in which a row could be taken away
-    unnoticed stays short."""
+    unnoticed stays short; and let heads of the log out, where nobody here can take them back."""
+    publisher = publishing.Publisher(books)
     while True:
         time.sleep(SEQUENCE_EVERY_S)
         try:
             with books.reading() as session:
-                waiting = audit.is_pending(session)
+                waiting = tlog.is_pending(session)
             if waiting:
-                with books.writing() as session:
-                    audit.sequence(session)
+                tlog.integrate(books)
+            publisher.publish_in_time()
+        except LogInconsistent as alarm:
+            log.critical("%s", alarm.detail)
         except Exception:
             log.exception("the log was not sequenced; it is tried again")
 

@@ -185,6 +185,18 @@ class Run(SQLModel, table=True):
     report_digest: str | None = None
 
 
+class RunManifest(SQLModel, table=True):
+    """What a run signed at its end, and what we signed on it, byte for byte. Rows are never changed (trigger, 0001)."""
+
+    __tablename__ = "run_manifest"
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    digest: str
+    manifest: str
+    receipt: str
+    event_id: str = Field(foreign_key="event.id")
+
+
 class Event(SQLModel, table=True):
     """One thing that happened or was refused. Rows are never deleted, and updated only to erase what is personal
     (triggers, migration 0001)."""
@@ -239,6 +251,27 @@ class LogEntry(SQLModel, table=True):
     index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     event_id: str = Field(foreign_key="event.id")
     leaf_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class LogTile(SQLModel, table=True):
+    """A tile of the tree (C2SP tlog-tiles): up to 256 hashes of a level. Full ones never change (trigger, 0001)."""
+
+    __tablename__ = "log_tile"
+
+    level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    width: int
+    hashes: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class LogCheckpoint(SQLModel, table=True):
+    """The newest signed head of the log, and the newest that witnesses cosigned; older ones are taken away."""
+
+    __tablename__ = "log_checkpoint"
+
+    size: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    note: str
+    witnessed: bool
 
 
 class IdempotentAnswer(SQLModel, table=True):

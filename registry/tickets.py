@@ -62,18 +62,7 @@ def issue(
     spec = _resolve(session, request, permit, run_id=run_id)
     run_spec = canonical_bytes(spec)
     expires = now + timedelta(seconds=books.settings.ticket_ttl_s)
-    event = audit.record(
-        session,
-        "ticket.issued",
-        permit.actor,
-        business_unit=permit.unit,
-        task_type=spec.task_type,
-        version=spec.version,
-        run_id=run_id,
-        ticket_id=jti,
-        **permit.provenance,
-        detail={"run_spec_digest": digest(run_spec), "target": spec.target, "gpus": spec.gpus, "jkt": request.jkt},
-    )
+    event_id = db.uuid7()
     claims = tickets.Claims(
         iss=books.settings.issuer,
         sub=permit.actor.id,
@@ -101,17 +90,33 @@ def issue(
         run_spec_digest=digest(run_spec),
         policy_digest=permit.decision.revision,
         policy_rule=_rule(permit),
-        decision_id=event.id,
+        decision_id=event_id,
         redeem="online",
     )
+    token = tickets.sign(claims, books.ticket_key)
+    audit.record(
+        session,
+        "ticket.issued",
+        permit.actor,
+        id=event_id,
+        business_unit=permit.unit,
+        task_type=spec.task_type,
+        version=spec.version,
+        run_id=run_id,
+        ticket_id=jti,
+        digest=digest(token.encode()),
+        **permit.provenance,
+        detail={"run_spec_digest": digest(run_spec), "target": spec.target, "gpus": spec.gpus, "jkt": request.jkt},
+    )
     grant = wire.TicketGrant(
-        ticket=tickets.sign(claims, books.ticket_key),
+        ticket=token,
         jti=jti,
         run_id=run_id,
         run_spec=run_spec.decode(),
         run_spec_digest=digest(run_spec),
         expires_at=expires,
         policy_rule=_rule(permit),
+        checkpoint=books.head(session),
     )
     session.add(
         Ticket(
@@ -211,6 +216,7 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
         lease_token=token,
         expires_at=run.lease_expires_at,
         heartbeat_s=max(1, books.settings.lease_ttl_s // 3),
+        checkpoint=books.head(session),
     )
 
 

@@ -1,4 +1,4 @@
-"""`/v1/audit` and `/tlog`: who did what, for whom, under which rule; and the proof of it."""
+"""`/v1/audit`: who did what, for whom, under which rule. The proof of it is in `routes/log.py`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -9,8 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from enforcer import wire
-from registry import audit, tags
-from registry.access import Matter, May, Permit, SignedIn
+from registry import audit, log, tags
+from registry.access import Matter, May, Permit
 from registry.books import Books, TheBooks
 from registry.paging import Filter, Page
 from registry.tables import Event
@@ -76,26 +76,16 @@ def export_events(
 ) -> StreamingResponse:
     """All matching events, oldest first. `ndjson` carries a signed checkpoint and a proof for each event."""
     wanted = _filter(books, query, auditor)
-    with books.writing() as session:
-        audit.sequence(session)
+    log.integrate(books)
     with books.reading() as session:
         if query.format == "ndjson":
-            lines = list(audit.export_ndjson(session, wanted, books.log_origin, books.log_key))
+            lines = list(audit.export_ndjson(session, wanted, books))
         else:
             lines = list(audit.export_csv(session, wanted))
     with books.writing() as session:
         _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
     headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
     return StreamingResponse(iter(lines), media_type=MEDIA_TYPES[query.format], headers=headers)
-
-
-@router.get("/tlog/checkpoint", operation_id="getCheckpoint")
-def get_checkpoint(_caller: SignedIn, books: TheBooks) -> wire.Checkpoint:
-    """The signed head of the log. Keep it: a later export must contain everything it covers."""
-    with books.writing() as session:
-        audit.sequence(session)
-    with books.reading() as session:
-        return audit.checkpoint(session, books.log_origin, books.log_key)[1]
 
 
 def _filter(books: Books, query: EventQuery, auditor: Permit) -> Filter:

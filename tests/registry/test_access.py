@@ -15,7 +15,10 @@ PUBLIC = [
     "/.well-known/token-jwks.json",
     "/healthz",
     "/readyz",
+    "/tlog/checkpoint",
+    "/tlog/consistency",
     "/tlog/jwks.json",
+    "/tlog/tile/{level}/{path:path}",
 ]
 
 

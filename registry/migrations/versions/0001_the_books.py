@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-IMMUTABLE = ("log_entry", "tag_version", "review")
+IMMUTABLE = ("log_entry", "tag_version", "review", "run_manifest")
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
     "ticket_id", "proposal_id", "digest", "groups_digest", "personal_hash",
@@ -47,6 +47,8 @@ def _add_triggers() -> None:
         "event_only_erased", "event", "update", "rows of event are never changed, only erased",
         f"not ({erased} and {emptied} and {same})",
     )
+    _refuse("log_tile_full", "log_tile", "update", "a full tile of the log is never changed", "old.width = 256")
+    _refuse("log_tile_no_delete", "log_tile", "delete", "rows of log_tile are never deleted", "true")
     _refuse(
         "proposal_decided", "proposal", "update", "a decided proposal is never changed", "old.state <> 'open'"
     )
@@ -207,6 +209,19 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('index'),
     sa.UniqueConstraint('event_id')
     )
+    op.create_table('log_tile',
+    sa.Column('level', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('index', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('width', sa.Integer(), nullable=False),
+    sa.Column('hashes', sa.LargeBinary(), nullable=False),
+    sa.PrimaryKeyConstraint('level', 'index')
+    )
+    op.create_table('log_checkpoint',
+    sa.Column('size', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('note', sa.String(), nullable=False),
+    sa.Column('witnessed', sa.Boolean(), nullable=False),
+    sa.PrimaryKeyConstraint('size')
+    )
     op.create_table('pending_entry',
     sa.Column('event_id', sa.String(), nullable=False),
     sa.Column('leaf_hash', sa.LargeBinary(), nullable=False),
@@ -223,6 +238,16 @@ def upgrade() -> None:
     sa.CheckConstraint("verdict in ('approve', 'reject')", name='verdict'),
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.PrimaryKeyConstraint('proposal_id', 'reviewer')
+    )
+    op.create_table('run_manifest',
+    sa.Column('run_id', sa.String(), nullable=False),
+    sa.Column('digest', sa.String(), nullable=False),
+    sa.Column('manifest', sa.String(), nullable=False),
+    sa.Column('receipt', sa.String(), nullable=False),
+    sa.Column('event_id', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
+    sa.ForeignKeyConstraint(['run_id'], ['run.id'], ),
+    sa.PrimaryKeyConstraint('run_id')
     )
     op.create_table('tag_version',
     sa.Column('tag', sa.String(), nullable=False),
