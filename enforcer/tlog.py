@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from enforcer import canonical
 from enforcer.keys import KeySet, Signer
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
@@ -35,7 +35,7 @@ ERASED: dict[str, Any] = {"actor": "erased", "groups": [], "reason": None, "deta
 def personal_hash(salt: str, event: Mapping[str, Any]) -> str:
     """`sha256:SHA-256(salt || JCS(personal part))`, salt in hex. Without the salt nobody can try names."""
     personal = {name: event[name] for name in PERSONAL}
-    return f"sha256:{hashlib.sha256(bytes.fromhex(salt) + rfc8785.dumps(personal)).hexdigest()}"
+    return f"sha256:{hashlib.sha256(bytes.fromhex(salt) + canonical.dumps(personal)).hexdigest()}"
 
 
 def entry(event: Mapping[str, Any]) -> bytes:
@@ -50,7 +50,9 @@ def entry(event: Mapping[str, Any]) -> bytes:
         fits = personal_hash(event["salt"], event) == event["personal_hash"]
     if not fits:
         raise LogInvalid(f"event `{event['id']}`: its personal part is not what was logged")
-    return rfc8785.dumps({"v": 1, **{name: value for name, value in event.items() if name not in (*PERSONAL, "salt")}})
+    return canonical.dumps(
+        {"v": 1, **{name: value for name, value in event.items() if name not in (*PERSONAL, "salt")}}
+    )
 
 
 def leaf_hash(entry: bytes) -> bytes:

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-import rfc8785
 from sqlalchemy import Engine, func
 from sqlmodel import Session, col, delete, select
 
-from enforcer import tlog, wire
+from enforcer import canonical, tlog, wire
 from enforcer.keys import Signer
 from enforcer.problems import Problem
 from enforcer.runspec import digest
@@ -41,7 +40,7 @@ def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) ->
         "outcome": outcome,
         "actor": actor.id,
         "groups": list(actor.groups),
-        "groups_digest": digest(rfc8785.dumps(sorted(actor.groups))),
+        "groups_digest": digest(canonical.dumps(sorted(actor.groups))),
         "business_unit": actor.business_unit,
         "detail": {},
         "salt": salt,
