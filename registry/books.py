@@ -16,6 +16,7 @@ from registry.keyring import Keyring
 from registry.rates import Rates
 from registry.settings import Settings
 from registry.tables import Tag
+from registry.writer import Writer
 
 
 @dataclass
@@ -25,10 +26,12 @@ class Books:
     ring: Keyring
     policy: rules.Policy
     rates: Rates = field(init=False, repr=False)
+    writer: Writer = field(init=False, repr=False)
     _snapshot: Snapshot | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.rates = Rates(self.settings.budgets)
+        self.writer = Writer(self.engine)
 
     @classmethod
     def open(cls, settings: Settings) -> "Books":

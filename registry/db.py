@@ -42,7 +42,7 @@ def open_engine(settings: Settings) -> Engine:
     os.close(os.open(settings.state_dir / "registry.db", os.O_RDWR | os.O_CREAT, 0o600))
     engine = create_engine(
         url,
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S, "cached_statements": 512},
         pool_size=20,
         max_overflow=20,
         hide_parameters=True,  # a failing statement is logged, the tickets and texts in it are not
