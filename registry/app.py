@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 
 from enforcer import problems
 from enforcer.problems import Problem, RateLimited
@@ -22,6 +23,7 @@ from registry.limits import Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
 from registry.routes import decisions, health, keys, proposals, runs, tags, tickets
+from registry.routes.express import Express
 from registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over migrated tables. Raises what `Books.open` raises."""
     app = _routed()
     app.state.books = books = Books.open(settings)
+    app.add_middleware(Express, books=books)
     app.add_middleware(Limits, settings=settings, rates=books.rates, forms=_forms(), render=_unrouted)
     return app
 

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from registry import audit, db, logs, tags
+from registry import audit, db, logs, tags, tickets
 from registry.app import create_app, describe
 from registry.books import Books
 from registry.identity import Actor, leave_local_token
@@ -22,6 +22,7 @@ from registry.tables import ApiToken, Tag
 
 log = logging.getLogger("tagwarden")
 SEQUENCE_EVERY_S = 1.0
+SWEEP_EVERY_S = 60.0
 LOOK_AT_KEYS_EVERY_S = 0.5
 SERVICE = Actor("system:registry", (), "all")
 
@@ -77,6 +78,7 @@ def serve(settings: Settings) -> None:
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
+    app.state.books.writer.close()
 
 
 def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -97,10 +99,15 @@ def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def _keep_sequencing(books: Books) -> None:
     """Give events their place in the log soon after they happened, so that the time in which a row could be taken away
-    unnoticed stays short."""
+    unnoticed stays short. Sweep now and then."""
+    swept = time.monotonic()
     while True:
         time.sleep(SEQUENCE_EVERY_S)
         try:
+            if time.monotonic() - swept > SWEEP_EVERY_S:
+                swept = time.monotonic()
+                with books.writing() as session:
+                    tickets.sweep(session)
             with books.reading() as session:
                 waiting = audit.is_pending(session)
             if waiting:
