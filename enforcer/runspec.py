@@ -102,24 +102,28 @@ def canonical_bytes(specification: RunSpec | dict[str, Any]) -> bytes:
     document = specification.model_dump(mode="json") if isinstance(specification, RunSpec) else specification
     if _depth(document) > MAX_DEPTH:
         raise SpecificationInvalid(f"the specification nests deeper than {MAX_DEPTH} levels")
-    return _small(_canonical(document))
+    return _small(flat_canonical_bytes(document))
 
 
 def canonical_bytes_around(profile: bytes, specification: dict[str, Any]) -> bytes:
     """The canonical bytes of a specification whose profile is given in its canonical form (`Profile.canonical`).
 
     The profile is most of a specification and the same for every run of a version, so it is put in its place as it is.
-    The rest must be flat enough to need no look at its depth.
 
     Raises:
         SpecificationInvalid: as `canonical_bytes`.
     """
-    before = _canonical({name: value for name, value in specification.items() if name < "profile"})
-    after = _canonical({name: value for name, value in specification.items() if name > "profile"})
+    before = flat_canonical_bytes({name: value for name, value in specification.items() if name < "profile"})
+    after = flat_canonical_bytes({name: value for name, value in specification.items() if name > "profile"})
     return _small(before[:-1] + b',"profile":' + profile + b"," + after[1:])
 
 
-def _canonical(document: dict[str, Any]) -> bytes:
+def flat_canonical_bytes(document: dict[str, Any]) -> bytes:
+    """The same of a document that cannot be too deep or too large: its model says so.
+
+    Raises:
+        SpecificationInvalid: numbers beyond 2^53, NaN, lone surrogates.
+    """
     try:
         return canonical.dumps(document)
     except (canonical.CanonicalizationError, UnicodeEncodeError) as error:

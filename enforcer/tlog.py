@@ -50,6 +50,11 @@ def entry(event: Mapping[str, Any]) -> bytes:
         fits = personal_hash(event["salt"], event) == event["personal_hash"]
     if not fits:
         raise LogInvalid(f"event `{event['id']}`: its personal part is not what was logged")
+    return entry_as_hashed(event)
+
+
+def entry_as_hashed(event: Mapping[str, Any]) -> bytes:
+    """The log entry of an event whose `personal_hash` is taken as it stands: for whoever has just made it."""
     return canonical.dumps(
         {"v": 1, **{name: value for name, value in event.items() if name not in (*PERSONAL, "salt")}}
     )

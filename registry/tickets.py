@@ -19,7 +19,7 @@ from enforcer.problems import (
     Unavailable,
     UnknownTicket,
 )
-from enforcer.runspec import RunSpec, canonical_bytes, canonical_bytes_around, digest
+from enforcer.runspec import RunSpec, canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
 from registry import audit, db, tags
 from registry.access import HeldTicket, Permit, lease_hash
@@ -293,7 +293,7 @@ def _canonical(spec: RunSpec, task: tags.InForce) -> bytes:
 
 
 def _request_digest(request: wire.TicketRequest) -> str:
-    return digest(canonical_bytes(request.model_dump(mode="json")))
+    return digest(flat_canonical_bytes(request.model_dump(mode="json")))
 
 
 def _answered(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> str | None:

@@ -22,14 +22,15 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import JSON, Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from enforcer.problems import IdempotencyConflict
+from registry import db
 from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Writer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._store: _Store = _OnSqlite() if engine.dialect.name == "sqlite" else _OnPostgresql()
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._groups: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -82,10 +84,18 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(draft, loop, loop.create_future())
+        group = self._groups.get(loop)
+        if group is None:
+            group = self._groups[loop] = []
+            # When all requests that are ready now have drafted: one hand-over, and a batch worth its fsync.
+            loop.call_soon(self._hand_over, loop)
+        group.append(waiting)
+        return await waiting.future
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._thread is None or not self._thread.is_alive():
             self._start()
-        self._queue.put(waiting)
-        return await waiting.future
+        self._queue.put(self._groups.pop(loop))
 
     def close(self) -> None:
         """Write what still waits, and end."""
@@ -102,20 +112,22 @@ class Writer:
                 self._thread.start()
 
     def _keep_writing(self) -> None:
-        while batch := self._take():
-            self._write(batch)
-            _release(batch)
+        while taken := self._take():
+            for start in range(0, len(taken), MAX_BATCH):
+                batch = taken[start : start + MAX_BATCH]
+                self._write(batch)
+                _release(batch)
 
     def _take(self) -> list[_Waiting]:
         """What waits now, at least one; nothing when it is time to end."""
         batch: list[_Waiting] = []
-        waiting = self._queue.get()
-        while waiting is not None:
-            batch.append(waiting)
-            if len(batch) == MAX_BATCH:
+        group = self._queue.get()
+        while group is not None:
+            batch += group
+            if len(batch) >= MAX_BATCH:
                 return batch
             try:
-                waiting = self._queue.get_nowait()
+                group = self._queue.get_nowait()
             except queue.Empty:
                 return batch
         if batch:
@@ -127,10 +139,7 @@ class Writer:
         try:
             outcomes = self._transaction([waiting.draft for waiting in batch])
         except BaseException as error:
-            away = isinstance(error, OperationalError | InterfaceError) or (
-                isinstance(error, DBAPIError) and error.connection_invalidated
-            )
-            if len(batch) > 1 and not away:
+            if len(batch) > 1 and not db.is_away(error):
                 for waiting in batch:
                     self._write([waiting])
                 return
@@ -214,15 +223,14 @@ class _OnSqlite:
     """One `insert ... values (...), (...)` for each table."""
 
     def __init__(self) -> None:
-        self._heads: list[str] = []
-        self._marks: list[str] = []
-        self._columns: list[list[tuple[str, bool]]] = []
+        self._tables: list[tuple[str, str, list[str], list[int]]] = []  # head, marks, columns, which of them are JSON
         for table in TABLES:
             columns = SQLModel.metadata.tables[str(table.__tablename__)].columns
-            names = ", ".join(f'"{column.name}"' for column in columns)
-            self._heads.append(f'insert into "{table.__tablename__}" ({names}) values ')  # noqa: S608 names of ours
-            self._marks.append(f"({', '.join('?' * len(columns))})")
-            self._columns.append([(column.name, isinstance(column.type, JSON)) for column in columns])
+            names = [column.name for column in columns]
+            quoted = ", ".join(f'"{name}"' for name in names)
+            head = f'insert into "{table.__tablename__}" ({quoted}) values '  # noqa: S608 names of ours
+            as_json = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
+            self._tables.append((head, f"({', '.join('?' * len(names))})", names, as_json))
 
     def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
         marks = ", ".join(["(?, ?)"] * len(asked))
@@ -235,22 +243,19 @@ class _OnSqlite:
         return _found(connection.exec_driver_sql(query, keys).all())
 
     def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
-        for at, columns in enumerate(self._columns):
+        for table, (head, marks, names, as_json) in enumerate(self._tables):
+            values: list[Any] = []
+            for draft in drafts:
+                row = [draft.rows[table].get(name) for name in names]
+                for at in as_json:
+                    row[at] = json.dumps(row[at]) if row[at] else "{}" if row[at] == {} else "[]"
+                values += row
+            # Moments as SQLAlchemy writes them: UTC, without saying so, always with microseconds.
             values = [
-                self._value(row.get(name), as_json)
-                for row in (draft.rows[at] for draft in drafts)
-                for name, as_json in columns
+                value.replace(tzinfo=None).isoformat(" ", "microseconds") if type(value) is datetime else value
+                for value in values
             ]
-            statement = self._heads[at] + ", ".join([self._marks[at]] * len(drafts))
-            connection.exec_driver_sql(statement, tuple(values))
-
-    @staticmethod
-    def _value(value: Any, as_json: bool) -> Any:
-        if as_json:
-            return json.dumps(value) if value else "{}" if value == {} else "[]"
-        if isinstance(value, datetime):  # as SQLAlchemy writes it
-            return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
-        return value
+            connection.exec_driver_sql(head + ", ".join([marks] * len(drafts)), tuple(values))
 
 
 class _OnPostgresql:
