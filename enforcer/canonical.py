@@ -1,12 +1,12 @@
 """RFC 8785 canonical JSON, quickly: the same bytes as the reference library `rfc8785`, several times as fast.
 
-Text and whole numbers are written here, by Python's own encoder where nothing else is in a container. Other numbers, and
-whatever is not exactly one of Python's JSON types, are left to the library, errors included.
+Text and whole numbers are written here, by Python's own encoder where a container holds nothing else. Other numbers,
+and whatever is not exactly one of Python's JSON types, are left to the library, errors included.
 """
 
 from collections.abc import Collection
 from functools import lru_cache
-from json.encoder import c_make_encoder, encode_basestring
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from typing import Any
 
 import rfc8785

@@ -41,7 +41,7 @@ class Actor:
     groups: tuple[str, ...]
     business_unit: str
     # When the credential that says so ends; None for whoever must be asked about each time.
-    until: datetime | None = field(default=None, compare=False)
+    expires_at: datetime | None = field(default=None, compare=False)
 
     @property
     def principals(self) -> tuple[str, ...]:

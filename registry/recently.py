@@ -58,8 +58,8 @@ class Recently:
             if known is None or known.stamp != stamp:
                 known = Known(stamp, self._books.gate(session))
         actors = dict(known.actors) if len(known.actors) < MAX_TOKENS else {}
-        if actor.until is not None:
-            actors[_fingerprint(token)] = actor, min(actor.until, now + LIFE)
+        if actor.expires_at is not None:
+            actors[_fingerprint(token)] = actor, min(actor.expires_at, now + LIFE)
         learnt = Known(stamp, known.gate, actors, {**known.task_types, task_type: task})
         if self.known is None or self.known.stamp <= stamp:
             self.known = learnt

@@ -139,7 +139,8 @@ class Writer:
         try:
             outcomes = self._transaction([waiting.draft for waiting in batch])
         except BaseException as error:
-            if len(batch) > 1 and not db.is_away(error):
+            away = isinstance(error, DBAPIError) and db.is_away(error)
+            if len(batch) > 1 and not away:
                 for waiting in batch:
                     self._write([waiting])
                 return

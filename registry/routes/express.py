@@ -6,13 +6,13 @@ on the record. So there is one description of the API, and a test that holds bot
 """
 
 from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enforcer import wire
 from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import Problem
+from enforcer.problems import Problem, Unauthenticated
 from registry import access, db, tickets
 from registry.books import Books
 from registry.identity import Actor
@@ -69,7 +69,7 @@ class Express:
             )
         except Stale:
             self._recently.forget()
-        except (ValidationError, Problem, DBAPIError):
+        except (ValidationError, Problem, SQLAlchemyError):
             pass  # the documented route says why
         return None
 
@@ -82,7 +82,7 @@ class Express:
         known = await run_in_threadpool(self._recently.learn, token, task_type)
         actor, task = known.actor(token, now), known.task_types[task_type]
         if actor is None:
-            raise access.Unauthenticated("this credential is read from the books each time")
+            raise Unauthenticated("this credential is read from the books each time")
         return actor, task, known.gate, known.stamp
 
 
