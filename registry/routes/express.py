@@ -8,7 +8,7 @@ on the record. So there is one description of the API, and a test that holds bot
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enforcer import wire
 from enforcer.policy.snapshot import Snapshot
@@ -32,26 +32,27 @@ class Express:
         self._recently = Recently(books)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST" or scope["query_string"]:
+        # `Limits` leaves the body here, parsed strictly; that it can be received once more is for the documented route.
+        if scope.get("path") != PATH or scope.get("method") != "POST" or scope["query_string"] or "json" not in scope:
             await self._app(scope, receive, send)
             return
-        body, again = await _read(receive)
-        granted = None if body is None else await self._grant(scope, body)
+        granted = await self._grant(scope)
         if granted is None:
-            await self._app(scope, again, send)
+            await self._app(scope, receive, send)
             return
+        scope["state"]["admitted"] = True
         content = granted.encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _grant(self, scope: Scope, body: bytes) -> str | None:
+    async def _grant(self, scope: Scope) -> str | None:
         """The grant as JSON; None where it is not for us to answer."""
         token, key = _credentials(scope)
         if not token or not key:
             return None
         try:
-            request = wire.TicketRequest.model_validate_json(body)
+            request = wire.TicketRequest.model_validate(scope["json"])
             actor, task, gate, stamp = await self._look_up(token, request.task_type)
             matter = access.Matter(
                 tag=task.tag,
@@ -61,12 +62,12 @@ class Express:
                 model=request.inputs.model.name,
             )
             decision = access.decide(gate, actor, "submit", matter)
-            if not decision.allowed:
+            if not decision.allowed or not self._books.rates.has_room(actor.id, "tickets"):
                 return None
             permit = access.Permit(actor, matter.unit or actor.business_unit, decision)
-            return await self._books.writer.write(
-                tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key)
-            )
+            draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key)
+            self._books.rates.take(actor.id, "tickets")
+            return await self._books.writer.write(draft)
         except Stale:
             self._recently.forget()
         except (ValidationError, Problem, SQLAlchemyError):
@@ -96,29 +97,3 @@ def _credentials(scope: Scope) -> tuple[str | None, str | None]:
     if scheme.lower() != "bearer" or headers.get(b"content-type") != b"application/json" or not 8 <= len(key) <= 80:
         return None, None
     return token.strip(), key
-
-
-async def _read(receive: Receive) -> tuple[bytes | None, Receive]:
-    """The whole body, and a `receive` that tells it all again; no body where reading it failed."""
-    told: list[Message | Exception] = []
-    try:
-        while True:
-            message = await receive()
-            told.append(message)
-            if message["type"] != "http.request" or not message.get("more_body", False):
-                break
-    except Exception as error:  # a limit on the body: raised again where the documented route reads it
-        told.append(error)
-    complete = all(not isinstance(part, Exception) and part["type"] == "http.request" for part in told)
-    body = b"".join(part.get("body", b"") for part in told if not isinstance(part, Exception)) if complete else None
-    waiting = iter(told)
-
-    async def again() -> Message:
-        part = next(waiting, None)
-        if part is None:
-            return await receive()
-        if isinstance(part, Exception):
-            raise part
-        return part
-
-    return body, again

@@ -50,7 +50,7 @@ def all_at_once(app: FastAPI, requests: list[dict[str, Any]]) -> list[httpx2.Res
 
     async def send() -> list[httpx2.Response]:
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url=app.state.books.settings.issuer) as client:
             return list(await asyncio.gather(*(client.post("/v1/tickets", **request) for request in requests)))
 
     return asyncio.run(send())
@@ -86,11 +86,16 @@ def written(registry: Registry, made: list[Draft]) -> list[str | BaseException]:
     return asyncio.run(write())
 
 
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(Settings(state_dir=tmp_path / "state", tickets_per_minute=0))
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     """The registry on either database."""
     url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
-    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=url))
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=url, tickets_per_minute=0))
     with db.writing(registry.books.engine) as session:
         if request.param == "postgresql":  # one server for all tests
             for table in ("pending_entry", "log_entry", "ticket", "run", "idempotent_answer"):
@@ -307,7 +312,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_a_database_that_goes_away_in_the_middle_of_a_batch_is_a_503_and_a_retry_finds_one_ticket(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=cluster.url))
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=cluster.url, tickets_per_minute=0))
     token = registry.token("wang", "trainers")
     store = registry.books.writer._store
     insert = store.insert
@@ -333,7 +338,10 @@ def test_a_database_that_goes_away_in_the_middle_of_a_batch_is_a_503_and_a_retry
 
 @pytest.mark.postgresql
 def test_two_processes_asked_with_the_same_keys_issue_each_ticket_once(postgresql: str, tmp_path: Path) -> None:
-    one, other = (Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql)) for _ in range(2))
+    one, other = (
+        Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql, tickets_per_minute=0))
+        for _ in range(2)
+    )
     token, run = one.token("wang", "trainers"), db.uuid7()
     keys = [f"{run}-{at:02}" for at in range(24)]
     replies: dict[int, list[httpx2.Response]] = {}
@@ -356,7 +364,10 @@ def test_two_processes_asked_with_the_same_keys_issue_each_ticket_once(postgresq
 
 @pytest.mark.postgresql
 def test_a_batch_that_is_not_committed_yet_keeps_no_other_process_waiting(postgresql: str, tmp_path: Path) -> None:
-    one, other = (Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql)) for _ in range(2))
+    one, other = (
+        Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql, tickets_per_minute=0))
+        for _ in range(2)
+    )
     made, store, run = drafts(one, 2), one.books.writer._store, db.uuid7()
     for at, draft in enumerate(made):
         draft.answer["key"] = f"{run}-{at}"
@@ -502,7 +513,7 @@ def test_old_answers_and_proofs_are_swept(registry: Registry) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, FastAPI]:
     """One registry, and the same without its express lane."""
-    registry = Registry(Settings(state_dir=tmp_path_factory.mktemp("both")))
+    registry = Registry(Settings(state_dir=tmp_path_factory.mktemp("both"), tickets_per_minute=0))
     documented = create_app(registry.settings)
     documented.user_middleware = [each for each in documented.user_middleware if each.cls is not Express]
     assert len(documented.user_middleware) == len(registry.app.user_middleware) - 1
@@ -570,7 +581,7 @@ def asked_of(app: FastAPI, token: str, content: str | bytes, headers: dict[str, 
 
     async def send() -> httpx2.Response:
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url=app.state.books.settings.issuer) as client:
             authorized = {"Authorization": f"Bearer {token}", **fresh}
             return await client.post(f"/v1/tickets{query}", content=content, headers=authorized)
 
@@ -583,6 +594,17 @@ def test_what_is_served_is_what_is_documented(both: tuple[Registry, FastAPI], na
     token = registry.token("wang", "trainers")
 
     assert asked_of(registry.app, token, *REQUESTS[name]) == asked_of(documented, token, *REQUESTS[name])
+
+
+def test_a_budget_that_is_used_up_is_refused_in_words_and_on_record(tmp_path: Path) -> None:
+    registry = Registry(Settings(state_dir=tmp_path / "state", tickets_per_minute=3))
+    token = registry.token("wang", "trainers")
+
+    replies = all_at_once(registry.app, [post(token, f"key-{at:05}") for at in range(6)])
+
+    assert sorted(reply.status_code for reply in replies) == [201] * 3 + [429] * 3
+    assert all(int(reply.headers["retry-after"]) > 0 for reply in replies if reply.status_code == 429)
+    assert len(registry.events("rate-limit.refused")) == 1
 
 
 def test_the_express_lane_grants_what_is_plain(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

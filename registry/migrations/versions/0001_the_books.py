@@ -57,8 +57,13 @@ def _add_triggers() -> None:
     )
 
 
-# What a ticket rests on. A token or an alias that is new changes nothing for what was known before.
-STAMPED = {"tag": ("insert", "update", "delete"), "alias": ("update", "delete"), "api_token": ("update", "delete")}
+# What a ticket rests on. A token or an alias that is new changes nothing for what was known before, and a token that is
+# used changes nothing of what it opens.
+STAMPED = {
+    "tag": ("insert", "update", "delete"),
+    "alias": ("update", "delete"),
+    "api_token": ("update of secret_sha256, actor, groups, business_unit, expires_at", "delete"),
+}
 
 
 def _move_the_stamp() -> None:
@@ -70,7 +75,7 @@ def _move_the_stamp() -> None:
         )
     for table, verbs in STAMPED.items():
         for verb in verbs:
-            name = f"{table}_{verb}_moves_the_stamp"
+            name = f"{table}_{verb.split()[0]}_moves_the_stamp"
             if sqlite:
                 op.execute(f'create trigger {name} after {verb} on "{table}" begin {move} end')
             else:
