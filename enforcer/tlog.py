@@ -53,6 +53,11 @@ def entry(event: Mapping[str, Any]) -> bytes:
         fits = personal_hash(event["salt"], event) == event["personal_hash"]
     if not fits:
         raise LogInvalid(f"event `{event['id']}`: its personal part is not what was logged")
+    return entry_as_hashed(event)
+
+
+def entry_as_hashed(event: Mapping[str, Any]) -> bytes:
+    """The log entry of an event whose `personal_hash` is taken as it stands: for whoever has just made it."""
     logged = {**event, "v": 1}
     for name in _NOT_LOGGED:
         del logged[name]

@@ -23,6 +23,7 @@ from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
 from registry.routes import decisions, health, keys, proposals, runs, tags, tickets
 from registry.routes import log as log_routes
+from registry.routes.express import Express
 from registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over migrated tables. Raises what `Books.open` raises."""
     app = _routed()
     app.state.books = books = Books.open(settings)
+    app.add_middleware(Express, books=books)
     app.add_middleware(Limits, settings=settings, rates=books.rates, forms=_forms(), render=_unrouted)
     return app
 

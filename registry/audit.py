@@ -11,13 +11,13 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-import rfc8785
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from enforcer import tlog, wire
+from enforcer import canonical, tlog, wire
 from enforcer.problems import Problem
 from enforcer.runspec import digest
 from registry import db, log
@@ -41,7 +41,7 @@ def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) ->
         "outcome": outcome,
         "actor": actor.id,
         "groups": list(actor.groups),
-        "groups_digest": digest(rfc8785.dumps(sorted(actor.groups))),
+        "groups_digest": _groups_digest(actor.groups),
         "business_unit": actor.business_unit,
         "detail": {},
         "salt": salt,
@@ -50,9 +50,14 @@ def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) ->
     return {**event, "personal_hash": tlog.personal_hash(salt, event)}
 
 
+@lru_cache(maxsize=1_000)
+def _groups_digest(groups: tuple[str, ...]) -> str:
+    return digest(canonical.dumps(sorted(groups)))
+
+
 def leaf_of(event: dict[str, Any]) -> bytes:
-    """The leaf hash of an event that is not yet a row."""
-    return tlog.leaf_hash(tlog.entry({**event, "at": _moment(event["at"])}))
+    """The leaf hash of an event that `describe` made and that is not yet a row."""
+    return tlog.leaf_hash(tlog.entry_as_hashed({**event, "at": _moment(event["at"])}))
 
 
 def record(session: Session, kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> Event:

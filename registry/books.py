@@ -20,6 +20,7 @@ from registry.keyring import Keyring
 from registry.rates import Rates
 from registry.settings import Settings
 from registry.tables import LogCheckpoint, Tag
+from registry.writer import Writer
 
 HEAD_FOR_S = 1.0
 
@@ -31,6 +32,7 @@ class Books:
     ring: Keyring
     policy: rules.Policy
     rates: Rates = field(init=False, repr=False)
+    writer: Writer = field(init=False, repr=False)
     # The log in this process (`registry.log`): runs of the sequencer begun and ended, and why it refuses to go on.
     log_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     log_runs: int = 0
@@ -41,6 +43,7 @@ class Books:
 
     def __post_init__(self) -> None:
         self.rates = Rates(self.settings.budgets)
+        self.writer = Writer(self.engine)
 
     @classmethod
     def open(cls, settings: Settings) -> "Books":
@@ -115,14 +118,19 @@ class Books:
         Raises:
             LogInconsistent: this process saw that the log is not what was signed.
         """
-        if self.log_alarm is not None:
-            raise LogInconsistent(f"the registry gives nothing out while its log is in doubt: {self.log_alarm}")
-        until, note = self._head
-        if time.monotonic() >= until:
+        note = self.known_head()
+        if note is None:
             found = session.exec(select(LogCheckpoint.note).order_by(col(LogCheckpoint.size).desc()).limit(1)).first()
             note = found or tlog.sign_checkpoint(self.log_origin, 0, tlog.EMPTY_ROOT, self.log_key)
             self._head = (time.monotonic() + HEAD_FOR_S, note)
         return note
+
+    def known_head(self) -> str | None:
+        """The newest checkpoint, where it was read less than a second ago. Raises as `head`."""
+        if self.log_alarm is not None:
+            raise LogInconsistent(f"the registry gives nothing out while its log is in doubt: {self.log_alarm}")
+        until, note = self._head
+        return note if time.monotonic() < until else None
 
     def forget_head(self) -> None:
         self._head = (0.0, "")

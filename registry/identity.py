@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +40,8 @@ class Actor:
     id: str
     groups: tuple[str, ...]
     business_unit: str
+    # When the credential that says so ends; None for whoever must be asked about each time.
+    expires_at: datetime | None = field(default=None, compare=False)
 
     @property
     def principals(self) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ def actor_of(session: Session, token: str, *, now: datetime) -> Actor:
         raise Unauthenticated("this API token is not known here; make one with `tagwarden token create`")
     if now >= row.expires_at:
         raise Unauthenticated(f"this API token expired on {row.expires_at:%Y-%m-%d}; make a new one")
-    return Actor(row.actor, tuple(row.groups), row.business_unit)
+    return Actor(row.actor, tuple(row.groups), row.business_unit, row.expires_at)
 
 
 def create_token(

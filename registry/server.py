@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
 from enforcer.problems import LogInconsistent
-from registry import audit, db, logs, publishing, tags
+from registry import audit, db, logs, publishing, tags, tickets
 from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books
@@ -24,6 +24,7 @@ from registry.tables import ApiToken, Tag
 
 log = logging.getLogger("tagwarden")
 SEQUENCE_EVERY_S = 1.0
+SWEEP_EVERY_S = 60.0
 LOOK_AT_KEYS_EVERY_S = 0.5
 SERVICE = Actor("system:registry", (), "all")
 
@@ -83,6 +84,7 @@ def serve(settings: Settings) -> None:
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
+    app.state.books.writer.close()
 
 
 def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -103,11 +105,16 @@ def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def _keep_sequencing(books: Books) -> None:
     """Give events their place in the log soon after they happened, so that the time in which a row could be taken away
-    unnoticed stays short; and let heads of the log out, where nobody here can take them back."""
+    unnoticed stays short; and let heads of the log out, where nobody here can take them back. Sweep now and then."""
     publisher = publishing.Publisher(books)
+    swept = time.monotonic()
     while True:
         time.sleep(SEQUENCE_EVERY_S)
         try:
+            if time.monotonic() - swept > SWEEP_EVERY_S:
+                swept = time.monotonic()
+                with books.writing() as session:
+                    tickets.sweep(session)
             with books.reading() as session:
                 waiting = tlog.is_pending(session)
             if waiting:

@@ -275,14 +275,14 @@ class LogCheckpoint(SQLModel, table=True):
 
 
 class IdempotentAnswer(SQLModel, table=True):
-    """What a POST with this Idempotency-Key was answered, so that a retry gets the same."""
+    """What a POST with this Idempotency-Key was answered, to the byte, so that a retry gets the same."""
 
     __tablename__ = "idempotent_answer"
 
     actor: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     request_digest: str
-    answer: dict[str, Any] = _json()
+    answer: str
     created_at: datetime = _moment(index=True)
 
 
@@ -293,3 +293,11 @@ class UsedProof(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     used_at: datetime = _moment(index=True)
+
+
+class Stamp(SQLModel, table=True):
+    """One row, whose value moves with every change of what a ticket rests on (triggers, migration 0001): an API token
+    that ends, a task type, the version in force, an alias. What was read under a stamp holds while the stamp stands."""
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    value: int = Field(sa_column=Column(BigInteger, nullable=False))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import rfc8785
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from enforcer import canonical
 from enforcer.policy.conditions import Conditions
 from enforcer.runspec import digest
 
@@ -145,7 +145,7 @@ def _revision(model: str, directory: Directory, rules: list[Rule]) -> str:
         "directory": directory.model_dump(mode="json"),
         "rules": [rule.model_dump(mode="json") for rule in rules],
     }
-    return digest(rfc8785.dumps(document))
+    return digest(canonical.dumps(document))
 
 
 def _text(file: Path) -> str:

@@ -59,6 +59,34 @@ def _add_triggers() -> None:
     )
 
 
+# What a ticket rests on. A token or an alias that is new changes nothing for what was known before, and a token that is
+# used changes nothing of what it opens.
+STAMPED = {
+    "tag": ("insert", "update", "delete"),
+    "alias": ("update", "delete"),
+    "api_token": ("update of secret_sha256, actor, groups, business_unit, expires_at", "delete"),
+}
+
+
+def _move_the_stamp() -> None:
+    move = "update stamp set value = value + 1;"
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    if not sqlite:
+        op.execute(
+            f"create function move_the_stamp() returns trigger language plpgsql as $$ begin {move} return null; end $$"
+        )
+    for table, verbs in STAMPED.items():
+        for verb in verbs:
+            name = f"{table}_{verb.split()[0]}_moves_the_stamp"
+            if sqlite:
+                op.execute(f'create trigger {name} after {verb} on "{table}" begin {move} end')
+            else:
+                op.execute(
+                    f'create trigger {name} after {verb} on "{table}" for each statement '
+                    "execute function move_the_stamp()"
+                )
+
+
 def upgrade() -> None:
     op.create_table('api_token',
     sa.Column('id', sa.String(), nullable=False),
@@ -103,7 +131,7 @@ def upgrade() -> None:
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('key', sa.String(), nullable=False),
     sa.Column('request_digest', sa.String(), nullable=False),
-    sa.Column('answer', sa.JSON(), nullable=False),
+    sa.Column('answer', sa.String(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('actor', 'key')
     )
@@ -260,7 +288,14 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('tag', 'version')
     )
+    op.create_table('stamp',
+    sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('value', sa.BigInteger(), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.execute("insert into stamp (id, value) values (1, 1)")
     _add_triggers()
+    _move_the_stamp()
 
 
 def downgrade() -> None:
