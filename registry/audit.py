@@ -13,14 +13,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-import rfc8785
 from sqlalchemy import Engine, func
 from sqlmodel import Session, col, delete, select
 
 from enforcer import tlog, wire
 from enforcer.keys import Signer
 from enforcer.problems import Problem
-from enforcer.runspec import digest
 from registry import db
 from registry.identity import Actor
 from registry.keyring import Step
@@ -41,12 +39,13 @@ def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) ->
         "outcome": outcome,
         "actor": actor.id,
         "groups": list(actor.groups),
-        "groups_digest": digest(rfc8785.dumps(sorted(actor.groups))),
+        "groups_digest": actor.groups_digest,
         "business_unit": actor.business_unit,
         "detail": {},
         "salt": salt,
         **facts,
     }
+    event["detail"] = {**actor.via, **event["detail"]}
     return {**event, "personal_hash": tlog.personal_hash(salt, event)}
 
 
