@@ -32,6 +32,7 @@ TTL_S = 600.0
 COOLDOWN_S = 30.0
 STALE_S = 24 * 3600.0
 TIMEOUT_S = 5.0
+WAIT_S = 3 * TIMEOUT_S  # discovery and keys, and some
 MAX_DOCUMENT_BYTES = 512 * 1024
 LEEWAY_S = 30
 MIN_RSA_BITS = 2048
@@ -187,10 +188,11 @@ class _Keys:
         return self.now() - self.fetched_at
 
     def _refresh(self, *, wait: bool) -> None:
-        if self._tried_lately() or not self.lock.acquire(blocking=wait):
+        # Whoever has no usable key waits for a request that is under way; it tells of the key, or of none.
+        if not self.lock.acquire(timeout=WAIT_S if wait else 0):
             return
         try:
-            if self._tried_lately():  # by whoever had the lock
+            if self._tried_lately():
                 return
             self.tried_at = self.now()
             self.keys = self._fetched()
