@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -19,11 +20,14 @@ Key = RSAKey | ECKey | OKPKey
 
 @dataclass
 class Provider:
-    """`answers` may be changed to misbehave: path -> (status, headers, document); `asked` counts requests by path."""
+    """`answers` may be changed to misbehave: path -> (status, headers, document); `asked` counts requests by path.
+    `script` holds what POSTs are answered, one after the other; `posted` the forms that came."""
 
     key: Key = field(default_factory=lambda: ECKey.generate_key("P-256", {"kid": "one", "use": "sig"}))
     answers: dict[str, tuple[int, dict[str, str], Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    script: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    posted: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         provider = self
@@ -31,7 +35,15 @@ class Provider:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked.append(self.path)
-                status, headers, document = provider.answers.get(self.path, (404, {}, {}))
+                self.answer(*provider.answers.get(self.path, (404, {}, {})))
+
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                provider.posted.append(dict(parse_qsl(form)))
+                status, document = provider.script.pop(0) if provider.script else (400, {"error": "script-ended"})
+                self.answer(status, {}, document)
+
+            def answer(self, status: int, headers: dict[str, str], document: Any) -> None:
                 content = document if isinstance(document, bytes) else json.dumps(document).encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
