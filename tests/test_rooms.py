@@ -18,9 +18,11 @@ ROOMS = {
     "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "keys", "tlog",
                   "access_tokens"],
                  [*TRAINING, *WEB, *CLIENT, "casbin", "registry", "trainer"]),
-    "enforcer.policy": (["rules", "conditions", "snapshot", "identity"], [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),
+    "enforcer.policy": (["rules", "conditions", "snapshot", "identity"],
+                        [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),
     "registry": (["app", "server", "cli"], [*TRAINING, "trainer"]),
-    "trainer": (["swift", "client", "auth", "arguments", "preflight", "layout", "job", "card", "launch.local", "launch.worker"],
+    "trainer": (["swift", "client", "auth", "arguments", "preflight", "layout", "job", "card", "launch.local",
+                 "launch.worker"],
                 [*TRAINING, *WEB, *GATE, "registry"]),
 }  # fmt: skip
 
