@@ -62,9 +62,7 @@ async def _token_form(request: Request) -> dict[str, str]:
     "/v1/token",
     operation_id="exchangeToken",
     dependencies=[Public],
-    openapi_extra={
-        "requestBody": {"required": True, "content": {FORM: {"schema": _FORM}}}
-    },
+    openapi_extra={"requestBody": {"required": True, "content": {FORM: {"schema": _FORM}}}},
 )
 def exchange_token(
     request: Request, form: Annotated[dict[str, str], Depends(_token_form)], books: TheBooks, response: Response

@@ -229,21 +229,16 @@ def test_a_request_that_is_none_is_refused_in_the_words_of_oauth(
     assert reply.json()["error_description"].isascii()
 
 
-@pytest.mark.parametrize(
-    ("content", "media_type"),
-    [
-        (b"grant_type=a&grant_type=b", "application/x-www-form-urlencoded"),
-        (b"{}", "application/json"),
-        (b"\xff=1", "application/x-www-form-urlencoded"),
-        (b"a=%ff", "application/x-www-form-urlencoded"),
-        (b"&".join(b"f%d=1" % number for number in range(30)), "application/x-www-form-urlencoded"),
-        (b"", ""),
-    ],
-)
-def test_a_body_that_is_no_form_is_refused(registry: Registry, content: bytes, media_type: str) -> None:
-    reply = registry.anonymous().post("/v1/token", content=content, headers={"Content-Type": media_type})
+def test_a_body_that_is_no_form_is_refused(registry: Registry) -> None:
+    many = b"&".join(b"f%d=1" % number for number in range(30))
 
-    assert (reply.status_code, reply.json()["error"]) == (400, "invalid_request")
+    def post(content: bytes, kind: str = "application/x-www-form-urlencoded") -> httpx2.Response:
+        return registry.anonymous().post("/v1/token", content=content, headers={"Content-Type": kind})
+
+    for body in (b"grant_type=a&grant_type=b", b"\xff=1", b"a=%ff", many):
+        assert (post(body).status_code, post(body).json()["error"]) == (400, "invalid_request")
+    assert post(b"").json()["error"] == "unsupported_grant_type"
+    assert post(b"{}", "application/json").status_code == 415
 
 
 def test_unknown_parameters_are_ignored_as_rfc_6749_wants(registry: Registry, provider: Provider) -> None:
