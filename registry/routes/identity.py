@@ -11,9 +11,9 @@ from registry import access, api_tokens, db, exchange, principals
 from registry.access import Matter, May, Permit, Public, SignedIn
 from registry.books import TheBooks
 from registry.limits import FORM
-from registry.routes.health import CACHE_S
 
 router = APIRouter(tags=["identity"])
+CACHE_S = 600
 _FORM = {
     "type": "object",
     "required": ["grant_type", "subject_token", "subject_token_type"],
