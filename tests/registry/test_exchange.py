@@ -1,6 +1,7 @@
 """Trading a job's or workload's own token for a short access token of the registry (RFC 8693)."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +326,18 @@ def test_an_access_token_that_is_not_quite_ours_is_refused(registry: Registry) -
     assert answers == dict.fromkeys(hostile, 401)
     good = registry.anonymous(headers={"Authorization": f"Bearer {forged(registry)}"}).get("/v1/me")
     assert good.status_code == 200  # the forge itself works: each of the others fails for what was changed
+
+
+@pytest.mark.postgresql
+def test_racing_trades_of_one_token_give_one_access_token(tmp_path: Path, provider: Provider, postgresql: str) -> None:
+    rule = {"id": "nightly", "kind": "ci", "issuer": provider.url, "audience": "urn:ours", "claims": GITHUB,
+            "business_unit": "retail", "groups": [], "scopes": ["submit"]}  # fmt: skip
+    file = tmp_path / "identity.yaml"
+    file.write_text(yaml.safe_dump({"trust_rules": [rule]}))
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql, identity_file=file))
+    token = job(provider)
+
+    with ThreadPoolExecutor(6) as pool:
+        statuses = sorted(pool.map(lambda _: trade(registry, token).status_code, range(6)))
+
+    assert statuses == [200, 400, 400, 400, 400, 400]
