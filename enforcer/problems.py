@@ -69,6 +69,27 @@ class Unavailable(Problem):
     status, code, title = 503, "unavailable", "not now"
 
 
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+class PrincipalDisabled(NotPermitted):
+    """Somebody who was let in before. What they hold opens nothing until they are enabled again."""
+
+    code, title = "principal-disabled", "this principal is disabled"
+
+
+class GroupsOverage(NotPermitted):
+    """The provider left the groups out of the token. That is not the same as having none: a denial may stand on one."""
+
+    code, title = "groups-overage", "the token does not carry the groups"
+
+
+class ExchangeRefused(Unauthenticated):
+    """The token endpoint's refusal. `error` is the code of RFC 6749 section 5.2, which stock clients read."""
+
+    status, code, title = 400, "exchange-refused", "the token is not traded"
+
+
 # --- names and profiles -----------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,8 @@
     TicketHolder                the run ticket and a proof by the run's own key
     LeaseHolder                 the token that redemption gave
     ProofReader                 anybody with a valid token, or the run that an event is about
-    Public                      health, public keys, heads and hashes of the log: nothing else
+    Public                      health, public keys, heads and hashes of the log, where to sign in, the trade of a job's
+                                own token: nothing else
 
 Whoever is known is counted against a budget (`rates.py`), and asks with query parameters that the route declares. Each
 leaves `access` on the dependency, so that a test can prove that no route goes without.
@@ -14,7 +15,7 @@ leaves `access` on the dependency, so that a test can prove that no route goes w
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
@@ -29,6 +30,7 @@ from enforcer.problems import NotPermitted, RateLimited, TicketInvalid, Unauthen
 from registry import db, limits
 from registry.books import TheBooks
 from registry.identity import Actor, identify
+from registry.identity import Attempt as Attempt
 from registry.rates import Budget
 from registry.tables import Event, Run
 
@@ -42,15 +44,6 @@ class Matter:
     target: str = "any"
     gpus: int = 0
     model: str | None = None
-
-
-@dataclass
-class Attempt:
-    """What a request is trying to do, as far as known: the refusal's event is written from it."""
-
-    action: str
-    actor: Actor
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,6 +137,7 @@ def May(  # noqa: N802
 
 
 def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decision:
+    """What the policy allows to the actor, cut down to what the credential is for."""
     unit = matter.unit or actor.business_unit
     context = Context(
         now=db.utc_now(),
@@ -152,7 +146,10 @@ def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decisio
         unit=unit,
         own_units=gate.units_below(actor.business_unit),
     )
-    return gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
+    decision = gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
+    if decision.allowed and not actor.in_scope(action):
+        return Decision(False, "not-in-scope", gate.revision)
+    return decision
 
 
 def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Decision) -> NotPermitted:
@@ -167,6 +164,8 @@ def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Deci
             why = f"rule `{nearest.rule}` is the nearest that allows it, and it fails on {nearest.failed}"
         case "no-matching-rule":
             why = "no rule of the policy allows it to anybody"
+        case "not-in-scope":
+            why = f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
         case "unit-holds-others":
             why = f"a run is for one business unit, and `{unit}` holds others; name one of them"
         case "target-holds-others":

@@ -11,15 +11,13 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from enforcer import canonical, tlog, wire
+from enforcer import tlog, wire
 from enforcer.problems import Problem
-from enforcer.runspec import digest
 from registry import db, log
 from registry.books import Books
 from registry.identity import Actor
@@ -41,18 +39,14 @@ def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) ->
         "outcome": outcome,
         "actor": actor.id,
         "groups": list(actor.groups),
-        "groups_digest": _groups_digest(actor.groups),
+        "groups_digest": actor.groups_digest,
         "business_unit": actor.business_unit,
         "detail": {},
         "salt": salt,
         **facts,
     }
+    event["detail"] = {**actor.via, **event["detail"]}
     return {**event, "personal_hash": tlog.personal_hash(salt, event)}
-
-
-@lru_cache(maxsize=1_000)
-def _groups_digest(groups: tuple[str, ...]) -> str:
-    return digest(canonical.dumps(sorted(groups)))
 
 
 def leaf_of(event: dict[str, Any]) -> bytes:

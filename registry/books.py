@@ -12,11 +12,12 @@ from sqlmodel import Session, col, select
 
 from enforcer import tlog
 from enforcer.keys import KeySet, Signer
-from enforcer.policy import rules
+from enforcer.policy import identity, rules
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import LogInconsistent
 from registry import db
 from registry.keyring import Keyring
+from registry.oidc import Issuers
 from registry.rates import Rates
 from registry.settings import Settings
 from registry.tables import LogCheckpoint, Tag
@@ -31,6 +32,7 @@ class Books:
     engine: Engine
     ring: Keyring
     policy: rules.Policy
+    issuers: Issuers
     rates: Rates = field(init=False, repr=False)
     writer: Writer = field(init=False, repr=False)
     # The log in this process (`registry.log`): runs of the sequencer begun and ended, and why it refuses to go on.
@@ -50,12 +52,12 @@ class Books:
         """Read the policy, open the database, load the keys.
 
         Raises:
-            PolicyInvalid: the policy cannot go live.
+            PolicyInvalid: the policy, or `identity.yaml`, cannot go live.
             KeyUnusable: no complete key ring (`server.prepare` makes it), or a key that cannot be trusted.
         """
         policy = rules.load(settings.policies_dir)
-        engine = db.open_engine(settings)
-        return cls(settings, engine, Keyring.open(settings.keys_dir), policy)
+        issuers = Issuers(whom_to_believe(settings, policy.directory))
+        return cls(settings, db.open_engine(settings), Keyring.open(settings.keys_dir), policy, issuers)
 
     def reading(self) -> AbstractContextManager[Session]:
         return db.reading(self.engine)
@@ -142,3 +144,14 @@ async def the_books(request: Request) -> Books:  # async: a plain function would
 
 
 TheBooks = Annotated[Books, Depends(the_books)]
+
+
+def whom_to_believe(settings: Settings, directory: rules.Directory) -> identity.IdentityPolicy:
+    """The issuers and trust rules. A file that was named must be there; the default one need not be.
+
+    Raises:
+        PolicyInvalid: it cannot go live.
+    """
+    file = settings.identity_file or settings.policies_dir / "identity.yaml"
+    there = settings.identity_file is not None or file.exists()
+    return identity.load(file, directory) if there else identity.IdentityPolicy()

@@ -81,9 +81,21 @@ def token() -> None:
 @click.argument("user")
 @click.option("--group", "groups", multiple=True, help="A group of the user; repeat for more.")
 @click.option("--unit", required=True, help="The user's business unit.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=["*"],
+    show_default="all that the groups allow",
+    help="An action it may be used for (submit, run-read, ...); repeat for more.",
+)
 @click.option("--days", default=30, show_default=True, type=click.IntRange(1, 90), help="Days until it expires.")
-def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> None:
-    """Make a token for USER and print it once."""
+def create_token(user: str, groups: tuple[str, ...], unit: str, scopes: tuple[str, ...], days: int) -> None:
+    """Make a token for USER and print it once.
+
+    USER is a name, or the whole id of a user or service: somebody who also signs in through a provider should be one
+    person here (`user:<issuer>:<subject>`, as `GET /v1/me` and events show it).
+    """
     from datetime import timedelta
 
     from enforcer.policy import rules
@@ -101,8 +113,10 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
         engine = db.open_engine(settings)
         db.migrate(engine)
         with db.writing(engine) as session:
-            made = identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
-            detail = {"user": f"user:{user}", "groups": list(groups), "days": days}
+            life, now = timedelta(days=days), db.utc_now()
+            made = identity.create_token(session, user, groups, unit, life=life, now=now, scopes=scopes)
+            who = user if ":" in user else f"user:{user}"
+            detail = {"user": who, "groups": list(groups), "scopes": list(scopes), "days": days}
             audit_log.record(session, "token.created", identity.Actor(OPERATOR, (), unit), detail=detail)
             return made
 
@@ -111,7 +125,7 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
 
 @token.command("list")
 def list_tokens() -> None:
-    """Tokens by user: id, user, groups, unit, end. Never the secret."""
+    """Tokens by user: id, user, groups, unit, scopes, end, last use. Never the secret."""
     from registry import db, identity
 
     settings = _settings()
@@ -209,6 +223,50 @@ def retire_key(kid: str, compromised: bool) -> None:
         settings, lambda ring, on_record, now: ring.retire(kid, on_record, compromised=compromised, now=now)
     )
     click.echo(f"{over.kid} is {over.state}; it stays listed at /.well-known/retired-keys")
+
+
+@main.group()
+def principal() -> None:
+    """Who is let in: disable, enable, list."""
+
+
+@principal.command("disable")
+@click.argument("principal_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; it is on record.")
+def disable_principal(principal_id: str, reason: str) -> None:
+    """Let none of ID's credentials open anything, from the next request on. ID is as in events: `user:li`."""
+    from registry import identity, principals
+
+    operator = identity.Actor(OPERATOR, (), "all")
+    _in_words(lambda: _write(lambda session: principals.disable(session, principal_id, operator, reason)))
+    click.echo(f"{principal_id} is disabled")
+
+
+@principal.command("enable")
+@click.argument("principal_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; it is on record.")
+def enable_principal(principal_id: str, reason: str) -> None:
+    """Let ID in again."""
+    from registry import identity, principals
+
+    operator = identity.Actor(OPERATOR, (), "all")
+    _in_words(lambda: _write(lambda session: principals.enable(session, principal_id, operator, reason)))
+    click.echo(f"{principal_id} is enabled")
+
+
+@principal.command("list")
+def list_principals() -> None:
+    """Who is disabled: id, since when, by whom, why."""
+    from registry import principals
+
+    def read(session: Any) -> list[str]:
+        return [
+            f"{row.id}  since {row.disabled_at:%Y-%m-%d %H:%M}  by {row.disabled_by}  {row.reason}"
+            for row in principals.disabled(session)
+        ]
+
+    for line in _in_words(lambda: _write(read)):
+        click.echo(line)
 
 
 @main.group()
@@ -331,9 +389,22 @@ def openapi(check: Path | None) -> None:
         raise click.ClickException(f"{check} differs from the app; run `make openapi`")
 
 
+def _write(act: Any) -> Any:
+    """Do this in one transaction on the configured database."""
+    from registry import db
+
+    engine = db.open_engine(_settings())
+    db.migrate(engine)
+    with db.writing(engine) as session:
+        return act(session)
+
+
 def _token_line(row: Any) -> str:
     groups = ",".join(row.groups) or "-"
-    return f"{row.id}  {row.actor}  {groups}  {row.business_unit}  until {row.expires_at:%Y-%m-%d}"
+    used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else "never"
+    scopes = ",".join(row.scopes) or "-"
+    until = f"until {row.expires_at:%Y-%m-%d}"
+    return f"{row.id}  {row.actor}  {groups}  {row.business_unit}  {scopes}  {until}  used {used}"
 
 
 def _key_line(key: Any) -> str:

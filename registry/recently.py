@@ -16,7 +16,7 @@ from sqlmodel import select
 from enforcer.policy.snapshot import Snapshot
 from registry import db, tags
 from registry.books import Books
-from registry.identity import Actor, actor_of
+from registry.identity import Actor, recognise
 from registry.tables import Stamp
 
 LIFE = timedelta(seconds=60)  # of a token's verification, where the token itself lives longer
@@ -46,13 +46,14 @@ class Recently:
         """Read the stamp, and then what it stands for.
 
         Raises:
-            Unauthenticated: the token opens nothing.
+            Unauthenticated, PrincipalDisabled, GroupsOverage, NotPermitted, Unavailable: as `identity.recognise`.
             UnknownTaskType, TaskTypeNotActive.
         """
         now = db.utc_now()
         with self._books.reading() as session:
             stamp = session.exec(select(Stamp.value)).one()
-            actor = actor_of(session, token, now=now)
+        actor = recognise(self._books, token, now=now).admitted()  # may ask an issuer, so no session is open
+        with self._books.reading() as session:
             task = tags.in_force(session, task_type)
             known = self.known
             if known is None or known.stamp != stamp:

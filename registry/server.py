@@ -12,11 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
+from enforcer.policy import rules
 from enforcer.problems import LogInconsistent
 from registry import audit, db, logs, publishing, tags, tickets
 from registry import log as tlog
 from registry.app import create_app, describe
-from registry.books import Books
+from registry.books import Books, whom_to_believe
 from registry.identity import Actor, leave_local_token
 from registry.keyring import Keyring
 from registry.settings import Settings, is_loopback, local_token_file
@@ -38,6 +39,7 @@ def prepare(settings: Settings) -> None:
 
     Raises:
         RefusedToStart: it would listen beyond loopback without a name of its own, or while nobody could sign in.
+        PolicyInvalid: `identity.yaml` cannot go live.
     """
     if not is_loopback(settings.host) and settings.public_url is None:
         raise RefusedToStart(
@@ -49,10 +51,10 @@ def prepare(settings: Settings) -> None:
     with db.writing(engine) as session:
         if session.exec(select(Tag.name)).first() is None:
             log.info("seeded %d task types", len(tags.seed(session, settings.policies_dir)))
-        if not is_loopback(settings.host) and not _has_token(session):
+        if not is_loopback(settings.host) and not _has_token(session) and not _has_issuer(settings):
             raise RefusedToStart(
-                f"`{settings.host}` is not loopback and no API token exists, so nobody could sign in; "
-                "make one first: `tagwarden token create USER --group platform-admins --unit all`"
+                f"`{settings.host}` is not loopback, no API token exists and `identity.yaml` names no issuer, so "
+                "nobody could sign in; make one first: `tagwarden token create USER --group platform-admins --unit all`"
             )
     Keyring(settings.keys_dir).complete(
         partial(audit.record_keys, engine, SERVICE), dev=settings.uses_dev_keys, now=db.utc_now()
@@ -153,6 +155,11 @@ def _listen(settings: Settings) -> socket.socket:
             "or stop what listens there"
         ) from error
     return listener
+
+
+def _has_issuer(settings: Settings) -> bool:
+    policy = whom_to_believe(settings, rules.load(settings.policies_dir).directory)
+    return bool(policy.issuers or policy.trust_rules)
 
 
 def _has_token(session: Session) -> bool:

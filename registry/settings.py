@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         default_factory=lambda: CHECKED_OUT_POLICIES if CHECKED_OUT_POLICIES.is_dir() else PACKAGED_POLICIES,
         description="model.conf, directory.yaml, rules/ and vocabulary/",
     )
+    identity_file: Path | None = Field(
+        default=None, description="issuers and trust rules. Left out, `identity.yaml` in `policies_dir`, if there"
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8710, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     public_url: str | None = Field(

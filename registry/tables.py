@@ -129,8 +129,28 @@ class ApiToken(SQLModel, table=True):
     actor: str = Field(index=True)
     groups: list[str] = _json()
     business_unit: str
+    scopes: list[str] = _json()
     created_at: datetime = _moment()
     expires_at: datetime = _moment()
+    last_used_at: datetime | None = _moment(nullable=True)
+
+
+class Principal(SQLModel, table=True):
+    """Somebody whose credentials open nothing. Others have no row here: who there is, is the issuers' to know."""
+
+    id: str = Field(primary_key=True)
+    disabled_at: datetime = _moment()
+    disabled_by: str
+    reason: str
+
+
+class TradedToken(SQLModel, table=True):
+    """A job's token that was traded, kept while it would still be taken."""
+
+    __tablename__ = "traded_token"
+
+    id: str = Field(primary_key=True)
+    expires_at: datetime = _moment(index=True)
 
 
 class Ticket(SQLModel, table=True):

@@ -41,7 +41,8 @@ class Settings:
 
     `allow_http` lets tokens cross a network in clear; loopback needs no leave. `log_proof` makes a worker demand proof
     that its ticket's issuance is in the registry's log: by the keys in the JWKS file `log_keys` (left out, those pinned
-    when this machine first saw that registry), cosigned by `log_quorum` of `log_witnesses` (verifier keys).
+    when this machine first saw that registry), cosigned by `log_quorum` of `log_witnesses` (verifier keys). `session`
+    is the file that `swift-submit auth login` left for this server; it is looked into when a request needs it.
     """
 
     server: str = DEFAULT_SERVER
@@ -53,6 +54,7 @@ class Settings:
     log_keys: str | None = None
     log_witnesses: tuple[str, ...] = ()
     log_quorum: int = 0
+    session: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "issuer", self.issuer or self.server)
@@ -79,9 +81,12 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     chosen: dict[str, Any] = {**_from_file(config_file()), **from_environment, **given}
     server = _address(str(chosen.get("server", DEFAULT_SERVER)), "the server's address")
+    token = _token_said(chosen)
+    session = None if token else _signed_in(server)
     return Settings(
         server=server,
-        token=_token(chosen, server),
+        token=token if token or session else _token_left_here(server),
+        session=session,
         issuer=str(chosen.get("issuer") or ""),
         timeout_s=_seconds(chosen.get("timeout", DEFAULT_TIMEOUT_S)),
         allow_http=chosen.get("allow_http") == "1",
@@ -109,6 +114,14 @@ def local_token_file(environment: Mapping[str, str] | None = None) -> Path:
     return Path(tempfile.gettempdir()) / f"tagwarden-{os.getuid()}" / "token"
 
 
+def session_file(server: str) -> Path:
+    """Where `swift-submit auth login` notes that somebody signed in to this server."""
+    import platformdirs
+
+    name = hashlib.sha256(server.encode()).hexdigest()[:24]
+    return platformdirs.user_state_path("swift-submit") / "sessions" / f"{name}.json"
+
+
 def is_loopback(address: str) -> bool:
     host = urlsplit(address).hostname or ""
     try:
@@ -134,7 +147,7 @@ def local_audience() -> str:
     return f"urn:swift:exec:local:{host_id()}"
 
 
-def read_secret(path: Path) -> str:
+def read_secret(path: Path, limit: int = 16_384) -> str:
     """The content of a file that is ours alone.
 
     Raises:
@@ -150,15 +163,25 @@ def read_secret(path: Path) -> str:
             raise NotConfigured(f"the token file `{path}` belongs to another user; a token must be your own")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise NotConfigured(f"the token file `{path}` can be read by others; run `chmod 600 {path}`")
-        return file.read(16_384).strip()
+        return file.read(limit).strip()
 
 
-def _token(chosen: Mapping[str, Any], server: str) -> str | None:
-    # Closest first: a token said outright, a file said outright, then what a registry on this very machine left for us.
+# Closest first: a token said outright, a file said outright, a session that somebody signed in for, and then what a
+# registry on this very machine left for us.
+def _token_said(chosen: Mapping[str, Any]) -> str | None:
     if chosen.get("token"):
         return str(chosen["token"]).strip()
     if chosen.get("token_file"):
         return read_secret(Path(str(chosen["token_file"])).expanduser())
+    return None
+
+
+def _signed_in(server: str) -> Path | None:
+    file = session_file(server)
+    return file if os.path.lexists(file) else None
+
+
+def _token_left_here(server: str) -> str | None:
     if is_loopback(server) and os.path.lexists(local_token_file()):
         return read_secret(local_token_file())
     return None

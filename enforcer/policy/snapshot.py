@@ -53,9 +53,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer, with what an auditor needs. `reason` is `allow`, `explicit-deny`, `no-matching-rule`,
-    `unknown-tag`, `unknown-unit`, `unknown-target`, `unknown-action`, `unit-holds-others`, `target-holds-others` or
-    `engine-error`."""
+    """The answer, with what an auditor needs. `reason` is `allow`, `explicit-deny`, `no-matching-rule`, `unknown-tag`,
+    `unknown-unit`, `unknown-target`, `unknown-action`, `unit-holds-others`, `target-holds-others` or `engine-error`.
+    `registry.access` adds `not-in-scope`: the credential is for other actions."""
 
     allowed: bool
     reason: str

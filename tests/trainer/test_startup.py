@@ -121,8 +121,8 @@ def test_exit_codes_are_frozen() -> None:
     assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
         1: ["method-not-allowed", "problem"],
         2: ["command-line-invalid"],
-        3: ["not-permitted", "self-approval"],
-        4: ["unauthenticated"],
+        3: ["groups-overage", "not-permitted", "principal-disabled", "self-approval"],
+        4: ["exchange-refused", "unauthenticated"],
         5: ["approval-pending"],
         6: ["argument-invalid", "dataset-invalid", "export-refused", "idempotency-key-reused", "invalid",
             "launcher-missing", "malformed-request", "model-invalid", "name-invalid", "name-is-variant",

@@ -16,6 +16,7 @@ from trainer.exits import FINE, INTERRUPTED, MEANING
 COMMANDS = {  # name: (where it lives, its first line of help)
     "run": ("trainer.cli.run:run", "Ask for a ticket, train, evaluate, report."),
     "plan": ("trainer.cli.plan:plan", "Say what `run` would do."),
+    "auth": ("trainer.cli.auth:auth", "Sign in and out: login, logout, status, token."),
     "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),

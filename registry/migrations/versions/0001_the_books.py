@@ -64,7 +64,8 @@ def _add_triggers() -> None:
 STAMPED = {
     "tag": ("insert", "update", "delete"),
     "alias": ("update", "delete"),
-    "api_token": ("update of secret_sha256, actor, groups, business_unit, expires_at", "delete"),
+    "api_token": ("update of secret_sha256, actor, groups, scopes, business_unit, expires_at", "delete"),
+    "principal": ("insert", "update", "delete"),
 }
 
 
@@ -94,11 +95,26 @@ def upgrade() -> None:
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('groups', sa.JSON(), nullable=False),
     sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('scopes', sa.JSON(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('last_used_at', sa.DateTime(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('ix_api_token_actor', 'api_token', ['actor'], unique=False)
+    op.create_table('principal',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('disabled_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('disabled_by', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_table('traded_token',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_traded_token_expires_at', 'traded_token', ['expires_at'], unique=False)
     op.create_table('event',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
