@@ -54,6 +54,9 @@ class Express:
         try:
             request = wire.TicketRequest.model_validate(scope["json"])
             actor, task, gate, stamp = await self._look_up(token, request.task_type)
+            head = self._books.known_head()
+            if head is None:
+                head = await run_in_threadpool(self._read_head)
             matter = access.Matter(
                 tag=task.tag,
                 unit=request.business_unit,
@@ -65,9 +68,6 @@ class Express:
             if not decision.allowed or not self._books.rates.has_room(actor.id, "tickets"):
                 return None
             permit = access.Permit(actor, matter.unit or actor.business_unit, decision)
-            head = self._books.known_head()
-            if head is None:
-                head = await run_in_threadpool(self._read_head)
             draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
             self._books.rates.take(actor.id, "tickets")
             return await self._books.writer.write(draft)

@@ -69,12 +69,13 @@ def drafts(registry: Registry, number: int) -> list[Draft]:
         stamp = session.exec(select(Stamp.value)).one()
         task = tags.in_force(session, "sequence-classification")
         gate = registry.books.gate(session)
+        head = registry.books.head(session)
     actor = identity.Actor("user:wang", ("trainers",), "retail")
     decision = decide(gate, actor, "submit", Matter(tag=task.tag, target="local", model="minilm"))
     permit = Permit(actor, "retail", decision)
     request = wire.TicketRequest(**ticket_request())
     return [
-        tickets.draft(registry.books, request, permit, task, stamp=stamp, idempotency_key=f"draft-{at:05}")
+        tickets.draft(registry.books, request, permit, task, stamp=stamp, idempotency_key=f"draft-{at:05}", head=head)
         for at in range(number)
     ]
 
@@ -95,13 +96,7 @@ def registry(tmp_path: Path) -> Registry:
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     """The registry on either database."""
     url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
-    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=url, tickets_per_minute=0))
-    with db.writing(registry.books.engine) as session:
-        if request.param == "postgresql":  # one server for all tests
-            for table in ("pending_entry", "log_entry", "ticket", "run", "idempotent_answer"):
-                session.execute(text(f"truncate {table}"))
-            session.execute(text("truncate event cascade"))
-    return registry
+    return Registry(Settings(state_dir=tmp_path / "state", database_url=url, tickets_per_minute=0))
 
 
 # --- the group --------------------------------------------------------------------------------------------------------
