@@ -4,7 +4,10 @@
 
 All in the same run, with the same load tool (wrk, 32 connections, one thread), in interleaved rounds:
 
-    oidc-provider     the peer: node, client-credentials grant, everything in memory (bench/peer.mjs)
+    peer RS256        node oidc-provider, client-credentials grant, all in memory (bench/peer.mjs): the access token
+                      is a JWT signed with RS256, its default algorithm
+    peer Ed25519      the same, signed as our tickets are
+    peer opaque       the same, with nothing signed: 32 random bytes
     fastapi+pydantic  a bare FastAPI route that only parses the same body; what the framework costs
     no store          ticket issue with a writer that writes nothing
     SQLite            ticket issue, durable: decided, canonicalised, signed, logged, one fsync a batch
@@ -154,32 +157,33 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
-        rows = [
-            stack.enter_context(row(folder))
-            for row in (oidc_provider, bare, no_store, on_sqlite, on_postgresql)
-            if len(sys.argv) < 4 or row.__name__ in sys.argv[3:]
-        ]
+        rows = [stack.enter_context(oidc_provider(alg)) for alg in ("RS256", "Ed25519", "opaque")]
+        rows += [stack.enter_context(row(folder)) for row in (bare, no_store, on_sqlite, on_postgresql)]
         for _ in range(rounds):
             for row in rows:
                 row.measure(folder, seconds)
-        peer, nothing = rows[0].cpu_us, next((row.rate for row in rows if row.name == "no store"), 1)
-        print(f"{'':18} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/req':>11} {'x peer':>8} {'x no store':>11}")
+        by_name = {row.name: row for row in rows}
+        print(
+            f"{'':18} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU us/req':>11} {'x RS256':>8} {'x Ed25519':>10} "
+            f"{'rate x no store':>16}"
+        )
         for row in rows:
             print(
                 f"{row.name:18} {row.rate:8.0f} {row.p50_ms:8.1f} {row.p99_ms:8.1f} {row.cpu_us:11.0f} "
-                f"{row.cpu_us / peer:8.2f} {row.rate / nothing:11.2f}"
+                f"{row.cpu_us / by_name['peer RS256'].cpu_us:8.2f} {row.cpu_us / by_name['peer Ed25519'].cpu_us:10.2f} "
+                f"{row.rate / by_name['no store'].rate:16.2f}"
             )
 
 
 @contextlib.contextmanager
-def oidc_provider(_folder: Path) -> Iterator[Row]:
+def oidc_provider(alg: str) -> Iterator[Row]:
     modules = ROOT / "tests" / "node" / "node_modules"
     if not modules.is_dir():
         sys.exit("bench/tickets.py measures beside oidc-provider: `npm ci --prefix tests/node`")
     port = free_port()
-    command = ["node", str(ROOT / "bench" / "peer.mjs"), str(port), str(modules)]
+    command = ["node", str(ROOT / "bench" / "peer.mjs"), str(port), str(modules), *([] if alg == "opaque" else [alg])]
     with serving({port: command}, {**os.environ, "NODE_ENV": "production"}, "/.well-known/openid-configuration") as up:
-        yield Row("oidc-provider", up, path="/token")
+        yield Row(f"peer {alg}", up, path="/token")
 
 
 @contextlib.contextmanager

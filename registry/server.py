@@ -1,5 +1,6 @@
 """Serving: what must hold before the first request, and the process itself."""
 
+import gc
 import json
 import logging
 import socket
@@ -85,8 +86,11 @@ def serve(settings: Settings) -> None:
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
-    uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
-    app.state.books.writer.close()
+    gc.freeze()  # what stands by now is no garbage: collections need not look at it again and again
+    try:
+        uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
+    finally:
+        app.state.books.writer.close()
 
 
 def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -271,16 +271,13 @@ class _OnPostgresql:
     )
 
     def __init__(self) -> None:
-        parts = ["batch as (select cast(%s as json) as tables)"]
-        for table in TABLES:
-            name = table.__tablename__
-            columns = SQLModel.metadata.tables[str(name)].columns
-            names = ", ".join(f'"{column.name}"' for column in columns)
-            parts.append(
-                f'in_{name} as (insert into "{name}" ({names}) select {names} '  # noqa: S608 names of ours
-                f"from json_populate_recordset(null::\"{name}\", (select tables -> '{name}' from batch)))"
-            )
-        self._insert = f"with {', '.join(parts)} select 1"
+        # `select *` of its own row type is in the order of the table. Short, since pg8000 reads it letter by letter.
+        inserts = ", ".join(
+            f'_{table.__tablename__} as (insert into "{table.__tablename__}" select * from '  # noqa: S608 names of ours
+            f"json_populate_recordset(null::\"{table.__tablename__}\", (select j->'{table.__tablename__}' from b)))"
+            for table in TABLES
+        )
+        self._insert = f"with b as (select cast(%s as json) j), {inserts} select 1"
 
     def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
         keys = json.dumps([{"actor": row["actor"], "key": row["key"]} for row in asked])
