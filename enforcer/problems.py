@@ -253,6 +253,12 @@ class NotLogged(Unavailable):
     code, title = "not-logged-yet", "the event has no place in the log yet"
 
 
+class LogShorter(NotFound):
+    """Asked about more entries than the log has. To a client that holds a head over so many, it went backwards."""
+
+    code, title = "log-shorter", "the log has fewer entries"
+
+
 class LogInconsistent(Unavailable):
     """The log says something else than it said before. On the client `evidence` names the folder with both notes."""
 

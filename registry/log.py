@@ -22,7 +22,7 @@ from sqlmodel import Session, col, delete, select
 
 from enforcer import tiles, tlog, wire
 from enforcer.notes import LogInvalid, Note, attach
-from enforcer.problems import LogInconsistent, NotLogged, UnknownEvent
+from enforcer.problems import LogInconsistent, LogShorter, NotLogged, UnknownEvent
 from enforcer.tiles import Tiles
 from registry import db
 from registry.books import Books
@@ -126,11 +126,12 @@ def consistency(session: Session, old: int, size: int) -> list[bytes]:
     """The proof that the log of `size` entries continues the one of `old`.
 
     Raises:
-        LogInconsistent: this log has fewer entries than `size`, or lacks tiles.
+        LogShorter: this log has fewer entries than `size`.
+        LogInconsistent: it lacks tiles.
     """
     head = newest(session)
     if head is None or size > head.size:
-        raise LogInconsistent(f"this log has {head.size if head else 0} entries, not {size}")
+        raise LogShorter(f"this log has {head.size if head else 0} entries, not {size}")
     try:
         return tiles_of(session, size).consistency(old)
     except LogInvalid as error:

@@ -10,7 +10,7 @@ import base64
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from enforcer import tiles, wire
@@ -24,6 +24,7 @@ router = APIRouter(tags=["log"])
 MAX_WAIT_S = 10
 OCTETS = "application/octet-stream"
 FOR_GOOD = {"Cache-Control": "public, max-age=31536000, immutable"}
+Level = Annotated[int, Path(ge=0, le=63)]
 Size = Annotated[int, Query(ge=0, lt=2**53)]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {OCTETS: _BINARY}, "description": "as C2SP has it"}}
@@ -74,15 +75,13 @@ def get_entries(path: str, _auditor: Annotated[object, Depends(May("audit-read",
 
 @router.get("/tlog/tile/{level}/{path:path}", operation_id="getTile", dependencies=[Public], response_class=Response,
             responses=_BYTES)  # fmt: skip
-def get_tile(level: str, path: str, books: TheBooks) -> Response:
+def get_tile(level: Level, path: str, books: TheBooks) -> Response:
     """Up to 256 hashes of one level of the tree."""
     index, width = _tile(path)
-    if not re.fullmatch(r"0|[1-9][0-9]?", level, re.ASCII) or int(level) > 63:
-        raise NotFound(f"there is no level `{level[:20]}`")
     with books.reading() as session:
         head = log.newest(session)
-        there = head is not None and (head.size >> (tiles.HEIGHT * int(level))) >= index * tiles.WIDTH + width
-        content = log.tile(session, int(level), index, width) if there else None
+        there = head is not None and (head.size >> (tiles.HEIGHT * level)) >= index * tiles.WIDTH + width
+        content = log.tile(session, level, index, width) if there else None
     if content is None:
         raise NotFound(f"the log has no tile `{level}/{path[:80]}` yet")
     return Response(content, media_type=OCTETS, headers=FOR_GOOD)

@@ -14,7 +14,7 @@ from trees import Log
 from enforcer import notes, tlog, wire
 from enforcer.keys import KeySet, SigningKey
 from enforcer.notes import COSIGNATURE, NoteKey
-from enforcer.problems import LogInconsistent, NotConfigured, RegistryUnreachable, TicketInvalid
+from enforcer.problems import LogInconsistent, LogShorter, NotConfigured, RegistryUnreachable, TicketInvalid
 from registry import log as registry_log
 from trainer.client import Registry
 from trainer.run import checkpoints, handover
@@ -81,7 +81,7 @@ def test_a_registry_whose_log_got_shorter_is_found_out() -> None:
     checkpoints.witness(told, told.log.note(9))
 
     def refuse(old: int, size: int) -> wire.ConsistencyProof:
-        raise LogInconsistent("this log has 4 entries, not 9")
+        raise LogShorter("this log has 4 entries, not 9")
 
     told.consistency = refuse
     with pytest.raises(LogInconsistent, match="cannot show that its log continues what it signed"):

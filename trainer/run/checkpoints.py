@@ -21,7 +21,7 @@ import platformdirs
 from enforcer import tlog
 from enforcer.keys import KeySet, KeyUnusable
 from enforcer.notes import LogInvalid, NoteKey, Witnesses
-from enforcer.problems import LogInconsistent, NotConfigured, Problem
+from enforcer.problems import LogInconsistent, LogShorter, NotConfigured, Problem
 from enforcer.tlog import Head
 from trainer.client import Registry
 from trainer.settings import Settings
@@ -105,7 +105,7 @@ def _continues(registry: Registry, known: Head, head: Head) -> bool:
     if old.size != new.size:
         try:
             path = [base64.b64decode(node) for node in registry.consistency(old.size, new.size).proof]
-        except LogInconsistent as refusal:  # its own log is shorter than what it signed
+        except (LogShorter, LogInconsistent) as refusal:  # its own log is shorter than what it signed
             raise LogInvalid(f"it cannot show that its log continues what it signed: {refusal.detail}") from refusal
         except Problem:
             return False
