@@ -22,9 +22,10 @@ from sqlmodel import Session, select
 
 from enforcer import wire
 from enforcer.runspec import RunSpec, canonical_bytes
-from registry import audit, db, identity, tags, tickets
+from registry import audit, db, identity, log, tags, tickets
 from registry.access import Matter, Permit, decide
 from registry.app import create_app
+from registry.log import as_document
 from registry.routes.express import Express
 from registry.settings import Settings
 from registry.tables import ApiToken, IdempotentAnswer, LogEntry, PendingEntry, Run, Stamp, Ticket
@@ -166,7 +167,7 @@ def test_what_is_written_is_what_the_tables_read(either: Registry) -> None:
         assert {name: value for name, value in row.model_dump().items() if value is not None} == {
             name: value for name, value in told.items() if value is not None
         }
-    assert audit.leaf_of(draft.rows[2]) == audit.tlog.leaf_hash(audit.tlog.entry(audit.as_document(rows[2])))
+    assert audit.leaf_of(draft.rows[2]) == audit.tlog.leaf_hash(audit.tlog.entry(as_document(rows[2])))
     spec = draft.rows[0]["run_spec"]
     assert canonical_bytes(RunSpec.model_validate_json(spec)) == spec
 
@@ -174,8 +175,7 @@ def test_what_is_written_is_what_the_tables_read(either: Registry) -> None:
 def test_every_event_of_a_group_gets_its_place_in_the_log(either: Registry) -> None:
     written(either, drafts(either, 20))
 
-    with either.books.writing() as session:
-        audit.sequence(session)
+    log.integrate(either.books)
 
     with either.books.reading() as session:
         places = session.exec(select(LogEntry.index).order_by(LogEntry.index)).all()
