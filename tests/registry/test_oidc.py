@@ -153,6 +153,8 @@ def test_a_provider_without_groups_is_taken_when_the_policy_says_so(provider: Pr
     registry = trusting(issuer(provider, groups={"required": False}))
 
     assert me(registry, provider.token(groups=None)).json()["groups"] == []
+    for said in ({"hasgroups": True}, {"_claim_names": {"groups": "src1"}}):  # it has some after all
+        assert me(registry, provider.token(groups=None, **said)).json()["code"] == "groups-overage"
 
 
 # --- hostile tokens ---------------------------------------------------------------------------------------------------
