@@ -153,6 +153,8 @@ def test_a_provider_without_groups_is_taken_when_the_policy_says_so(provider: Pr
     registry = trusting(issuer(provider, groups={"required": False}))
 
     assert me(registry, provider.token(groups=None)).json()["groups"] == []
+    for said in ({"hasgroups": True}, {"_claim_names": {"groups": "src1"}}):  # it has some after all
+        assert me(registry, provider.token(groups=None, **said)).json()["code"] == "groups-overage"
 
 
 # --- hostile tokens ---------------------------------------------------------------------------------------------------
@@ -324,11 +326,10 @@ def test_an_id_that_stands_twice_is_nobodys(provider: Provider, tmp_path: Path) 
         {"/jwks": (200, {}, b" " * (oidc.MAX_DOCUMENT_BYTES + 1))},
         {"/jwks": (500, {}, {})},
         {"/.well-known/openid-configuration": (302, {"Location": "/moved"}, {})},
-        {"/.well-known/openid-configuration": (200, {}, {"issuer": "https://evil.example", "jwks_uri": "x"})},
         {"/.well-known/openid-configuration": (200, {}, {})},
     ],
     ids=["private key", "shared secret", "redirect", "no JSON", "no keys", "deep", "huge", "500", "discovery moved",
-         "discovery of another", "discovery empty"],
+         "discovery empty"],
 )  # fmt: skip
 def test_a_provider_whose_keys_cannot_be_trusted_opens_nothing(
     provider: Provider, tmp_path: Path, answers: dict[str, Any]
@@ -339,6 +340,15 @@ def test_a_provider_whose_keys_cannot_be_trusted_opens_nothing(
 
     with pytest.raises(Unavailable):
         issuers(provider, tmp_path).access_token(provider.token())
+
+
+def test_a_discovery_document_of_another_issuer_is_not_followed(provider: Provider, tmp_path: Path) -> None:
+    document = {"issuer": f"{provider.url}/", "jwks_uri": f"{provider.url}/jwks"}
+    provider.answers["/.well-known/openid-configuration"] = (200, {}, document)
+
+    with pytest.raises(Unavailable):
+        issuers(provider, tmp_path).access_token(provider.token())
+    assert "/jwks" not in provider.asked
 
 
 def test_keys_come_over_plain_http_only_from_this_machine(provider: Provider, tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from trainer.cli.progress import Progress
 from trainer.launch.worker import Events
 from trainer.settings import ENVIRONMENT
 
-HEAVY = "pydantic httpx2 rich opentelemetry torch transformers yaml numpy cryptography".split()
+HEAVY = "pydantic httpx2 rich opentelemetry torch transformers yaml numpy cryptography keyring".split()
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["--version"], ["run", "--help"], ["runs", "list", "-h"], ["nonsense"]]
+    "command",
+    [["--help"], ["--version"], ["run", "--help"], ["runs", "list", "-h"], ["auth", "login", "--help"], ["nonsense"]],
 )
 def test_what_only_talks_about_itself_imports_nothing_heavy(command: list[str]) -> None:
     program = f"""
@@ -119,19 +120,21 @@ def test_exit_codes_are_frozen() -> None:
     codes = {kind.code: exits.exit_code(kind("x")) for kind in ours}
 
     assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
-        1: ["method-not-allowed", "problem"],
+        1: ["method-not-allowed", "misdirected-request", "problem"],
         2: ["command-line-invalid"],
-        3: ["groups-overage", "not-permitted", "principal-disabled", "self-approval"],
+        3: ["cross-origin", "groups-overage", "not-permitted", "principal-disabled", "self-approval"],
         4: ["exchange-refused", "unauthenticated"],
         5: ["approval-pending"],
         6: ["argument-invalid", "dataset-invalid", "export-refused", "idempotency-key-reused", "invalid",
             "launcher-missing", "malformed-request", "model-invalid", "name-invalid", "name-is-variant",
             "not-configured", "output-invalid", "profile-invalid", "recipe-missing", "specification-invalid",
-            "task-type-not-active", "too-large", "unknown-task-type"],
-        7: ["not-found", "unknown-manifest", "unknown-proposal", "unknown-run", "unknown-ticket"],
-        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "manifest-invalid", "not-trained",
-            "run-closed", "stale-review", "ticket-expired", "ticket-invalid", "ticket-used"],
-        9: ["internal-error", "registry-unreachable", "unavailable"],
+            "task-type-not-active", "too-deep", "too-large", "unknown-task-type", "unsupported-media-type"],
+        7: ["not-found", "unknown-event", "unknown-manifest", "unknown-proposal", "unknown-run",
+            "unknown-ticket"],
+        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "log-inconsistent",
+            "manifest-invalid", "not-trained", "run-closed", "stale-review", "ticket-expired", "ticket-invalid",
+            "ticket-used"],
+        9: ["internal-error", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip
 
