@@ -4,7 +4,7 @@ Text and whole numbers are written here, by Python's own encoder where a contain
 and whatever is not exactly one of Python's JSON types, are left to the library, errors included.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import lru_cache
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from typing import Any
@@ -13,8 +13,6 @@ import rfc8785
 
 CanonicalizationError = rfc8785.CanonicalizationError
 _MAX_INTEGER = 2**53 - 1
-# Types that Python's own encoder, written in C, spells as RFC 8785 wants them, integers within bounds.
-_PLAIN = frozenset({str, int, bool, type(None)})
 _encode = c_make_encoder(None, None, encode_basestring, None, ":", ",", True, False, False)  # sorted, compact
 
 
@@ -68,8 +66,11 @@ def _has_ascii_names(members: dict[Any, Any]) -> bool:
         raise CanonicalizationError("object keys must be strings") from error
 
 
-def _is_plain(values: Collection[Any]) -> bool:
-    kinds = set(map(type, values))
-    if int in kinds and not all(-_MAX_INTEGER <= value <= _MAX_INTEGER for value in values if type(value) is int):
+def _is_plain(values: Iterable[Any]) -> bool:
+    """Whether Python's own encoder, written in C, spells all of them as RFC 8785 wants them."""
+    for value in values:
+        kind = type(value)
+        if kind is str or value is None or kind is bool or (kind is int and -_MAX_INTEGER <= value <= _MAX_INTEGER):
+            continue
         return False
-    return kinds <= _PLAIN
+    return True
