@@ -154,6 +154,16 @@ class RunClosed(Conflict):
     code, title = "run-closed", "the run has ended"
 
 
+class ManifestInvalid(Invalid):
+    """A run manifest, or what it speaks of, that does not hold. `step` is the number in `enforcer.chain.verify`."""
+
+    code, title = "manifest-invalid", "the run's proof chain does not hold"
+
+
+class UnknownManifest(NotFound):
+    code, title = "unknown-manifest", "no such manifest"
+
+
 class IdempotencyConflict(Invalid):
     code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
 

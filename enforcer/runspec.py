@@ -5,6 +5,8 @@ canonical form, so that whoever holds the ticket checks it with nothing but `sha
 """
 
 import hashlib
+import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
@@ -114,6 +116,13 @@ def canonical_bytes(specification: RunSpec | dict[str, Any]) -> bytes:
 def digest(content: bytes) -> str:
     """`sha256:<64 hex>`, the only digest form on the wire."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """The digest of a folder from those of its files, by path: `sha256sum` over their `sha256sum` lines, sorted by the
+    bytes of the path. It is Go's Hash1, in-toto's `dirHash`."""
+    lines = {os.fsencode(path): files[path].removeprefix("sha256:").encode() for path in files}
+    return digest(b"".join(b"%b  %b\n" % (lines[path], path) for path in sorted(lines)))
 
 
 def _depth(value: object, level: int = 1) -> int:

@@ -17,6 +17,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_N
 ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
 Note = Annotated[str, StringConstraints(max_length=65_536)]
+Envelope = Annotated[str, StringConstraints(max_length=48 * 1024, pattern=r"^[\x20-\x7e]*$")]
 Thumbprint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]
 
 
@@ -291,6 +292,7 @@ class Report(_Request):
     peak_memory_bytes: int = Field(default=0, ge=0, lt=2**53)
     outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=300)
     error: Annotated[str, StringConstraints(max_length=2_000, pattern=_NO_NUL)] | None = None
+    manifest: Envelope | None = Field(default=None, description="the signed manifest, byte for byte")
 
 
 class Run(_Answer):
@@ -313,6 +315,25 @@ class Run(_Answer):
     scores: dict[str, Score]
     gates: list[Judgement]
     verdict: Verdict | None
+
+
+class ReportedRun(Run):
+    """`receipt` is the countersignature on the manifest that came with the report; keep it beside the run."""
+
+    receipt: Envelope | None
+
+
+class RunManifest(_Answer):
+    """A run's manifest and the registry's countersignature (DSSE envelopes), and the log's events of both ends.
+
+    `events` names those of `ticket.issued` and `run.manifest`, whose proofs complete the chain.
+    """
+
+    run_id: str
+    digest: Digest
+    manifest: Envelope
+    receipt: Envelope
+    events: dict[str, str]
 
 
 class RunPage(_Answer):

@@ -185,6 +185,18 @@ class Run(SQLModel, table=True):
     report_digest: str | None = None
 
 
+class RunManifest(SQLModel, table=True):
+    """What a run signed at its end, and what we signed on it, byte for byte. Rows are never changed (trigger, 0001)."""
+
+    __tablename__ = "run_manifest"
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    digest: str
+    manifest: str
+    receipt: str
+    event_id: str = Field(foreign_key="event.id")
+
+
 class Event(SQLModel, table=True):
     """One thing that happened or was refused. Rows are never deleted, and updated only to erase what is personal
     (triggers, migration 0001)."""

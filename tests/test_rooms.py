@@ -16,7 +16,7 @@ CLIENT = ["click", "rich", "httpx2"]
 
 ROOMS = {
     "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "keys", "tlog",
-                  "tiles", "notes"],
+                  "tiles", "notes", "dsse", "manifest", "chain"],
                  [*TRAINING, *WEB, *CLIENT, "casbin", "registry", "trainer"]),
     "enforcer.policy": (["rules", "conditions", "snapshot"], [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),
     "registry": (["app", "server", "cli"], [*TRAINING, "trainer"]),

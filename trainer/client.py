@@ -100,10 +100,19 @@ class Registry(Link):
         query = {"from": old, "to": size}
         return self._read(self.ask("GET", path, query=query, public=True, again=True), wire.ConsistencyProof, path)
 
-    def proof(self, event_id: str, wait_s: int = 5) -> str:
-        """The `.tlog-proof` of an event, which the registry sequences first when it still waits for its place."""
+    def proof(self, event_id: str, wait_s: int = 5, lease_token: str | None = None) -> str:
+        """The `.tlog-proof` of an event, which the registry sequences first when it still waits for its place. For
+        whoever is signed in, or for the run that the event is about."""
         path = f"/v1/audit/{_part(event_id)}/proof"
-        return self.ask("GET", path, headers={"Prefer": f"wait={wait_s}"}, again=True).decode("utf-8", "replace")
+        lease = f"Bearer {lease_token}" if lease_token else None
+        answer = self.ask("GET", path, headers={"Prefer": f"wait={wait_s}"}, authorization=lease, again=True)
+        return answer.decode("utf-8", "replace")
+
+    # --- countersignatures ----------------------------------------------------------------------------------------
+
+    def attestation_keys(self) -> bytes:
+        """The JWKS of the registry's countersignatures on manifests, byte for byte."""
+        return self.ask("GET", "/.well-known/attestation-jwks.json", public=True, again=True)
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -111,9 +120,12 @@ class Registry(Link):
         path = f"/v1/runs/{_part(run_id)}/heartbeats"
         return self._post(path, beat, wire.HeartbeatAnswer, authorization=f"Bearer {lease_token}")
 
-    def report(self, run_id: str, lease_token: str, report: wire.Report) -> wire.Run:
+    def report(self, run_id: str, lease_token: str, report: wire.Report) -> wire.ReportedRun:
         path = f"/v1/runs/{_part(run_id)}/report"
-        return self._post(path, report, wire.Run, again=True, authorization=f"Bearer {lease_token}")
+        return self._post(path, report, wire.ReportedRun, again=True, authorization=f"Bearer {lease_token}")
+
+    def manifest(self, run_id: str) -> wire.RunManifest:
+        return self._get(f"/v1/runs/{_part(run_id)}/manifest", wire.RunManifest)
 
     def runs(self, **filters: str | None) -> Iterator[wire.Run]:
         """Newest first."""

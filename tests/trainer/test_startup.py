@@ -128,9 +128,9 @@ def test_exit_codes_are_frozen() -> None:
             "launcher-missing", "malformed-request", "model-invalid", "name-invalid", "name-is-variant",
             "not-configured", "output-invalid", "profile-invalid", "recipe-missing", "specification-invalid",
             "task-type-not-active", "too-large", "unknown-task-type"],
-        7: ["not-found", "unknown-proposal", "unknown-run", "unknown-ticket"],
-        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "not-trained", "run-closed",
-            "stale-review", "ticket-expired", "ticket-invalid", "ticket-used"],
+        7: ["not-found", "unknown-manifest", "unknown-proposal", "unknown-run", "unknown-ticket"],
+        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "manifest-invalid", "not-trained",
+            "run-closed", "stale-review", "ticket-expired", "ticket-invalid", "ticket-used"],
         9: ["internal-error", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip

@@ -35,6 +35,7 @@ NEXT = {
         "swift-submit run CONFIG      asks for a new ticket",
         "swift-submit ticket show RUN_DIR      what it says",
     ],
+    "unknown-manifest": ["swift-submit runs show ID      whether it ended, and how"],
     "stale-review": ["swift-submit requests show ID      as it is now, with its digest"],
     "argument-invalid": ["swift-submit tags show TAG      which arguments it takes, within which bounds"],
     "unknown-run": ["swift-submit runs list"],

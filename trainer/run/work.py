@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from enforcer import wire
@@ -21,7 +22,7 @@ from trainer.client import Registry
 from trainer.inputs import folders, rows
 from trainer.job import Job, Outcome, Recipe
 from trainer.preflight import Sources
-from trainer.run import checkpoints, handover, reporting
+from trainer.run import checkpoints, evidence, handover, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.run.permit import Permit
 
@@ -80,8 +81,9 @@ def execute(
         if on_lease is not None:
             on_lease(lease)
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
+            started = datetime.now(UTC)
             outcome = _train(job, spec, registry, lease, watch)
-            return _close(job, ticket, registry, lease, outcome)
+            return _close(job, permit, ticket, registry, lease, outcome, started)
 
 
 def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch: Watch) -> Outcome:
@@ -103,11 +105,20 @@ def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch
         raise TrainingFailed(f"training stopped with {what}"[:2_000], run_id=job.run_id) from error
 
 
-def _close(job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome) -> Done:
+def _close(
+    job: Job,
+    permit: Permit,
+    ticket: VerifiedTicket,
+    registry: Registry,
+    lease: wire.Lease,
+    outcome: Outcome,
+    started: datetime,
+) -> Done:
     report = reporting.describe(outcome, job.folder)
     reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
     if outcome.stopped is None:
         reporting.write_card(job.folder, ticket.spec, outcome.scores)
+    report = evidence.sign(permit, ticket, report, started)
     try:
         return Done(job, outcome, reporting.send(registry, job.folder, report, lease))
     except Problem as refusal:

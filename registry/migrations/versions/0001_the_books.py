@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-IMMUTABLE = ("log_entry", "tag_version", "review")
+IMMUTABLE = ("log_entry", "tag_version", "review", "run_manifest")
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
     "ticket_id", "proposal_id", "digest", "groups_digest", "personal_hash",
@@ -238,6 +238,16 @@ def upgrade() -> None:
     sa.CheckConstraint("verdict in ('approve', 'reject')", name='verdict'),
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.PrimaryKeyConstraint('proposal_id', 'reviewer')
+    )
+    op.create_table('run_manifest',
+    sa.Column('run_id', sa.String(), nullable=False),
+    sa.Column('digest', sa.String(), nullable=False),
+    sa.Column('manifest', sa.String(), nullable=False),
+    sa.Column('receipt', sa.String(), nullable=False),
+    sa.Column('event_id', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
+    sa.ForeignKeyConstraint(['run_id'], ['run.id'], ),
+    sa.PrimaryKeyConstraint('run_id')
     )
     op.create_table('tag_version',
     sa.Column('tag', sa.String(), nullable=False),
