@@ -129,7 +129,7 @@ def test_exit_codes_are_frozen() -> None:
             "launcher-missing", "malformed-request", "model-invalid", "name-invalid", "name-is-variant",
             "not-configured", "output-invalid", "profile-invalid", "recipe-missing", "specification-invalid",
             "task-type-not-active", "too-deep", "too-large", "unknown-task-type", "unsupported-media-type"],
-        7: ["not-found", "unknown-event", "unknown-manifest", "unknown-proposal", "unknown-run",
+        7: ["log-shorter", "not-found", "unknown-event", "unknown-manifest", "unknown-proposal", "unknown-run",
             "unknown-ticket"],
         8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "log-inconsistent",
             "manifest-invalid", "not-trained", "run-closed", "stale-review", "ticket-expired", "ticket-invalid",

@@ -32,10 +32,12 @@ VARIABLES = {
     "SWIFT_SUBMIT_TOKEN_FILE": "a 0600 file that holds it",
     "SWIFT_SUBMIT_ISSUER": "what tickets name as issuer (the server's address)",
     "SWIFT_SUBMIT_ALLOW_HTTP": "1 lets tokens cross the network over plain http://",
+    "SWIFT_SUBMIT_LOG_PROOF": "required: start nothing whose ticket is not proven to be in the log",
+    "SWIFT_SUBMIT_LOG_KEYS": "a JWKS file with the log's keys (those first seen)",
+    "SWIFT_SUBMIT_LOG_WITNESSES": "verifier keys of witnesses of the log, with spaces in between",
+    "SWIFT_SUBMIT_LOG_QUORUM": "how many of them must have cosigned",
 }
-PLACES = (
-    "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout)."
-)
+PLACES = "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout, log_*)."
 
 
 class LazyGroup(click.Group):
