@@ -37,7 +37,10 @@ VARIABLES = {
     "SWIFT_SUBMIT_LOG_WITNESSES": "verifier keys of witnesses of the log, with spaces in between",
     "SWIFT_SUBMIT_LOG_QUORUM": "how many of them must have cosigned",
 }
-PLACES = "Settings: flag, then environment, then ~/.config/swift-submit/config.toml (server, token_file, issuer, timeout, log_*)."
+PLACES = (
+    "Settings: flag, then environment, then ~/.config/swift-submit/config.toml "
+    "(server, token_file, issuer, timeout, log_*)."
+)
 
 
 class LazyGroup(click.Group):
