@@ -16,16 +16,15 @@ from conftest import Registry, ask, free_port, ticket_request
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
-from enforcer import wire
+from enforcer import tlog, wire
 from enforcer.runspec import RunSpec, canonical_bytes
 from registry import audit, db, identity, log, tags, tickets
 from registry.access import Matter, Permit, decide
 from registry.app import create_app
-from registry.log import as_document
 from registry.routes.express import Express
 from registry.settings import Settings
 from registry.tables import ApiToken, IdempotentAnswer, LogEntry, PendingEntry, Run, Stamp, Ticket
@@ -95,8 +94,15 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
-    """The registry on either database."""
-    url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    """The registry on either database, nobody else's."""
+    url = None
+    if request.param == "postgresql":
+        server, name = request.getfixturevalue("postgresql").rpartition("/")[0], f"hot_{db.uuid7().replace('-', '')}"
+        engine = create_engine(f"{server}/postgres".replace("postgresql:", "postgresql+pg8000:"))
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"create database {name}"))
+        engine.dispose()
+        url = f"{server}/{name}"
     return Registry(Settings(state_dir=tmp_path / "state", database_url=url, tickets_per_minute=0))
 
 
@@ -167,7 +173,7 @@ def test_what_is_written_is_what_the_tables_read(either: Registry) -> None:
         assert {name: value for name, value in row.model_dump().items() if value is not None} == {
             name: value for name, value in told.items() if value is not None
         }
-    assert audit.leaf_of(draft.rows[2]) == audit.tlog.leaf_hash(audit.tlog.entry(as_document(rows[2])))
+    assert audit.leaf_of(draft.rows[2]) == tlog.leaf_hash(tlog.entry(log.as_document(rows[2])))
     spec = draft.rows[0]["run_spec"]
     assert canonical_bytes(RunSpec.model_validate_json(spec)) == spec
 
@@ -175,7 +181,7 @@ def test_what_is_written_is_what_the_tables_read(either: Registry) -> None:
 def test_every_event_of_a_group_gets_its_place_in_the_log(either: Registry) -> None:
     written(either, drafts(either, 20))
 
-    log.integrate(either.books)
+    assert log.integrate(either.books)
 
     with either.books.reading() as session:
         places = session.exec(select(LogEntry.index).order_by(LogEntry.index)).all()
@@ -257,6 +263,7 @@ def test_a_writer_that_is_closed_has_written_everything_and_can_begin_again(regi
         waiting = [asyncio.ensure_future(registry.books.writer.write(draft)) for draft in made]
         await asyncio.sleep(0.001)
         await asyncio.to_thread(registry.books.writer.close)
+        assert count(registry, "ticket") == 100
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(write_and_close()) == [draft.answer["answer"] for draft in made]
