@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from sqlmodel import Session
 from registry.settings import Settings
 
 BUSY_TIMEOUT_S = 15
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -121,10 +122,20 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def uuid7() -> str:
-    """RFC 9562 version 7: milliseconds, then random bits. Sorts by time of creation to the millisecond."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+def uuid7(at: datetime | None = None) -> str:
+    """RFC 9562 version 7: milliseconds, then random bits. Sorts by time of creation (or `at`) to the millisecond."""
+    moment = time.time_ns() // 1_000_000 if at is None else milliseconds(at)
+    value = (moment << 80) | int.from_bytes(os.urandom(10))
     value = (value & ~(0xF << 76)) | (0x7 << 76)
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
     return str(uuid.UUID(int=value))
+
+
+def uuid7_floor(at: datetime) -> str:
+    """What every `uuid7` of this millisecond and later is not below, and every earlier one is."""
+    return str(uuid.UUID(int=milliseconds(at) << 80))
+
+
+def milliseconds(at: datetime) -> int:
+    """Since the epoch."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)  # exact, which a float of seconds is not

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from registry import audit, db, logs, tags
+from registry import audit, db, logs, retention, tags
 from registry.app import create_app, describe
 from registry.books import Books
 from registry.identity import Actor, leave_local_token
@@ -41,6 +41,7 @@ def prepare(settings: Settings) -> None:
             f"`{settings.host}` is not loopback, so tickets need the name under which clients reach the registry; "
             "set TAGWARDEN_PUBLIC_URL"
         )
+    retention.load(settings.policies_dir)
     engine = db.open_engine(settings)
     db.migrate(engine)
     with db.writing(engine) as session:
@@ -76,6 +77,8 @@ def serve(settings: Settings) -> None:
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
+    kept = (app.state.books.engine, retention.load(settings.policies_dir))
+    threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
     uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
 
 

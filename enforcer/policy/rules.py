@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from enforcer.policy.conditions import Conditions
 from enforcer.runspec import digest
 
-ACTIONS = frozenset({"submit", "cancel", "propose", "approve", "run-read", "audit-read"})
+ACTIONS = frozenset({"submit", "cancel", "propose", "approve", "run-read", "audit-read", "audit-erase"})
 MAX_DEPTH = 32
 Document = TypeVar("Document", bound=BaseModel)
 
