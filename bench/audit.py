@@ -127,8 +127,8 @@ def fill(engine: Engine, count: int) -> None:
         with engine.begin() as connection:
             index.create(connection)
     if engine.dialect.name == "postgresql":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("vacuum analyze event"))
+        with engine.begin() as connection:
+            connection.execute(text("analyze event"))
 
 
 def page(engine: Engine, wanted: dict[str, Any], token: str | None = None) -> None:
