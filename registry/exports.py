@@ -1,6 +1,6 @@
 """Exports of the audit log: four formats, one stream.
 
-Events go out oldest first in the order of their ids, read in short sessions of `CHUNK` rows: what is sequenced under a
+Events go out oldest first, read in short sessions of `CHUNK` rows: what is sequenced under a
 checkpoint never changes any more (but for erasure, which no proof notices), so a slow reader needs no long transaction
 and a long export no memory. That it was asked for is on record before the first byte leaves, and what was sent, with
 its count and hash, before the last. The last record is the signed manifest (`enforcer.exports`).
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from enforcer import exports, tlog
 from enforcer.exports import Format, Manifest
@@ -91,24 +91,41 @@ def stream(
 
 
 def _chunks(books: Books, wanted: Filter, tree: tlog.Tree | None, size: int) -> Iterator[list[Entry]]:
-    """What the first `size` places of the log hold, by event id. The place is looked up apart: joined, a planner may
-    start from the log and sort all of it for each chunk."""
-    columns = Event.__table__.columns  # type: ignore[attr-defined]
-    after, more = "", True
-    while more:
-        query = wanted.apply(select(*columns), Event).where(col(Event.id) > after).order_by(col(Event.id)).limit(CHUNK)
+    """What the first `size` places of the log hold. All of it comes in the log's order, from which a verifier computes
+    the log again; a part comes by id, in which the filter has an index."""
+    page = _by_id if wanted.wanted else _by_place
+    after: Any = None
+    while True:
         with books.reading() as session:
-            rows = session.connection().execute(query).mappings().all()
-            ids = [row["id"] for row in rows]
-            places = select(LogEntry.event_id, LogEntry.index).where(col(LogEntry.event_id).in_(ids))
-            index_of = dict(session.exec(places.where(LogEntry.index < size)).all())
-        more = len(rows) == CHUNK
-        after = ids[-1] if ids else after
-        yield [
-            Entry(audit.document(row), index, tree.proof(index) if tree else None)
-            for row in rows
-            if (index := index_of.get(row["id"])) is not None
-        ]
+            found, after, more = page(session, wanted, size, after)
+            entries = [Entry(audit.document(row), at, tree.proof(at) if tree else None) for at, row in found]
+        yield entries
+        if not more:
+            return
+
+
+_Page = tuple[list[tuple[int, Any]], Any, bool]  # places with rows, the key of the last row, whether there are more
+
+
+def _by_place(session: Session, _everything: Filter, size: int, after: int | None) -> _Page:
+    columns = Event.__table__.columns  # type: ignore[attr-defined]
+    place = col(LogEntry.index)
+    query = select(place.label("place"), *columns).join(Event, col(Event.id) == LogEntry.event_id)
+    query = query.where(place < size, place > (-1 if after is None else after)).order_by(place).limit(CHUNK)
+    rows = session.connection().execute(query).mappings().all()
+    return [(row["place"], row) for row in rows], rows[-1]["place"] if rows else after, len(rows) == CHUNK
+
+
+def _by_id(session: Session, wanted: Filter, size: int, after: str | None) -> _Page:
+    """The place is looked up apart: joined, a planner may start from the log and sort all of it for each chunk."""
+    columns = Event.__table__.columns  # type: ignore[attr-defined]
+    query = wanted.apply(select(*columns), Event).where(col(Event.id) > (after or "")).order_by(col(Event.id))
+    rows = session.connection().execute(query.limit(CHUNK)).mappings().all()
+    ids = [row["id"] for row in rows]
+    places = select(LogEntry.event_id, LogEntry.index).where(col(LogEntry.event_id).in_(ids), LogEntry.index < size)
+    place_of = dict(session.exec(places).all())
+    found = [(place_of[row["id"]], row) for row in rows if row["id"] in place_of]
+    return found, ids[-1] if ids else after, len(rows) == CHUNK
 
 
 def _last_record(form: Form, export_id: str, made_at: str, auditor: Actor, unit: str) -> tuple[bytes, bytes]:
