@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import Registry, ask, ticket_request
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
@@ -27,7 +27,7 @@ from registry.identity import Actor
 from registry.paging import Filter
 
 FORMATS = ["ndjson", "csv", "cef", "ocsf"]
-HOSTILE = 'a|b\\c=d\n"e\r\tCEF:0|x|y \u2028 \x85 {"manifest": "x"} =1+1'
+HOSTILE = 'a|b outcome=success \\c=d\n"e\r\tCEF:0|x|y \u2028 \x85 {"manifest": "x"} =1+1'
 
 
 @pytest.fixture
@@ -207,14 +207,16 @@ def test_cef_reads_back(busy: Registry) -> None:
     assert (refused["outcome"], refused["suser"], refused["cs2Label"], refused["cs2"]) == (
         "failure", "user:retail-trainer", "taskType", "dpo",
     )  # fmt: skip
+    assert hostile["outcome"] == "success"
     assert hostile["reason"] == HOSTILE.replace("\t", " ").replace("\u2028", " ").replace("\x85", " ")
-    assert json.loads(hostile["tagwardenDetail"])["x"].startswith("a|b\\c=d\n")
+    assert json.loads(hostile["tagwardenDetail"])["x"].startswith("a|b outcome=success \\c=d\n")
 
 
 letters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
 texts = st.text(st.sampled_from("\\|=\n\r\u2028 ab") | letters, max_size=40)
 
 
+@example(reason=" suser=user:root", actor="user:li\\", kind="a|b\\", group="a\nCEF:0|")
 @given(reason=texts, actor=texts, kind=texts, group=texts)
 def test_no_text_breaks_out_of_cef(reason: str, actor: str, kind: str, group: str) -> None:
     line = exports.cef_line(
