@@ -35,6 +35,7 @@ CONFLICT = {
     "cancelRun",
     "sendHeartbeat",
     "reportRun",
+    "erasePerson",
 }
 PROBES = {"healthz", "readyz"}
 POLICY = {"listEvents", "exportEvents", "listRuns", "getRun"}  # reads that the policy decides on
