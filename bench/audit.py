@@ -40,7 +40,7 @@ INSERT = """
 insert into event (id, at, kind, outcome, actor, groups, business_unit, task_type, version, rule, policy_revision,
   run_id, ticket_id, groups_digest, reason, detail, personal_hash, salt)
 select {uuid}, {at},
-  case when i < 5 then 'key.rotated' when h % 20 = 0 then 'submit.refused'
+  case when i < 5 then 'key.compromised' when h % 20 = 0 then 'submit.refused'
     when h % 20 < 10 then 'ticket.issued' else 'ticket.redeemed' end,
   case when h % 20 = 0 then 'refused' else 'done' end,
   case when i < 5 then 'user:rare' else 'user:trainer-' || (h / 64 % 2000) end, '["trainers", "retail-ds"]'{json},
@@ -88,7 +88,7 @@ def main() -> None:
             "unit + rare task type": {"task_type": "rare-tag"},
             "unit + actor": {"actor": "user:trainer-77"},
             "unit + rare actor": {"actor": "user:rare"},
-            "unit + rare kind": {"kind": "key.rotated"},
+            "unit + rare kind": {"kind": "key.compromised"},
             "unit + refused": {"outcome": "refused"},
             "unit + since/until": {"since": middle, "until": middle + timedelta(days=1)},
             "unit + task type + actor": {"task_type": "task-type-7", "actor": "user:trainer-77"},

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enforcer import jws
-from enforcer.keys import KeySet, SigningKey
+from enforcer.keys import KeySet, Signer
 
 TYP = "audit-export+jwt"
 Format = Literal["ndjson", "csv", "cef", "ocsf"]
@@ -46,7 +46,7 @@ class Manifest(BaseModel):
     made_by: str
 
 
-def sign(manifest: Manifest, key: SigningKey) -> str:
+def sign(manifest: Manifest, key: Signer) -> str:
     """A compact JWS by the attestation key."""
     return jws.sign({"typ": TYP, "kid": key.kid}, manifest.model_dump(), key)
 
@@ -77,7 +77,7 @@ def _open(token: str, keys: KeySet) -> Manifest:
     except jws.Malformed as error:
         raise ExportInvalid(f"its manifest is no signed token: {error}") from error
     key = keys.get(_text(header["kid"]))
-    if header["typ"] != TYP or header["alg"] != "Ed25519" or key is None:
+    if header["typ"] != TYP or key is None or header["alg"] != key.alg:
         raise ExportInvalid("its manifest is signed by no key that this verifier knows")
     if not jws.signature_holds(token, key):
         raise ExportInvalid("the signature of its manifest does not hold")

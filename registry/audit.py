@@ -6,7 +6,7 @@ commit, so their order is not the order of anything.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 

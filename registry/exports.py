@@ -240,7 +240,7 @@ _OCSF_CLASSES = {
 }  # everything else is API activity: who asked for what, and got it or was refused
 _OCSF_ACTIVITIES = {
     _ENTITY: {"seeded": 1, "opened": 1, "placed": 1, "created": 1, "approved": 3, "rejected": 3, "changed": 3,
-              "rotated": 3, "withdrawn": 4, "released": 4, "retired": 11, "activated": 10},
+              "published": 1, "compromised": 9, "withdrawn": 4, "released": 4, "retired": 11, "activated": 10},
     _AUTHENTICATION: {"created": 3, "exchanged": 3, "revoked": 2, "started": 1, "ended": 2},
     _USER_ACCESS: {"assigned": 1, "revoked": 2},
     _GROUP: {"created": 6, "deleted": 5, "joined": 3, "left": 4},

@@ -279,7 +279,7 @@ def test_ocsf_holds_against_the_published_schema(busy: Registry) -> None:
         ("group.created", {}, 3006, 6),
         ("role.assigned", {"user": "user:li", "privileges": ["submit"]}, 3005, 1),
         ("user.changed", {}, 3005, 99),
-        ("key.rotated", {"kid": "abc"}, 3004, 3),
+        ("key.published", {"kid": "abc"}, 3004, 1),
         ("policy.changed", {}, 3004, 3),
         ("hold.released", {"hold": "hld-1"}, 3004, 4),
         ("audit.read", {"events": 3}, 6003, 2),
