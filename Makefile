@@ -79,6 +79,7 @@ bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/tickets.py
 	$(BIN)/python bench/audit.py
+	$(BIN)/python bench/log.py
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) tests/node/node_modules demo-output dist build

@@ -26,6 +26,12 @@ MAX_DEPTH = 16
 _COMPACT = re.compile(r"[A-Za-z0-9_-]{1,1024}\.[A-Za-z0-9_-]{1,7000}\.[A-Za-z0-9_-]{86}")
 
 
+# What other issuers sign may be longer (hundreds of groups) and signed by other keys (an RSA-4096 signature: 683).
+_FOREIGN = re.compile(r"[A-Za-z0-9_-]{1,2048}\.[A-Za-z0-9_-]{1,14000}\.[A-Za-z0-9_-]{64,700}")
+# Members that say where to find a key, or how to read the token: RFC 7515 sections 4.1.2 to 4.1.6 and 4.1.11, RFC 7797.
+_TELLING_US_HOW = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip", "enc"})
+
+
 class Malformed(ValueError):
     """Not a compact JWS as RFC 7515 and RFC 8725 want it; `step` is the number in `enforcer.tickets.verify`."""
 
@@ -50,6 +56,24 @@ def read(token: str, header_members: Collection[str]) -> tuple[dict[str, Any], d
     # 4. Exactly the header members that we write. No `crit`, `jku`, `x5u`, `zip`, `b64`.
     if set(header) != set(header_members):
         raise Malformed(4, f"its header must hold exactly {', '.join(sorted(header_members))}")
+    return header, payload
+
+
+def read_foreign(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and payload of another issuer's token, whose signature is *not* checked yet. As strict as `read` on the
+    bytes; the header needs `alg` and `kid`, may say more (`x5t`), and may not say which key or encoding to use.
+
+    Raises:
+        Malformed: as `read`.
+    """
+    if not _FOREIGN.fullmatch(token):
+        raise Malformed(1, "it is not three base64url parts of bearable length")
+    parts = [_decode(part) for part in token.split(".")]
+    header, payload = (_strict_object(part) for part in parts[:2])
+    if not all(isinstance(header.get(name), str) for name in ("alg", "kid")):
+        raise Malformed(4, "its header must hold `alg` and `kid`")
+    if told := sorted(_TELLING_US_HOW & set(header)):
+        raise Malformed(4, f"its header holds `{told[0]}`, which is no choice of a token")
     return header, payload
 
 

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -230,6 +230,9 @@ class KeySet:
         """The bare Ed25519 key, for formats that know no other algorithm; None for a key of another kind."""
         key = self._keys.get(kid)
         return key.key if key is not None and isinstance(key.key, Ed25519PublicKey) else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -69,6 +69,27 @@ class Unavailable(Problem):
     status, code, title = 503, "unavailable", "not now"
 
 
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+class PrincipalDisabled(NotPermitted):
+    """Somebody who was let in before. What they hold opens nothing until they are enabled again."""
+
+    code, title = "principal-disabled", "this principal is disabled"
+
+
+class GroupsOverage(NotPermitted):
+    """The provider left the groups out of the token. That is not the same as having none: a denial may stand on one."""
+
+    code, title = "groups-overage", "the token does not carry the groups"
+
+
+class ExchangeRefused(Unauthenticated):
+    """The token endpoint's refusal. `error` is the code of RFC 6749 section 5.2, which stock clients read."""
+
+    status, code, title = 400, "exchange-refused", "the token is not traded"
+
+
 # --- names and profiles -----------------------------------------------------------------------------------------------
 
 
@@ -154,6 +175,16 @@ class RunClosed(Conflict):
     code, title = "run-closed", "the run has ended"
 
 
+class ManifestInvalid(Invalid):
+    """A run manifest, or what it speaks of, that does not hold. `step` is the number in `enforcer.chain.verify`."""
+
+    code, title = "manifest-invalid", "the run's proof chain does not hold"
+
+
+class UnknownManifest(NotFound):
+    code, title = "unknown-manifest", "no such manifest"
+
+
 class IdempotencyConflict(Invalid):
     code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
 
@@ -219,6 +250,23 @@ class InternalError(Problem):
     """Ours to mend; the registry's log says how."""
 
     status, code, title = 500, "internal-error", "a broken promise of ours"
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+class UnknownEvent(NotFound):
+    code, title = "unknown-event", "no such event"
+
+
+class NotLogged(Unavailable):
+    code, title = "not-logged-yet", "the event has no place in the log yet"
+
+
+class LogInconsistent(Unavailable):
+    """The log says something else than it said before. On the client `evidence` names the folder with both notes."""
+
+    code, title = "log-inconsistent", "the log contradicts itself"
 
 
 # --- the client's own -------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from enforcer import canonical
 from enforcer.gates import Gate, MetricName
 from enforcer.problems import ArgumentInvalid, ProfileInvalid
 
@@ -123,8 +123,12 @@ class Profile(_Frozen):
         return self
 
     def digest(self) -> str:
-        """`sha256:` over the RFC 8785 bytes of the profile."""
-        return f"sha256:{hashlib.sha256(rfc8785.dumps(self.model_dump(mode='json'))).hexdigest()}"
+        """`sha256:` over the canonical bytes."""
+        return f"sha256:{hashlib.sha256(self.canonical()).hexdigest()}"
+
+    def canonical(self) -> bytes:
+        """The RFC 8785 bytes, as they stand in every run specification of this version."""
+        return canonical.dumps(self.model_dump(mode="json"))
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The arguments a run uses: what was given, checked, and every default filled in.

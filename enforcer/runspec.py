@@ -5,11 +5,13 @@ canonical form, so that whoever holds the ticket checks it with nothing but `sha
 """
 
 import hashlib
+import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
+from enforcer import canonical
 from enforcer.problems import Invalid, TicketInvalid
 from enforcer.profiles import Limits, Profile
 
@@ -77,18 +79,18 @@ class RunSpec(_Frozen):
     limits: Limits
 
     @classmethod
-    def read(cls, canonical: bytes, *, expected_digest: str) -> Self:
+    def read(cls, content: bytes, *, expected_digest: str) -> Self:
         """Parse the bytes that a ticket binds.
 
         Raises:
             TicketInvalid: the bytes are not those that were signed (tickets.md step 11), or not a specification.
         """
-        if digest(canonical) != expected_digest:
+        if digest(content) != expected_digest:
             raise TicketInvalid(
                 "`run-spec.json` is not the specification that the ticket was issued for; ask for a new ticket", step=11
             )
         try:
-            return cls.model_validate_json(canonical)
+            return cls.model_validate_json(content)
         except ValueError as error:
             raise TicketInvalid(f"`run-spec.json` is not a run specification: {error}", step=11) from error
 
@@ -102,18 +104,50 @@ def canonical_bytes(specification: RunSpec | dict[str, Any]) -> bytes:
     document = specification.model_dump(mode="json") if isinstance(specification, RunSpec) else specification
     if _depth(document) > MAX_DEPTH:
         raise SpecificationInvalid(f"the specification nests deeper than {MAX_DEPTH} levels")
+    return _small(flat_canonical_bytes(document))
+
+
+def canonical_bytes_around(profile: bytes, specification: dict[str, Any]) -> bytes:
+    """The canonical bytes of a specification whose profile is given in its canonical form (`Profile.canonical`).
+
+    The profile is most of a specification and the same for every run of a version, so it is put in its place as it is.
+
+    Raises:
+        SpecificationInvalid: as `canonical_bytes`.
+    """
+    before = flat_canonical_bytes({name: value for name, value in specification.items() if name < "profile"})
+    after = flat_canonical_bytes({name: value for name, value in specification.items() if name > "profile"})
+    return _small(before[:-1] + b',"profile":' + profile + b"," + after[1:])
+
+
+def flat_canonical_bytes(document: dict[str, Any]) -> bytes:
+    """The same of a document that cannot be too deep or too large: its model says so.
+
+    Raises:
+        SpecificationInvalid: numbers beyond 2^53, NaN, lone surrogates.
+    """
     try:
-        canonical = rfc8785.dumps(document)
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        return canonical.dumps(document)
+    except (canonical.CanonicalizationError, UnicodeEncodeError) as error:
         raise SpecificationInvalid(f"the specification has no canonical form: {error}") from error
-    if len(canonical) > MAX_BYTES:
-        raise SpecificationInvalid(f"the specification has {len(canonical)} bytes, the limit is {MAX_BYTES}")
-    return canonical
+
+
+def _small(content: bytes) -> bytes:
+    if len(content) > MAX_BYTES:
+        raise SpecificationInvalid(f"the specification has {len(content)} bytes, the limit is {MAX_BYTES}")
+    return content
 
 
 def digest(content: bytes) -> str:
     """`sha256:<64 hex>`, the only digest form on the wire."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """The digest of a folder from those of its files, by path: `sha256sum` over their `sha256sum` lines, sorted by the
+    bytes of the path. It is Go's Hash1, in-toto's `dirHash`."""
+    lines = {os.fsencode(path): files[path].removeprefix("sha256:").encode() for path in files}
+    return digest(b"".join(b"%b  %b\n" % (lines[path], path) for path in sorted(lines)))
 
 
 def _depth(value: object, level: int = 1) -> int:

@@ -16,6 +16,8 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=_N
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
 ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
+Note = Annotated[str, StringConstraints(max_length=65_536)]
+Envelope = Annotated[str, StringConstraints(max_length=48 * 1024, pattern=r"^[\x20-\x7e]*$")]
 Thumbprint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]
 
 
@@ -215,7 +217,10 @@ class TicketRequest(_Request):
 
 
 class TicketGrant(_Answer):
-    """The permit. `run_spec` holds the canonical bytes as text: store it verbatim as `run-spec.json`."""
+    """The permit. `run_spec` holds the canonical bytes as text: store it verbatim as `run-spec.json`.
+
+    `checkpoint` is the log's newest signed head (C2SP): whoever keeps it is a witness of the log.
+    """
 
     ticket: str
     jti: str
@@ -224,6 +229,7 @@ class TicketGrant(_Answer):
     run_spec_digest: Digest
     expires_at: datetime
     policy_rule: str
+    checkpoint: Note
 
 
 class TicketPlan(_Answer):
@@ -259,6 +265,7 @@ class Lease(_Answer):
     lease_token: str
     expires_at: datetime
     heartbeat_s: int
+    checkpoint: Note
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -285,6 +292,7 @@ class Report(_Request):
     peak_memory_bytes: int = Field(default=0, ge=0, lt=2**53)
     outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=300)
     error: Annotated[str, StringConstraints(max_length=2_000, pattern=_NO_NUL)] | None = None
+    manifest: Envelope | None = Field(default=None, description="the signed manifest, byte for byte")
 
 
 class Run(_Answer):
@@ -307,6 +315,25 @@ class Run(_Answer):
     scores: dict[str, Score]
     gates: list[Judgement]
     verdict: Verdict | None
+
+
+class ReportedRun(Run):
+    """`receipt` is the countersignature on the manifest that came with the report; keep it beside the run."""
+
+    receipt: Envelope | None
+
+
+class RunManifest(_Answer):
+    """A run's manifest and the registry's countersignature (DSSE envelopes), and the log's events of both ends.
+
+    `events` names those of `ticket.issued` and `run.manifest`, whose proofs complete the chain.
+    """
+
+    run_id: str
+    digest: Digest
+    manifest: Envelope
+    receipt: Envelope
+    events: dict[str, str]
 
 
 class RunPage(_Answer):
@@ -355,7 +382,7 @@ class EventPage(_Answer):
 class ErasureRequest(_Request):
     """Erase what is personal about `actor`. The reason stays on record, so it does not name them."""
 
-    actor: Annotated[str, StringConstraints(pattern=r"^[a-z]+:[A-Za-z0-9._:@/|+=-]{1,200}$")]
+    actor: Annotated[str, StringConstraints(pattern=r"^[a-z]+:[A-Za-z0-9._:@/|+=~-]{1,200}$")]
     business_unit: Name | None = None
     reason: Reason
 
@@ -371,11 +398,102 @@ class ErasureReceipt(_Answer):
     answers: int
 
 
-class Checkpoint(_Answer):
-    """The signed head of the log in C2SP tlog-checkpoint form."""
+class ConsistencyProof(_Answer):
+    """That the log of `size` entries begins with the one of `old` (RFC 9162 section 2.1.4), hashes in base64."""
 
+    old: int
     size: int
-    note: str
+    proof: list[str]
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+class Caller(_Answer):
+    """Who a credential says that you are, and what counts of it here."""
+
+    id: str
+    groups: list[str]
+    groups_digest: Digest
+    business_unit: str
+    scopes: list[str]
+    expires_at: datetime | None
+
+
+class ApiTokenRequest(_Request):
+    """A token of one's own, never with more than the credential that asks. `scopes` are actions of the policy; `*` is
+    all that the groups allow, and has to be said. Left out, `groups` and the end are those of the credential (30 days
+    at most)."""
+
+    scopes: list[Name] = Field(max_length=50)
+    groups: list[Name] | None = Field(default=None, max_length=200)
+    life_s: Annotated[int, Field(ge=60, le=90 * 86_400)] | None = None
+
+
+class ApiToken(_Answer):
+    id: str
+    actor: str
+    groups: list[str]
+    business_unit: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
+
+
+class ApiTokenMade(ApiToken):
+    """`token` is shown once."""
+
+    token: str
+
+
+class ApiTokenList(_Answer):
+    items: list[ApiToken]
+
+
+class AccessToken(_Answer):
+    """RFC 8693 section 2.2.1."""
+
+    access_token: str
+    issued_token_type: Literal["urn:ietf:params:oauth:token-type:access_token"]
+    token_type: Literal["Bearer"]
+    expires_in: int
+    scope: str
+
+
+class PrincipalChange(_Request):
+    reason: Reason
+
+
+class Principal(_Answer):
+    """Somebody, and whether their credentials open anything."""
+
+    id: str
+    enabled: bool
+    disabled_at: datetime | None
+    disabled_by: str | None
+    reason: str | None
+
+
+class SignIn(_Answer):
+    """How `swift-submit auth login` asks one provider (RFC 8628)."""
+
+    name: str
+    issuer: str
+    client_id: str
+    scope: str
+    resource: str | None
+
+
+class ProtectedResource(_Answer):
+    """RFC 9728 metadata; `tagwarden_sign_in` is our own member (section 2 allows such)."""
+
+    resource: str
+    resource_name: str
+    authorization_servers: list[str]
+    bearer_methods_supported: list[str]
+    scopes_supported: list[str]
+    tagwarden_sign_in: list[SignIn]
 
 
 class ProblemDocument(BaseModel):

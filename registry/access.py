@@ -4,7 +4,9 @@
     SignedIn                    anybody with a valid token
     TicketHolder                the run ticket and a proof by the run's own key
     LeaseHolder                 the token that redemption gave
-    Public                      health, public keys, the API's description: nothing else
+    ProofReader                 anybody with a valid token, or the run that an event is about
+    Public                      health, public keys, heads and hashes of the log, where to sign in, the trade of a job's
+                                own token: nothing else
 
 Whoever is known is counted against a budget (`rates.py`), and asks with query parameters that the route declares. Each
 leaves `access` on the dependency, so that a test can prove that no route goes without.
@@ -13,11 +15,12 @@ leaves `access` on the dependency, so that a test can prove that no route goes w
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from sqlmodel import col, select
 
 from enforcer import proofs, tickets
 from enforcer.policy.conditions import Context
@@ -27,8 +30,9 @@ from enforcer.problems import NotPermitted, RateLimited, TicketInvalid, Unauthen
 from registry import db, limits
 from registry.books import TheBooks
 from registry.identity import Actor, identify
+from registry.identity import Attempt as Attempt
 from registry.rates import Budget
-from registry.tables import Run
+from registry.tables import Event, Run
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,6 @@ class Matter:
     target: str = "any"
     gpus: int = 0
     model: str | None = None
-
-
-@dataclass
-class Attempt:
-    """What a request is trying to do, as far as known: the refusal's event is written from it."""
-
-    action: str
-    actor: Actor
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,6 +137,7 @@ def May(  # noqa: N802
 
 
 def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decision:
+    """What the policy allows to the actor, cut down to what the credential is for."""
     unit = matter.unit or actor.business_unit
     context = Context(
         now=db.utc_now(),
@@ -150,7 +146,10 @@ def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decisio
         unit=unit,
         own_units=gate.units_below(actor.business_unit),
     )
-    return gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
+    decision = gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
+    if decision.allowed and not actor.in_scope(action):
+        return Decision(False, "not-in-scope", gate.revision)
+    return decision
 
 
 def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Decision) -> NotPermitted:
@@ -165,6 +164,8 @@ def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Deci
             why = f"rule `{nearest.rule}` is the nearest that allows it, and it fails on {nearest.failed}"
         case "no-matching-rule":
             why = "no rule of the policy allows it to anybody"
+        case "not-in-scope":
+            why = f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
         case "unit-holds-others":
             why = f"a run is for one business unit, and `{unit}` holds others; name one of them"
         case "target-holds-others":
@@ -264,6 +265,28 @@ def lease_holder(
 
 lease_holder.access = "holds the lease"  # type: ignore[attr-defined]
 LeaseHolder = Annotated[HeldLease, Depends(lease_holder)]
+
+
+def proof_reader(
+    request: Request, books: TheBooks, event_id: str, _documented: Annotated[object, Depends(_LEASE)]
+) -> None:
+    """Anybody signed in, or the run that the event is about, by its lease token.
+
+    Raises:
+        Unauthenticated: neither.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        with books.reading() as session:
+            query = select(Run.lease_sha256).join(Event, col(Event.run_id) == Run.id).where(Event.id == event_id)
+            stored = session.exec(query).first()
+        if stored is not None and hmac.compare_digest(stored, lease_hash(token)):
+            return
+    identify(request, _documented)
+
+
+proof_reader.access = "signed in, or holds the run's lease"  # type: ignore[attr-defined]
+ProofReader = Annotated[None, Depends(proof_reader)]
 
 
 def lease_hash(token: str) -> bytes:

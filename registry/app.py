@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.params import Form
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError
@@ -18,10 +17,12 @@ from enforcer.problems import Problem, RateLimited
 from registry import audit, db, openapi
 from registry.access import Attempt
 from registry.books import Books
-from registry.limits import Limits, address
+from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
-from registry.routes import decisions, health, keys, proposals, runs, tags, tickets
+from registry.routes import decisions, health, identity, keys, proposals, runs, tags, tickets
+from registry.routes import log as log_routes
+from registry.routes.express import Express
 from registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ ROUTERS = (
     tickets.router,
     runs.router,
     audit_routes.router,
+    log_routes.router,
+    identity.router,
 )
 DESCRIPTION = "Task types, who may train under them, signed run tickets, and the record of it all."
 
@@ -43,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over migrated tables. Raises what `Books.open` raises."""
     app = _routed()
     app.state.books = books = Books.open(settings)
+    app.add_middleware(Express, books=books)
     app.add_middleware(Limits, settings=settings, rates=books.rates, forms=_forms(), render=_unrouted)
     return app
 
@@ -74,9 +78,8 @@ def _routed() -> FastAPI:
 def _forms() -> frozenset[str]:
     """Paths that take a form instead of JSON."""
     routes = (route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
-    return frozenset(
-        route.path for route in routes if route.body_field and isinstance(route.body_field.field_info, Form)
-    )
+    bodies = {route.path: (route.openapi_extra or {}).get("requestBody", {}) for route in routes}
+    return frozenset(path for path, body in bodies.items() if FORM in body.get("content", {}))
 
 
 def _unrouted(request: Request, error: Exception) -> JSONResponse:
@@ -106,9 +109,12 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
 
 
 def _worth_a_line(request: Request, problem: Problem) -> bool:
-    """Who brings no credential guesses none. Guesses are as many lines as the budget of failed sign-ins allows."""
+    """Who brings no credential guesses none. Guesses are as many lines as the budget of failed sign-ins allows, and
+    tokens that are not traded as many as that of public requests."""
     if isinstance(problem, RateLimited):
         return problem.unsaid is not None
+    if isinstance(problem, problems.ExchangeRefused):
+        return True
     return problem.status == 401 and "authorization" in request.headers
 
 

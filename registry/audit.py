@@ -1,8 +1,8 @@
 """The record: what happened, what was refused, who asked, and the proof that none of it was changed.
 
 An event is written in the same transaction as its effect; a refusal in one of its own, since raising rolls the
-request's back. Its place in the Merkle log is given later, by one sequencer at a time: identity values are taken before
-commit, so their order is not the order of anything.
+request's back. Its place in the Merkle log is given later (`registry.log`): identity values are taken before commit, so
+their order is not the order of anything.
 """
 
 import secrets
@@ -10,18 +10,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import rfc8785
-from sqlalchemy import Engine, func
-from sqlmodel import Session, col, delete, select
+from sqlalchemy import Engine
+from sqlmodel import Session
 
 from enforcer import tlog, wire
-from enforcer.keys import Signer
 from enforcer.problems import Problem
-from enforcer.runspec import digest
 from registry import db
 from registry.identity import Actor
 from registry.keyring import Step
-from registry.tables import Event, LogEntry, PendingEntry
+from registry.tables import Event, PendingEntry
 
 COLUMNS = tuple(wire.Event.model_fields)
 
@@ -37,18 +34,19 @@ def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) ->
         "outcome": outcome,
         "actor": actor.id,
         "groups": list(actor.groups),
-        "groups_digest": digest(rfc8785.dumps(sorted(actor.groups))),
+        "groups_digest": actor.groups_digest,
         "business_unit": actor.business_unit,
         "detail": {},
         "salt": salt,
         **facts,
     }
+    event["detail"] = {**actor.via, **event["detail"]}
     return {**event, "personal_hash": tlog.personal_hash(salt, event)}
 
 
 def leaf_of(event: dict[str, Any]) -> bytes:
-    """The leaf hash of an event that is not yet a row."""
-    return tlog.leaf_hash(tlog.entry({**event, "at": moment(event["at"])}))
+    """The leaf hash of an event that `describe` made and that is not yet a row."""
+    return tlog.leaf_hash(tlog.entry_as_hashed({**event, "at": moment(event["at"])}))
 
 
 def record(session: Session, kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> Event:
@@ -80,45 +78,9 @@ def record_keys(engine: Engine, actor: Actor, steps: Sequence[Step]) -> None:
             record(session, f"key.{step.kind}", actor, detail=step.detail)
 
 
-# --- the log ----------------------------------------------------------------------------------------------------------
-
-
-def sequence(session: Session) -> None:
-    """Give every committed event its place in the log. One sequencer at a time; the transaction must be a writing one.
-
-    What is pending is a set and not a position: an event that commits later is found by the next call.
-    """
-    db.queue_for(session, "sequencer")
-    query = select(PendingEntry).join(Event).order_by(col(Event.at), col(Event.id))
-    pending = session.exec(query).all()
-    index = session.exec(select(func.count()).select_from(LogEntry)).one()
-    for entry in pending:
-        session.add(LogEntry(index=index, event_id=entry.event_id, leaf_hash=entry.leaf_hash))
-        index += 1
-    session.flush()
-    for start in range(0, len(pending), 500):
-        ids = [entry.event_id for entry in pending[start : start + 500]]
-        session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(ids)))
-
-
-def is_pending(session: Session) -> bool:
-    return session.exec(select(PendingEntry.event_id).limit(1)).first() is not None
-
-
-def checkpoint(session: Session, origin: str, key: Signer) -> tuple[tlog.Tree, wire.Checkpoint]:
-    """The tree over everything sequenced, and its signed head."""
-    tree = tlog.Tree(session.exec(select(LogEntry.leaf_hash).order_by(col(LogEntry.index))))
-    return tree, wire.Checkpoint(size=len(tree), note=tlog.sign_checkpoint(origin, len(tree), tree.root, key))
-
-
 def document(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row of `event` as it stands on the wire, without the detour over models: exports read millions."""
     return {**{name: row[name] for name in COLUMNS}, "at": moment(row["at"])}
-
-
-def as_document(event: Event) -> dict[str, Any]:
-    """The event exactly as it stands on the wire; `tlog.entry` makes its log entry of this."""
-    return wire.Event.model_validate(event).model_dump(mode="json")
 
 
 def moment(at: datetime) -> str:

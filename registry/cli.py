@@ -82,9 +82,21 @@ def token() -> None:
 @click.argument("user")
 @click.option("--group", "groups", multiple=True, help="A group of the user; repeat for more.")
 @click.option("--unit", required=True, help="The user's business unit.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=["*"],
+    show_default="all that the groups allow",
+    help="An action it may be used for (submit, run-read, ...); repeat for more.",
+)
 @click.option("--days", default=30, show_default=True, type=click.IntRange(1, 90), help="Days until it expires.")
-def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> None:
-    """Make a token for USER and print it once."""
+def create_token(user: str, groups: tuple[str, ...], unit: str, scopes: tuple[str, ...], days: int) -> None:
+    """Make a token for USER and print it once.
+
+    USER is a name, or the whole id of a user or service: somebody who also signs in through a provider should be one
+    person here (`user:<issuer>:<subject>`, as `GET /v1/me` and events show it).
+    """
     from datetime import timedelta
 
     from enforcer.policy import rules
@@ -102,8 +114,10 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
         engine = db.open_engine(settings)
         db.migrate(engine)
         with db.writing(engine) as session:
-            made = identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
-            detail = {"user": f"user:{user}", "groups": list(groups), "days": days}
+            life, now = timedelta(days=days), db.utc_now()
+            made = identity.create_token(session, user, groups, unit, life=life, now=now, scopes=scopes)
+            who = user if ":" in user else f"user:{user}"
+            detail = {"user": who, "groups": list(groups), "scopes": list(scopes), "days": days}
             audit_log.record(session, "token.created", identity.Actor(OPERATOR, (), unit), detail=detail)
             return made
 
@@ -112,7 +126,7 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, days: int) -> No
 
 @token.command("list")
 def list_tokens() -> None:
-    """Tokens by user: id, user, groups, unit, end. Never the secret."""
+    """Tokens by user: id, user, groups, unit, scopes, end, last use. Never the secret."""
     from registry import db, identity
 
     settings = _settings()
@@ -213,6 +227,50 @@ def retire_key(kid: str, compromised: bool) -> None:
 
 
 @main.group()
+def principal() -> None:
+    """Who is let in: disable, enable, list."""
+
+
+@principal.command("disable")
+@click.argument("principal_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; it is on record.")
+def disable_principal(principal_id: str, reason: str) -> None:
+    """Let none of ID's credentials open anything, from the next request on. ID is as in events: `user:li`."""
+    from registry import identity, principals
+
+    operator = identity.Actor(OPERATOR, (), "all")
+    _in_words(lambda: _write(lambda session: principals.disable(session, principal_id, operator, reason)))
+    click.echo(f"{principal_id} is disabled")
+
+
+@principal.command("enable")
+@click.argument("principal_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; it is on record.")
+def enable_principal(principal_id: str, reason: str) -> None:
+    """Let ID in again."""
+    from registry import identity, principals
+
+    operator = identity.Actor(OPERATOR, (), "all")
+    _in_words(lambda: _write(lambda session: principals.enable(session, principal_id, operator, reason)))
+    click.echo(f"{principal_id} is enabled")
+
+
+@principal.command("list")
+def list_principals() -> None:
+    """Who is disabled: id, since when, by whom, why."""
+    from registry import principals
+
+    def read(session: Any) -> list[str]:
+        return [
+            f"{row.id}  since {row.disabled_at:%Y-%m-%d %H:%M}  by {row.disabled_by}  {row.reason}"
+            for row in principals.disabled(session)
+        ]
+
+    for line in _in_words(lambda: _write(read)):
+        click.echo(line)
+
+
+@main.group()
 def audit() -> None:
     """The audit log."""
 
@@ -221,37 +279,130 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @audit.command("verify")
-@click.argument("export", type=_FILE)
+@click.argument("export", required=False, type=_FILE)
+@click.option("--database", is_flag=True, help="Check this registry's own database instead of an export.")
 @click.option("--keys", type=_FILE, help="The log's public keys, as served at /tlog/jwks.json and kept by you.")
 @click.option(
     "--manifest-keys", type=_FILE, help="The manifests' keys, as served at /.well-known/attestation-jwks.json."
 )
-def verify_export(export: Path, keys: Path | None, manifest_keys: Path | None) -> None:
-    """Check an export offline: whole as it was signed (--manifest-keys, all formats), and nothing in it changed since
-    it was logged (--keys, NDJSON)."""
-    from enforcer import exports, tlog
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=_FILE,
+    help="A checkpoint that you kept: the log must begin with it. Repeat for more.",
+)
+def verify_log(
+    export: Path | None, database: bool, keys: Path | None, manifest_keys: Path | None, checkpoints: tuple[Path, ...]
+) -> None:
+    """Check an EXPORT offline: whole as it was signed (--manifest-keys, all formats); and compute the log again from an
+    NDJSON one, or from the database, and compare (--keys).
+
+    Without a checkpoint that was kept elsewhere, whoever owns the log's key can have written all of it anew.
+    """
+    from enforcer import tlog
+    from enforcer.exports import ExportInvalid
     from enforcer.keys import KeySet, KeyUnusable
 
-    if keys is None and manifest_keys is None:
-        raise click.UsageError("give `--manifest-keys`, and for an NDJSON export `--keys`")
-    manifest = None
+    if database == (export is not None):
+        raise click.UsageError("name an export, or `--database`")
+    if keys is None and (database or checkpoints or manifest_keys is None):
+        raise click.UsageError("give `--keys` for the log's proofs, or `--manifest-keys` for the manifest of an export")
     try:
-        if manifest_keys is not None:
-            with export.open("rb") as content:
-                manifest = exports.verify(content, KeySet.load(manifest_keys))
-            click.echo(
-                f"ok: {manifest.count} events in {manifest.format}, as {manifest.made_by} got them at "
-                f"{manifest.made_at} for {json.dumps(manifest.filter)}"
-            )
-        if keys is None or (manifest and manifest.format != "ndjson"):
-            click.echo("proofs were not checked: " + ("no --keys" if keys is None else "only NDJSON carries them"))
+        if export is not None and manifest_keys is not None and _manifest_format(export, manifest_keys) != "ndjson":
+            if keys is not None or checkpoints:
+                click.echo("proofs were not checked: only NDJSON carries them", err=True)
             return
-        with export.open(encoding="utf-8", newline="\n") as lines:
-            found = tlog.verify_export(lines, KeySet.load(keys))
-    except (exports.ExportInvalid, tlog.LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
-        raise click.ClickException(f"the export does not hold: {error}") from error
+        if keys is None:
+            click.echo("proofs were not checked: no `--keys`", err=True)
+            return
+        known = KeySet.load(keys)
+        outside = [tlog.open_checkpoint(file.read_text("utf-8"), known) for file in checkpoints]
+        if export is not None:
+            with export.open(encoding="utf-8", newline="\n") as lines:
+                found = tlog.verify_export(lines, known, outside=outside)
+        else:
+            found = _in_words(lambda: _verify_database(known, outside))
+    except (ExportInvalid, tlog.LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
+        what = "export" if export is not None else "log"
+        raise click.ClickException(f"the {what} does not hold: {error}") from error
     extent = "the whole log" if found.whole else f"of {found.head.size} in the log"
     click.echo(f"ok: {found.events} events, {extent}, under a checkpoint of {found.head.origin} by {found.head.kid}")
+    if outside:
+        click.echo(f"ok: it begins with the {'checkpoint' if len(outside) == 1 else 'checkpoints'} you brought")
+    else:
+        click.echo("compared with no checkpoint that was kept elsewhere; bring one with `--checkpoint`", err=True)
+
+
+def _manifest_format(export: Path, manifest_keys: Path) -> str:
+    """Check the manifest of an export, say what it says, and return the format."""
+    from enforcer import exports
+    from enforcer.keys import KeySet
+
+    with export.open("rb") as content:
+        manifest = exports.verify(content, KeySet.load(manifest_keys))
+    click.echo(
+        f"ok: {manifest.count} events in {manifest.format}, as {manifest.made_by} got them at {manifest.made_at} for "
+        f"{json.dumps(manifest.filter)}"
+    )
+    return manifest.format
+
+
+def _verify_database(keys: Any, outside: Any) -> Any:
+    from registry import db
+    from registry.verifying import verify_database
+
+    with db.reading(db.open_engine(_settings())) as session:
+        return verify_database(session, keys, outside)
+
+
+@audit.command("vkey")
+def print_vkey() -> None:
+    """Print the log's verifier key, for witnesses and other tools of the field (C2SP signed-note)."""
+    from enforcer.notes import NoteKey
+    from registry.books import Books
+
+    def read() -> str:
+        books = Books.open(_settings())
+        return NoteKey.of(books.log_key, books.log_origin).vkey
+
+    click.echo(_in_words(read))
+
+
+@main.group()
+def witness() -> None:
+    """Witness another registry's log."""
+
+
+@witness.command("serve")
+@click.option("--name", required=True, help="The witness's name, like `witness.example/w1`.")
+@click.option("--log", "logs", multiple=True, required=True, help="A log's verifier key (`tagwarden audit vkey`).")
+@click.option("--key", "key_file", required=True, type=click.Path(path_type=Path), help="Key file; made when missing.")
+@click.option("--state", required=True, type=click.Path(path_type=Path), help="File that remembers what was cosigned.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8711, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+def serve_witness(name: str, logs: tuple[str, ...], key_file: Path, state: Path, host: str, port: int) -> None:
+    """Cosign a log's head after it was shown to continue the last one (C2SP tlog-witness)."""
+    from enforcer.keys import SigningKey
+    from enforcer.notes import ED25519, LogInvalid, NoteKey
+    from registry import witness as witnessing
+
+    def listen() -> Any:
+        if not key_file.exists():
+            SigningKey.generate().save(key_file)
+        try:
+            known = [NoteKey.parse(vkey) for vkey in logs]
+            if any(key.kind != ED25519 for key in known):
+                raise LogInvalid("`--log` takes a log's key (kind 01)")
+            seen = witnessing.Witness(name, SigningKey.load(key_file), {key.name: key for key in known}, state)
+        except (LogInvalid, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+        return seen, witnessing.server(seen, host, port)
+
+    seen, server = _in_words(listen)
+    click.echo(f"witness {seen.key.vkey}")
+    click.echo(f"listening on {host}:{server.server_address[1]}")
+    server.serve_forever()
 
 
 @audit.command("export")
@@ -409,9 +560,22 @@ def openapi(check: Path | None) -> None:
         raise click.ClickException(f"{check} differs from the app; run `make openapi`")
 
 
+def _write(act: Any) -> Any:
+    """Do this in one transaction on the configured database."""
+    from registry import db
+
+    engine = db.open_engine(_settings())
+    db.migrate(engine)
+    with db.writing(engine) as session:
+        return act(session)
+
+
 def _token_line(row: Any) -> str:
     groups = ",".join(row.groups) or "-"
-    return f"{row.id}  {row.actor}  {groups}  {row.business_unit}  until {row.expires_at:%Y-%m-%d}"
+    used = f"{row.last_used_at:%Y-%m-%d}" if row.last_used_at else "never"
+    scopes = ",".join(row.scopes) or "-"
+    until = f"until {row.expires_at:%Y-%m-%d}"
+    return f"{row.id}  {row.actor}  {groups}  {row.business_unit}  {scopes}  {until}  used {used}"
 
 
 def _key_line(key: Any) -> str:

@@ -14,7 +14,6 @@ import os
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -43,7 +42,7 @@ def open_engine(settings: Settings) -> Engine:
     os.close(os.open(settings.state_dir / "registry.db", os.O_RDWR | os.O_CREAT, 0o600))
     engine = create_engine(
         url,
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S, "cached_statements": 512},
         pool_size=20,
         max_overflow=20,
         hide_parameters=True,  # a failing statement is logged, the tickets and texts in it are not
@@ -128,14 +127,19 @@ def uuid7(at: datetime | None = None) -> str:
     value = (moment << 80) | int.from_bytes(os.urandom(10))
     value = (value & ~(0xF << 76)) | (0x7 << 76)
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return str(uuid.UUID(int=value))
+    return _dashed(value)
 
 
 def uuid7_floor(at: datetime) -> str:
     """What every `uuid7` of this millisecond and later is not below, and every earlier one is."""
-    return str(uuid.UUID(int=milliseconds(at) << 80))
+    return _dashed(milliseconds(at) << 80)
 
 
 def milliseconds(at: datetime) -> int:
     """Since the epoch."""
     return (at - _EPOCH) // timedelta(milliseconds=1)  # exact, which a float of seconds is not
+
+
+def _dashed(value: int) -> str:
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -189,7 +189,7 @@ def _is_about(person: str, event: Event) -> bool:
 
 def _names(person: str, text: str) -> bool:
     """As a whole word: `user:li` is not named by `user:lily`."""
-    return re.search(rf"(?<![\w.@/+-]){re.escape(person)}(?![\w@/+-]|\.\w)", text) is not None
+    return re.search(rf"(?<![\w.:@/|+=~-]){re.escape(person)}(?![\w@/|+=~-]|[.:]\w)", text) is not None
 
 
 def _events(session: Session, ids: Sequence[str]) -> Sequence[Event]:
@@ -248,7 +248,7 @@ def _forget_answers(session: Session, person: str, unit: str) -> int:
 
 
 def _unit_of(session: Session, answer: IdempotentAnswer) -> str | None:
-    run = session.get(Run, answer.answer.get("run_id"))
+    run = session.get(Run, json.loads(answer.answer).get("run_id"))
     return run.business_unit if run else None
 
 

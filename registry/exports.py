@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 
 from enforcer import exports, tlog
 from enforcer.exports import Format, Manifest
-from registry import audit, db
+from registry import audit, db, log
 from registry.books import Books
 from registry.identity import Actor
 from registry.paging import Filter
@@ -55,18 +55,18 @@ def stream(
 ) -> Iterator[bytes]:
     """All matching events under one checkpoint, then the manifest. Nothing is read before the first `next`."""
     form, filter_ = FORMS[format_], {name: str(value) for name, value in wanted.wanted.items()}
-    with books.writing() as session:
-        audit.sequence(session)
+    log.integrate(books)
     with books.reading() as session:
-        tree, head = audit.checkpoint(session, books.log_origin, books.log_key)
+        note = books.head(session)
+    size = tlog.open_checkpoint(note, books.log_keys).size
     with books.writing() as session:
-        detail = {"format": format_, "filter": filter_, "log_size": head.size}
+        detail = {"format": format_, "filter": filter_, "log_size": size}
         began = audit.record(session, "audit.exported", auditor, business_unit=unit, detail=detail, **provenance)
         export_id, made_at = began.id, audit.moment(began.at)
 
     sha256, count, first, last = hashlib.sha256(), 0, None, None
-    piece = form.head(head.note).encode()
-    for entries in _chunks(books, wanted, tree if format_ == "ndjson" else None, head.size):
+    piece = form.head(note).encode()
+    for entries in _chunks(books, wanted, size, proven=format_ == "ndjson"):
         if piece:
             sha256.update(piece)
             yield piece
@@ -78,7 +78,7 @@ def stream(
     piece += before
     sha256.update(piece)
     manifest = Manifest(
-        v=1, export_id=export_id, format=format_, filter=filter_, origin=books.log_origin, checkpoint=head.note,
+        v=1, export_id=export_id, format=format_, filter=filter_, origin=books.log_origin, checkpoint=note,
         first=first, last=last, count=count, sha256=sha256.hexdigest(), made_at=made_at, made_by=auditor.id,
     )  # fmt: skip
     with books.writing() as session:
@@ -90,7 +90,7 @@ def stream(
     yield piece + exports.sign(manifest, books.attestation_key).encode() + after
 
 
-def _chunks(books: Books, wanted: Filter, tree: tlog.Tree | None, size: int) -> Iterator[list[Entry]]:
+def _chunks(books: Books, wanted: Filter, size: int, *, proven: bool) -> Iterator[list[Entry]]:
     """What the first `size` places of the log hold. All of it comes in the log's order, from which a verifier computes
     the log again; a part comes by id, in which the filter has an index."""
     page = _by_id if wanted.wanted else _by_place
@@ -98,7 +98,8 @@ def _chunks(books: Books, wanted: Filter, tree: tlog.Tree | None, size: int) -> 
     while True:
         with books.reading() as session:
             found, after, more = page(session, wanted, size, after)
-            entries = [Entry(audit.document(row), at, tree.proof(at) if tree else None) for at, row in found]
+            tree = log.tiles_of(session, size)
+            entries = [Entry(audit.document(row), at, tree.inclusion(at) if proven else None) for at, row in found]
         yield entries
         if not more:
             return

@@ -12,6 +12,7 @@ from enforcer import wire
 
 PROBLEM_JSON = "application/problem+json"
 REFUSALS = {
+    400: "Not traded: `error` is one of RFC 6749 section 5.2 or RFC 8693 section 2.2.2",
     401: "Nobody we know: no credential, or one that does not hold",
     403: "The policy does not allow it; or a page of another site had a browser send it",
     404: "No such thing",
@@ -22,7 +23,7 @@ REFUSALS = {
     422: "The body, a parameter or a header is not what the operation takes",
     429: "The caller, or this address by failed sign-ins, used up a budget; `Retry-After` says when to return",
     500: "A broken promise of ours",
-    503: "The database does not answer; nothing was changed",
+    503: "The database, or the caller's identity provider, does not answer; nothing was changed",
 }
 # Beside all that name a thing in their path.
 NOT_FOUND = {"issueTicket", "evaluate", "openProposal"}
@@ -37,8 +38,8 @@ CONFLICT = {
     "reportRun",
     "erasePerson",
 }
+ANYBODY = {"disablePrincipal", "enablePrincipal"}  # somebody who was never here can be shut out
 PROBES = {"healthz", "readyz"}
-POLICY = {"listEvents", "exportEvents", "listRuns", "getRun"}  # reads that the policy decides on
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -64,9 +65,12 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
         found.add(503)
     if operation.get("security") or name == "redeemTicket":
         found.add(401)
-    if method != "get" or name in POLICY:
+    # Also on reads: the policy, and a credential of somebody who is shut out or whose groups are not told.
+    if method != "get" or operation.get("security"):
         found.add(403)
-    if "{" in path or name in NOT_FOUND:
+    if name == "exchangeToken":
+        found.add(400)
+    if ("{" in path and name not in ANYBODY) or name in NOT_FOUND:
         found.add(404)
     if name in CONFLICT:
         found.add(409)

@@ -69,12 +69,19 @@ class Rates:
         Raises:
             RateLimited: the budget is used up.
         """
-        rate = self.per_minute[budget]
-        if not rate:
-            return
-        wait_s = self._full_at.get((principal, budget), 0.0) + WINDOW_S / rate - self._clock() - WINDOW_S
+        wait_s = self._wait_s(principal, budget)
         if wait_s > 1e-9:
             raise self._refusal((principal, budget), wait_s)
+
+    def has_room(self, principal: str, budget: Budget) -> bool:
+        """Whether `take` would let it in. Nothing is counted, and no refusal is noted as told."""
+        return self._wait_s(principal, budget) <= 1e-9
+
+    def _wait_s(self, principal: str, budget: Budget) -> float:
+        rate = self.per_minute[budget]
+        if not rate:
+            return 0.0
+        return self._full_at.get((principal, budget), 0.0) + WINDOW_S / rate - self._clock() - WINDOW_S
 
     def remember(self, address: str, credential: str) -> None:
         """A credential that held, from here. Guesses by others at this address do not shut it out."""

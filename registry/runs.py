@@ -8,7 +8,7 @@ from sqlmodel import Session
 from enforcer import gates, wire
 from enforcer.problems import RunClosed, UnknownRun
 from enforcer.runspec import RunSpec, canonical_bytes, digest
-from registry import audit, db
+from registry import audit, db, manifests
 from registry.access import Permit
 from registry.books import Books
 from registry.identity import Actor
@@ -36,18 +36,20 @@ def heartbeat(session: Session, run_id: str, beat: wire.Heartbeat, books: Books)
     return wire.HeartbeatAnswer(expires_at=run.lease_expires_at, stop=run.stop)
 
 
-def report(session: Session, run_id: str, told: wire.Report) -> Run:
-    """Take the final report and judge it by the gates of the version that the ticket was issued for.
+def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wire.ReportedRun:
+    """Take the final report, judge it by the gates of the version that the ticket was issued for, and countersign the
+    manifest that came with it.
 
     The same report again (a lost answer, a spool sent twice) changes nothing.
 
     Raises:
         RunClosed: the run has ended with another report.
+        ManifestInvalid: the manifest is not of this run, or does not say what the report says.
     """
     run = get(session, run_id, for_change=True)
     told_digest = digest(canonical_bytes(told.model_dump(mode="json")))
     if run.report_digest == told_digest:
-        return run
+        return _reported(session, run)
     _refuse_closed(run)
     ticket = session.get(Ticket, run.jti)
     assert ticket is not None, "a run and its ticket are written together"
@@ -82,9 +84,11 @@ def report(session: Session, run_id: str, told: wire.Report) -> Run:
             detail={"gates": run.gates},
             **facts,
         )
+    if told.manifest is not None:
+        manifests.take(session, run, spec, told, books, jkt=ticket.jkt)
     session.add(run)
     session.flush()
-    return run
+    return _reported(session, run)
 
 
 def cancel(session: Session, run_id: str, permit: Permit) -> Run:
@@ -128,6 +132,10 @@ def get(session: Session, run_id: str, *, for_change: bool = False) -> Run:
 
 def as_wire(run: Run) -> wire.Run:
     return wire.Run.model_validate(run.model_dump())
+
+
+def _reported(session: Session, run: Run) -> wire.ReportedRun:
+    return wire.ReportedRun(**as_wire(run).model_dump(), receipt=manifests.receipt_of(session, run.id))
 
 
 def _refuse_closed(run: Run) -> None:

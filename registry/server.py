@@ -1,5 +1,6 @@
 """Serving: what must hold before the first request, and the process itself."""
 
+import gc
 import json
 import logging
 import socket
@@ -12,9 +13,12 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from registry import audit, db, logs, retention, tags
+from enforcer.policy import rules
+from enforcer.problems import LogInconsistent
+from registry import audit, db, logs, publishing, retention, tags, tickets
+from registry import log as tlog
 from registry.app import create_app, describe
-from registry.books import Books
+from registry.books import Books, whom_to_believe
 from registry.identity import Actor, leave_local_token
 from registry.keyring import Keyring
 from registry.settings import Settings, is_loopback, local_token_file
@@ -22,6 +26,7 @@ from registry.tables import ApiToken, Tag
 
 log = logging.getLogger("tagwarden")
 SEQUENCE_EVERY_S = 1.0
+SWEEP_EVERY_S = 60.0
 LOOK_AT_KEYS_EVERY_S = 0.5
 SERVICE = Actor("system:registry", (), "all")
 
@@ -35,6 +40,7 @@ def prepare(settings: Settings) -> None:
 
     Raises:
         RefusedToStart: it would listen beyond loopback without a name of its own, or while nobody could sign in.
+        PolicyInvalid: `identity.yaml` cannot go live.
     """
     if not is_loopback(settings.host) and settings.public_url is None:
         raise RefusedToStart(
@@ -47,10 +53,10 @@ def prepare(settings: Settings) -> None:
     with db.writing(engine) as session:
         if session.exec(select(Tag.name)).first() is None:
             log.info("seeded %d task types", len(tags.seed(session, settings.policies_dir)))
-        if not is_loopback(settings.host) and not _has_token(session):
+        if not is_loopback(settings.host) and not _has_token(session) and not _has_issuer(settings):
             raise RefusedToStart(
-                f"`{settings.host}` is not loopback and no API token exists, so nobody could sign in; "
-                "make one first: `tagwarden token create USER --group platform-admins --unit all`"
+                f"`{settings.host}` is not loopback, no API token exists and `identity.yaml` names no issuer, so "
+                "nobody could sign in; make one first: `tagwarden token create USER --group platform-admins --unit all`"
             )
     Keyring(settings.keys_dir).complete(
         partial(audit.record_keys, engine, SERVICE), dev=settings.uses_dev_keys, now=db.utc_now()
@@ -70,6 +76,10 @@ def serve(settings: Settings) -> None:
     settings = settings.model_copy(update={"port": port})
     prepare(settings)
     app = create_app(settings)
+    try:
+        tlog.check(app.state.books)
+    except LogInconsistent as alarm:
+        raise RefusedToStart(alarm.detail) from alarm
     if settings.on_loopback:
         file = local_token_file()
         leave_local_token(app.state.books.engine, file)
@@ -79,7 +89,11 @@ def serve(settings: Settings) -> None:
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
     threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
-    uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
+    gc.freeze()  # what stands by now is no garbage: collections need not look at it again and again
+    try:
+        uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
+    finally:
+        app.state.books.writer.close()
 
 
 def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -100,15 +114,23 @@ def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def _keep_sequencing(books: Books) -> None:
     """Give events their place in the log soon after they happened, so that the time in which a row could be taken away
-    unnoticed stays short."""
+    unnoticed stays short; and let heads of the log out, where nobody here can take them back. Sweep now and then."""
+    publisher = publishing.Publisher(books)
+    swept = time.monotonic()
     while True:
         time.sleep(SEQUENCE_EVERY_S)
         try:
-            with books.reading() as session:
-                waiting = audit.is_pending(session)
-            if waiting:
+            if time.monotonic() - swept > SWEEP_EVERY_S:
+                swept = time.monotonic()
                 with books.writing() as session:
-                    audit.sequence(session)
+                    tickets.sweep(session)
+            with books.reading() as session:
+                waiting = tlog.is_pending(session)
+            if waiting:
+                tlog.integrate(books)
+            publisher.publish_in_time()
+        except LogInconsistent as alarm:
+            log.critical("%s", alarm.detail)
         except Exception:
             log.exception("the log was not sequenced; it is tried again")
 
@@ -140,6 +162,11 @@ def _listen(settings: Settings) -> socket.socket:
             "or stop what listens there"
         ) from error
     return listener
+
+
+def _has_issuer(settings: Settings) -> bool:
+    policy = whom_to_believe(settings, rules.load(settings.policies_dir).directory)
+    return bool(policy.issuers or policy.trust_rules)
 
 
 def _has_token(session: Session) -> bool:

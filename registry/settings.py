@@ -11,13 +11,42 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from enforcer.notes import COSIGNATURE, LogInvalid, NoteKey
 from registry.rates import Budget
 
 PACKAGED_POLICIES = Path(__file__).parent / "_policies"
 CHECKED_OUT_POLICIES = Path(__file__).parent.parent / "policies"
+
+
+class Witness(BaseModel):
+    """A C2SP tlog-witness: where it takes checkpoints, and the key that it cosigns with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    vkey: str
+
+    @field_validator("url")
+    @classmethod
+    def http_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in url:
+            raise ValueError("url must be an http(s) URL without credentials")
+        return url.rstrip("/")
+
+    @field_validator("vkey")
+    @classmethod
+    def cosignature_key(cls, vkey: str) -> str:
+        try:
+            kind = NoteKey.parse(vkey).kind
+        except LogInvalid as error:
+            raise ValueError(str(error)) from error
+        if kind != COSIGNATURE:
+            raise ValueError("vkey must be a cosignature key (kind 04)")
+        return vkey
 
 
 class Settings(BaseSettings):
@@ -35,6 +64,9 @@ class Settings(BaseSettings):
         default_factory=lambda: CHECKED_OUT_POLICIES if CHECKED_OUT_POLICIES.is_dir() else PACKAGED_POLICIES,
         description="model.conf, directory.yaml, rules/ and vocabulary/",
     )
+    identity_file: Path | None = Field(
+        default=None, description="issuers and trust rules. Left out, `identity.yaml` in `policies_dir`, if there"
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8710, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     public_url: str | None = Field(
@@ -44,6 +76,17 @@ class Settings(BaseSettings):
     lease_ttl_s: int = Field(default=600, ge=15, le=86_400, description="how long a run may stay silent")
     key_publish_ahead_s: int = Field(
         default=86_400, ge=0, le=30 * 86_400, description="how long a new signing key is published before it signs"
+    )
+    checkpoint_dir: Path = Field(
+        default_factory=lambda data: data["state_dir"] / "checkpoints",
+        description="where signed heads of the log are kept outside the database; best on another disk",
+    )
+    publish_every_s: int = Field(
+        default=60, ge=1, le=86_400, description="a head of the log goes to that folder and to witnesses this often"
+    )
+    witnesses: tuple[Witness, ...] = Field(
+        default=(),
+        description='who cosigns heads of the log: JSON, `[{"url": "https://...", "vkey": "name+id+key"}]`',
     )
     approvals_needed: int = Field(default=2, ge=1, le=10, description="approvals that a proposal needs")
     allowed_hosts: str = Field(

@@ -131,8 +131,28 @@ class ApiToken(SQLModel, table=True):
     actor: str = Field(index=True)
     groups: list[str] = _json()
     business_unit: str
+    scopes: list[str] = _json()
     created_at: datetime = _moment()
     expires_at: datetime = _moment()
+    last_used_at: datetime | None = _moment(nullable=True)
+
+
+class Principal(SQLModel, table=True):
+    """Somebody whose credentials open nothing. Others have no row here: who there is, is the issuers' to know."""
+
+    id: str = Field(primary_key=True)
+    disabled_at: datetime = _moment()
+    disabled_by: str
+    reason: str
+
+
+class TradedToken(SQLModel, table=True):
+    """A job's token that was traded, kept while it would still be taken."""
+
+    __tablename__ = "traded_token"
+
+    id: str = Field(primary_key=True)
+    expires_at: datetime = _moment(index=True)
 
 
 class Ticket(SQLModel, table=True):
@@ -185,6 +205,18 @@ class Run(SQLModel, table=True):
     gates: list[dict[str, Any]] = _json()
     verdict: str | None = None
     report_digest: str | None = None
+
+
+class RunManifest(SQLModel, table=True):
+    """What a run signed at its end, and what we signed on it, byte for byte. Rows are never changed (trigger, 0001)."""
+
+    __tablename__ = "run_manifest"
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    digest: str
+    manifest: str
+    receipt: str
+    event_id: str = Field(foreign_key="event.id")
 
 
 class Event(SQLModel, table=True):
@@ -250,6 +282,27 @@ class LogEntry(SQLModel, table=True):
     leaf_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
+class LogTile(SQLModel, table=True):
+    """A tile of the tree (C2SP tlog-tiles): up to 256 hashes of a level. Full ones never change (trigger, 0001)."""
+
+    __tablename__ = "log_tile"
+
+    level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    width: int
+    hashes: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class LogCheckpoint(SQLModel, table=True):
+    """The newest signed head of the log, and the newest that witnesses cosigned; older ones are taken away."""
+
+    __tablename__ = "log_checkpoint"
+
+    size: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    note: str
+    witnessed: bool
+
+
 class LegalHold(SQLModel, table=True):
     """Until it is released, what is personal in the events that fit all of its filters is not erased."""
 
@@ -266,14 +319,14 @@ class LegalHold(SQLModel, table=True):
 
 
 class IdempotentAnswer(SQLModel, table=True):
-    """What a POST with this Idempotency-Key was answered, so that a retry gets the same."""
+    """What a POST with this Idempotency-Key was answered, to the byte, so that a retry gets the same."""
 
     __tablename__ = "idempotent_answer"
 
     actor: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     request_digest: str
-    answer: dict[str, Any] = _json()
+    answer: str
     created_at: datetime = _moment(index=True)
 
 
@@ -284,3 +337,11 @@ class UsedProof(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     used_at: datetime = _moment(index=True)
+
+
+class Stamp(SQLModel, table=True):
+    """One row, whose value moves with every change of what a ticket rests on (triggers, migration 0001): an API token
+    that ends, a task type, the version in force, an alias. What was read under a stamp holds while the stamp stands."""
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    value: int = Field(sa_column=Column(BigInteger, nullable=False))

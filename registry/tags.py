@@ -1,5 +1,6 @@
 """Task types: look-ups, names, and the seed from `policies/vocabulary/`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,29 @@ def version(session: Session, name: str, number: int | None = None) -> TagVersio
     if found is None:
         raise NotFound(f"`{tag.name}` has no version {number}; the current one is {tag.version}")
     return found
+
+
+@dataclass(frozen=True)
+class InForce:
+    """The version of a task type that new runs get. `canonical` is the profile as it stands in their specifications."""
+
+    tag: str
+    version: int
+    profile: Profile
+    profile_digest: str
+    canonical: bytes
+
+
+def in_force(session: Session, name: str) -> InForce:
+    """The version in force of the task type with this name or alias.
+
+    Raises:
+        UnknownTaskType, TaskTypeNotActive.
+    """
+    tag = find_active(session, name)
+    row = version(session, tag.name)
+    profile = Profile.model_validate(row.profile)
+    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical())
 
 
 def versions(session: Session, name: str) -> list[TagVersion]:

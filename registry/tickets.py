@@ -1,38 +1,42 @@
 """Run tickets: resolve what would run, sign a permit for exactly that, and let it be used once."""
 
 import secrets
+from contextlib import suppress
 from datetime import timedelta
 
 from sqlalchemy import update
-from sqlmodel import Session, col, delete
+from sqlmodel import Session, col, delete, select
+from starlette.concurrency import run_in_threadpool
 
 from enforcer import gates, tickets, wire
 from enforcer.problems import (
     ArgumentInvalid,
-    IdempotencyConflict,
     Malformed,
     TaskTypeNotActive,
     TicketExpired,
     TicketInvalid,
     TicketUsed,
+    Unavailable,
     UnknownTicket,
 )
-from enforcer.profiles import Profile
-from enforcer.runspec import RunSpec, canonical_bytes, digest
+from enforcer.runspec import RunSpec, canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
 from registry import audit, db, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
-from registry.tables import IdempotentAnswer, Run, Ticket, UsedProof
+from registry.tables import IdempotentAnswer, Run, Stamp, Ticket, UsedProof
+from registry.writer import Draft, Stale, conflict
 
 IDEMPOTENCY_LIFE = timedelta(hours=24)
+ATTEMPTS = 3  # to draft under a stamp that still stands when it is written
 
 
 def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.TicketPlan:
     """What `issue` would grant. Nothing is written."""
-    spec = _resolve(session, request, permit, run_id="run-planned")
-    canonical_bytes(spec)
+    task = tags.in_force(session, request.task_type)
+    spec = _resolve(request, task, permit, run_id="run-planned")
+    _canonical(spec, task)
     return wire.TicketPlan(
         task_type=spec.task_type,
         version=spec.version,
@@ -44,26 +48,50 @@ def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.
     )
 
 
-def issue(
-    session: Session, request: wire.TicketRequest, permit: Permit, books: Books, *, idempotency_key: str
-) -> wire.TicketGrant:
-    """Sign a ticket for the resolved run, and write ticket, run and event with it.
+async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, idempotency_key: str) -> str:
+    """Sign a ticket for the resolved run, and write ticket, run and event with it. Returns the JSON of the grant.
 
     Raises:
         ArgumentInvalid, SpecificationInvalid: the run cannot be resolved.
         IdempotencyConflict: this key came with another request before.
+        Unavailable: task types or tokens change faster than a ticket is written.
     """
-    request_digest = digest(canonical_bytes(request.model_dump(mode="json")))
-    # A retry that overtakes its own first request waits for its answer instead of racing it.
-    db.queue_for(session, f"idempotency {permit.actor.id} {idempotency_key}")
-    if known := _answered(session, permit.actor, idempotency_key, request_digest):
-        return known
+    for _ in range(ATTEMPTS):
+        with suppress(Stale):
+            return await run_in_threadpool(
+                _answered, books, request, permit, idempotency_key
+            ) or await books.writer.write(await run_in_threadpool(_draft_now, books, request, permit, idempotency_key))
+    raise Unavailable("task types are being changed just now; nothing was issued. Try again")
+
+
+def _draft_now(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> Draft:
+    with books.reading() as session:
+        stamp = session.exec(select(Stamp.value)).one()
+        task = tags.in_force(session, request.task_type)
+        head = books.head(session)
+    return draft(books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
+
+
+def draft(
+    books: Books,
+    request: wire.TicketRequest,
+    permit: Permit,
+    task: tags.InForce,
+    *,
+    stamp: int,
+    idempotency_key: str,
+    head: str,
+) -> Draft:
+    """The signed ticket with everything that has to be written before anybody may see it.
+
+    `task`, and what the permit rests on, were read under the stamp; `head` is the log's newest checkpoint. Raises as
+    `issue`.
+    """
     run_id, jti, now = f"run-{db.uuid7()}", db.uuid7(), db.utc_now()
-    spec = _resolve(session, request, permit, run_id=run_id)
-    run_spec = canonical_bytes(spec)
-    expires = now + timedelta(seconds=books.settings.ticket_ttl_s)
-    event = audit.record(
-        session,
+    spec = _resolve(request, task, permit, run_id=run_id)
+    run_spec = _canonical(spec, task)
+    run_spec_digest, rule = digest(run_spec), _rule(permit)
+    event = audit.describe(
         "ticket.issued",
         permit.actor,
         business_unit=permit.unit,
@@ -72,15 +100,16 @@ def issue(
         run_id=run_id,
         ticket_id=jti,
         **permit.provenance,
-        detail={"run_spec_digest": digest(run_spec), "target": spec.target, "gpus": spec.gpus, "jkt": request.jkt},
+        detail={"run_spec_digest": run_spec_digest, "target": spec.target, "gpus": spec.gpus, "jkt": request.jkt},
     )
+    issued_at = int(now.timestamp())
     claims = tickets.Claims(
         iss=books.settings.issuer,
         sub=permit.actor.id,
         aud=request.audience,
-        iat=int(now.timestamp()),
-        nbf=int(now.timestamp()),
-        exp=int(now.timestamp()) + books.settings.ticket_ttl_s,
+        iat=issued_at,
+        nbf=issued_at,
+        exp=issued_at + books.settings.ticket_ttl_s,
         jti=jti,
         cnf=tickets.Confirmation(jkt=request.jkt),
         txn=run_id,
@@ -98,61 +127,61 @@ def issue(
         task_type=spec.task_type,
         task_version=spec.version,
         business_unit=permit.unit,
-        run_spec_digest=digest(run_spec),
+        run_spec_digest=run_spec_digest,
         policy_digest=permit.decision.revision,
-        policy_rule=_rule(permit),
-        decision_id=event.id,
+        policy_rule=rule,
+        decision_id=event["id"],
         redeem="online",
     )
+    token = tickets.sign(claims, books.ticket_key)
     grant = wire.TicketGrant(
-        ticket=tickets.sign(claims, books.ticket_key),
+        ticket=token,
         jti=jti,
         run_id=run_id,
         run_spec=run_spec.decode(),
-        run_spec_digest=digest(run_spec),
-        expires_at=expires,
-        policy_rule=_rule(permit),
+        run_spec_digest=run_spec_digest,
+        expires_at=now + timedelta(seconds=books.settings.ticket_ttl_s),
+        policy_rule=rule,
+        checkpoint=head,
     )
-    session.add(
-        Ticket(
-            jti=jti,
-            run_id=run_id,
-            jkt=request.jkt,
-            state="issued",
-            run_spec=run_spec,
-            issued_at=now,
-            expires_at=expires,
-        )
-    )
-    session.add(
-        Run(
-            id=run_id,
-            jti=jti,
-            task_type=spec.task_type,
-            version=spec.version,
-            business_unit=permit.unit,
-            actor=permit.actor.id,
-            state="permitted",
-            target=spec.target,
-            pool=spec.profile.pool,
-            policy_rule=_rule(permit),
-            run_spec_digest=digest(run_spec),
-            created_at=now,
-            logs={},
-            scores={},
-            gates=[],
-        )
-    )
-    session.add(
-        IdempotentAnswer(
-            actor=permit.actor.id,
-            key=idempotency_key,
-            request_digest=request_digest,
-            answer=grant.model_dump(mode="json"),
-            created_at=now,
-        )
-    )
-    return grant
+    event["digest"] = digest(token.encode())
+    ticket_row = {
+        "jti": jti,
+        "run_id": run_id,
+        "jkt": request.jkt,
+        "state": "issued",
+        "run_spec": run_spec,
+        "issued_at": now,
+        "expires_at": grant.expires_at,
+    }
+    run_row = {
+        "id": run_id,
+        "jti": jti,
+        "task_type": spec.task_type,
+        "version": spec.version,
+        "business_unit": permit.unit,
+        "actor": permit.actor.id,
+        "state": "permitted",
+        "target": spec.target,
+        "pool": spec.profile.pool,
+        "policy_rule": rule,
+        "run_spec_digest": run_spec_digest,
+        "created_at": now,
+        "step": 0,
+        "total_steps": 0,
+        "logs": {},
+        "scores": {},
+        "gates": [],
+    }
+    answer_row = {
+        "actor": permit.actor.id,
+        "key": idempotency_key,
+        "request_digest": _request_digest(request),
+        "answer": grant.model_dump_json(),
+        "created_at": now,
+    }
+    pending_row = {"event_id": event["id"], "leaf_hash": audit.leaf_of(event)}
+    return Draft(stamp, (ticket_row, run_row, event, pending_row, answer_row))
 
 
 def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, books: Books) -> wire.Lease:
@@ -211,13 +240,12 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
         lease_token=token,
         expires_at=run.lease_expires_at,
         heartbeat_s=max(1, books.settings.lease_ttl_s // 3),
+        checkpoint=books.head(session),
     )
 
 
 def _refuse_replay(session: Session, proof_id: str) -> None:
     """A captured redemption must not be sent again: its answer would take the lease from the run that has it."""
-    stale = db.utc_now() - timedelta(seconds=3 * LEEWAY_S)
-    session.exec(delete(UsedProof).where(col(UsedProof.used_at) < stale))
     db.queue_for(session, f"proof {proof_id}")
     if session.get(UsedProof, proof_id) is not None:
         raise TicketInvalid("the proof of possession was used before; make a new one for each request", step=13)
@@ -240,48 +268,62 @@ def status(session: Session, jti: str, actor: Actor) -> wire.TicketStatus:
     return wire.TicketStatus.model_validate({**ticket.model_dump(), "state": "expired" if lapsed else ticket.state})
 
 
-def _resolve(session: Session, request: wire.TicketRequest, permit: Permit, *, run_id: str) -> RunSpec:
+def _resolve(request: wire.TicketRequest, task: tags.InForce, permit: Permit, *, run_id: str) -> RunSpec:
     """Fill in from the profile whatever the trainer left open."""
-    tag = tags.find_active(session, request.task_type)
-    if request.version not in (None, tag.version):
+    profile = task.profile
+    if request.version not in (None, task.version):
         raise TaskTypeNotActive(
-            f"`{tag.name}@{request.version}` is not the version that is in force, `{tag.name}@{tag.version}` is; "
+            f"`{task.tag}@{request.version}` is not the version that is in force, `{task.tag}@{task.version}` is; "
             "older ones stay readable and take no new runs"
         )
-    version = tags.version(session, tag.name)
-    profile = Profile.model_validate(version.profile)
     if request.gpus > profile.limits.max_gpus:
         raise ArgumentInvalid(
-            f"`gpus`: {request.gpus} is above the {profile.limits.max_gpus} that `{tag.name}` allows", pointer="/gpus"
+            f"`gpus`: {request.gpus} is above the {profile.limits.max_gpus} that `{task.tag}` allows", pointer="/gpus"
         )
-    spec = {
-        "v": 1,
-        "run_id": run_id,
-        "task_type": tag.name,
-        "version": version.version,
-        "profile_digest": version.profile_digest,
-        "profile": profile,
-        "arguments": profile.resolve(request.arguments),
-        "inputs": request.inputs,
-        "business_unit": permit.unit,
-        "target": request.target,
-        "gpus": request.gpus,
-        "limits": profile.limits,
-    }
+    arguments = profile.resolve(request.arguments)
     unknown = sorted(set(request.inputs.columns) - set(profile.columns))
     if unknown:
-        raise Malformed(f"`columns` maps {', '.join(unknown)}, but `{tag.name}` has {', '.join(profile.columns)}")
-    return RunSpec.model_validate(spec)
+        raise Malformed(f"`columns` maps {', '.join(unknown)}, but `{task.tag}` has {', '.join(profile.columns)}")
+    return RunSpec(
+        v=1,
+        run_id=run_id,
+        task_type=task.tag,
+        version=task.version,
+        profile_digest=task.profile_digest,
+        profile=profile,
+        arguments=arguments,
+        inputs=request.inputs,
+        business_unit=permit.unit,
+        target=request.target,
+        gpus=request.gpus,
+        limits=profile.limits,
+    )
 
 
-def _answered(session: Session, actor: Actor, key: str, request_digest: str) -> wire.TicketGrant | None:
-    session.exec(delete(IdempotentAnswer).where(col(IdempotentAnswer.created_at) < db.utc_now() - IDEMPOTENCY_LIFE))
-    row = session.get(IdempotentAnswer, (actor.id, key))
-    if row is None:
-        return None
-    if row.request_digest != request_digest:
-        raise IdempotencyConflict(f"Idempotency-Key `{key[:80]}` came with another request before; make a new key")
-    return wire.TicketGrant.model_validate(row.answer)
+def _canonical(spec: RunSpec, task: tags.InForce) -> bytes:
+    return canonical_bytes_around(task.canonical, spec.model_dump(mode="json", exclude={"profile"}))
+
+
+def _request_digest(request: wire.TicketRequest) -> str:
+    return digest(flat_canonical_bytes(request.model_dump(mode="json")))
+
+
+def _answered(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> str | None:
+    """What this key was answered before: a retry gets it even where the same request would be refused by now."""
+    with books.reading() as session:
+        row = session.get(IdempotentAnswer, (permit.actor.id, key))
+        if row is None:
+            return None
+        if row.request_digest != _request_digest(request):
+            raise conflict(key)
+        return row.answer
+
+
+def sweep(session: Session) -> None:
+    """Forget what is kept only for a while: answers to keys, and proofs of possession that are too old to be taken."""
+    now = db.utc_now()
+    session.exec(delete(IdempotentAnswer).where(col(IdempotentAnswer.created_at) < now - IDEMPOTENCY_LIFE))
+    session.exec(delete(UsedProof).where(col(UsedProof.used_at) < now - timedelta(seconds=3 * LEEWAY_S)))
 
 
 def _rule(permit: Permit) -> str:

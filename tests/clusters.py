@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,12 @@ class Cluster:
     @property
     def url(self) -> str:
         return f"postgresql://tagwarden@127.0.0.1:{self.port}/postgres"
+
+    def fresh_database(self) -> str:
+        """The URL of a database of a test's own: each registry has its own keys, and one of them signs its log."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tagwarden", name)
+        return f"{self.url.rpartition('/')[0]}/{name}"
 
     def start(self) -> None:
         """As our own child, so that it can be reaped: a zombie still owns its lock file."""

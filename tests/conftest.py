@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import hypothesis
@@ -27,6 +27,9 @@ from registry import db, identity, server
 from registry.app import create_app
 from registry.settings import Settings
 from registry.tables import Event
+
+if TYPE_CHECKING:
+    from clusters import Cluster
 
 os.environ["OMP_NUM_THREADS"] = "1"  # on a tiny model two threads only wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may ask the network
@@ -138,6 +141,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("encoder"))
 
 
+@pytest.fixture(autouse=True)
+def _a_state_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a trainer remembers of a registry must not meet the next test's registry on the same port."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(Settings(state_dir=tmp_path / "state"))
@@ -183,9 +192,15 @@ def live_registry(tmp_path: Path) -> Iterator[LiveRegistry]:
     live.stop()
 
 
+@pytest.fixture
+def postgresql(postgresql_server: "Cluster") -> str:
+    """A database of the test's own on a real server."""
+    return postgresql_server.fresh_database()
+
+
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database on a real server. One for all tests: each brings its own names."""
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Cluster"]:
+    """A real server, one for all tests."""
     from clusters import Cluster, NoServer
 
     try:
@@ -193,5 +208,5 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     except NoServer as missing:
         pytest.skip(str(missing))
     cluster.start()
-    yield cluster.url
+    yield cluster
     cluster.stop()

@@ -25,7 +25,7 @@ import httpx2
 from conftest import free_port, ticket_request
 from sqlalchemy import create_engine, text
 
-from enforcer import proofs, tlog
+from enforcer import proofs, tiles, tlog
 from enforcer.keys import KeySet, SigningKey
 
 TAGWARDEN = [sys.executable, "-P", "-m", "registry"]
@@ -174,7 +174,7 @@ class Client(threading.Thread):
         if random.random() < 0.3:
             note = self._ask("GET", "/tlog/checkpoint")
             if note is not None and note.is_success:
-                self._history.checkpoints.append(note.json()["note"])
+                self._history.checkpoints.append(note.text)
 
     def _redeem(self, grant: dict[str, Any], key: SigningKey) -> None:
         path, redemption_id = f"/v1/tickets/{grant['jti']}:redeem", str(uuid.uuid4())
@@ -268,7 +268,7 @@ def check(service: Service, history: History, auditor: str) -> int:
     leaves = [tlog.leaf_hash(tlog.entry(record["event"])) for record in records if "event" in record]
     for note in set(history.checkpoints):
         head = tlog.open_checkpoint(note, keys)
-        assert head.root == tlog.Tree(leaves[: head.size]).root, f"the checkpoint at {head.size} is no prefix"
+        assert head.root == tiles.in_memory(leaves[: head.size]).root, f"the checkpoint at {head.size} is no prefix"
     return len(books.tickets)
 
 

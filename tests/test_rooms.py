@@ -15,11 +15,14 @@ GATE = ["casbin", "enforcer.policy"]
 CLIENT = ["click", "rich", "httpx2"]
 
 ROOMS = {
-    "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "keys", "tlog"],
+    "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "keys", "tlog",
+                  "tiles", "notes", "dsse", "manifest", "chain", "access_tokens"],
                  [*TRAINING, *WEB, *CLIENT, "casbin", "registry", "trainer"]),
-    "enforcer.policy": (["rules", "conditions", "snapshot"], [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),
+    "enforcer.policy": (["rules", "conditions", "snapshot", "identity"],
+                        [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),
     "registry": (["app", "server", "cli"], [*TRAINING, "trainer"]),
-    "trainer": (["swift", "client", "arguments", "preflight", "layout", "job", "card", "launch.local", "launch.worker"],
+    "trainer": (["swift", "client", "auth", "arguments", "preflight", "layout", "job", "card", "launch.local",
+                 "launch.worker"],
                 [*TRAINING, *WEB, *GATE, "registry"]),
 }  # fmt: skip
 

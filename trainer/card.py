@@ -45,7 +45,7 @@ def write_card(
         _table(["metric", "value", "interval", "n"], [_score_row(name, score) for name, score in scores.items()]),
         "## Acceptance gates",
         _table(["gate", "verdict", "reason"], [[_bar(j.gate), j.verdict, j.reason] for j in judgements]),
-        "The registry judges the gates; until it has answered, they stand here as the trainer sees them.",
+        "Gates as the trainer sees them. It is the registry that judges: its verdict stands in `verdict.json`.",
         "## Where it came from",
         _table(
             ["what", "value"],

@@ -85,15 +85,47 @@ class Registry(Link):
         """The registry's JWKS, byte for byte."""
         return self.ask("GET", "/.well-known/jwks.json", public=True, again=True)
 
+    # --- the log ---------------------------------------------------------------------------------------------------
+
+    def log_keys(self) -> bytes:
+        """The JWKS of the registry's log, byte for byte."""
+        return self.ask("GET", "/tlog/jwks.json", public=True, again=True)
+
+    def retired_keys(self) -> bytes:
+        """Keys that sign no more, in JWK form with their purpose, byte for byte."""
+        return self.ask("GET", "/.well-known/retired-keys", public=True, again=True)
+
+    def consistency(self, old: int, size: int) -> wire.ConsistencyProof:
+        path = "/tlog/consistency"
+        query = {"from": old, "to": size}
+        return self._read(self.ask("GET", path, query=query, public=True, again=True), wire.ConsistencyProof, path)
+
+    def proof(self, event_id: str, wait_s: int = 5, lease_token: str | None = None) -> str:
+        """The `.tlog-proof` of an event, which the registry sequences first when it still waits for its place. For
+        whoever is signed in, or for the run that the event is about."""
+        path = f"/v1/audit/{_part(event_id)}/proof"
+        lease = f"Bearer {lease_token}" if lease_token else None
+        answer = self.ask("GET", path, headers={"Prefer": f"wait={wait_s}"}, authorization=lease, again=True)
+        return answer.decode("utf-8", "replace")
+
+    # --- countersignatures ----------------------------------------------------------------------------------------
+
+    def attestation_keys(self) -> bytes:
+        """The JWKS of the registry's countersignatures on manifests, byte for byte."""
+        return self.ask("GET", "/.well-known/attestation-jwks.json", public=True, again=True)
+
     # --- runs -----------------------------------------------------------------------------------------------------
 
     def heartbeat(self, run_id: str, lease_token: str, beat: wire.Heartbeat) -> wire.HeartbeatAnswer:
         path = f"/v1/runs/{_part(run_id)}/heartbeats"
         return self._post(path, beat, wire.HeartbeatAnswer, authorization=f"Bearer {lease_token}")
 
-    def report(self, run_id: str, lease_token: str, report: wire.Report) -> wire.Run:
+    def report(self, run_id: str, lease_token: str, report: wire.Report) -> wire.ReportedRun:
         path = f"/v1/runs/{_part(run_id)}/report"
-        return self._post(path, report, wire.Run, again=True, authorization=f"Bearer {lease_token}")
+        return self._post(path, report, wire.ReportedRun, again=True, authorization=f"Bearer {lease_token}")
+
+    def manifest(self, run_id: str) -> wire.RunManifest:
+        return self._get(f"/v1/runs/{_part(run_id)}/manifest", wire.RunManifest)
 
     def runs(self, **filters: str | None) -> Iterator[wire.Run]:
         """Newest first."""

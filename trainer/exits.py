@@ -4,6 +4,8 @@ from enforcer.problems import (
     Conflict,
     InternalError,
     Invalid,
+    LogInconsistent,
+    ManifestInvalid,
     NotFound,
     NotPermitted,
     Problem,
@@ -26,7 +28,10 @@ MEANING = {
     PENDING: "approval is needed or pending",
     INVALID: "config, data, model or task type are not valid",
     NOT_FOUND: "no such thing",
-    STALE: "conflict or stale: a used, expired or edited ticket, a closed proposal",
+    STALE: (
+        "conflict or stale: a used, expired or edited ticket, a closed proposal, a log that contradicts itself, "
+        "a proof chain that breaks"
+    ),
     UNREACHABLE: "the registry cannot be reached; try again",
     TRAINING_FAILED: "training failed",
     GATE_MISSED: "trained, but an acceptance gate was missed",
@@ -37,10 +42,12 @@ _BY_PROBLEM: dict[type[Problem], int] = {
     NotPermitted: DENIED,
     Unauthenticated: NOT_SIGNED_IN,
     TicketInvalid: STALE,
+    ManifestInvalid: STALE,
     Invalid: INVALID,
     UnknownTaskType: INVALID,
     NotFound: NOT_FOUND,
     Conflict: STALE,
+    LogInconsistent: STALE,
     Unavailable: UNREACHABLE,
     InternalError: UNREACHABLE,
     TrainingFailed: TRAINING_FAILED,

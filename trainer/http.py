@@ -10,13 +10,16 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 
-from enforcer.problems import NotConfigured, Problem, RegistryUnreachable, Unauthenticated, from_document
+from enforcer.problems import NotConfigured, Problem, RegistryUnreachable, Unauthenticated, Unavailable, from_document
 from trainer import telemetry
-from trainer.settings import Settings
+from trainer.settings import Settings, is_loopback
+
+if TYPE_CHECKING:
+    from trainer.auth import Session
 
 PAUSES_S = (0.2, 1.0)  # between tries of a request whose answer got lost
 LATER = (429, 503)  # `Retry-After` says when
@@ -42,6 +45,7 @@ class Link:
             )
         self.settings = settings
         self.skew_s = 0.0
+        self._session: Session | None = None
         self._http = httpx2.Client(
             base_url=settings.server,
             timeout=settings.timeout_s,
@@ -101,14 +105,20 @@ class Link:
             return answer.content
         if answer.status_code == 401 and authorization is None and not public:
             raise Unauthenticated(
-                f"there is no API token for `{self.settings.server}`; set `SWIFT_SUBMIT_TOKEN` or "
-                "`SWIFT_SUBMIT_TOKEN_FILE`, or start a registry of your own with `tagwarden serve`: it leaves you one"
+                f"nobody is signed in to `{self.settings.server}`; `swift-submit auth login` signs you in, an API "
+                "token goes into `SWIFT_SUBMIT_TOKEN` or `SWIFT_SUBMIT_TOKEN_FILE`, and a registry of your own "
+                "(`tagwarden serve`) leaves you one"
             )
         raise self._refusal(answer)
 
     def _authorization(self) -> str | None:
         """None without a token: whether that matters, a registry that answers will say; one that is away says more."""
         token = self.settings.token
+        if token is None and self.settings.session is not None:
+            from trainer.auth import Session  # only whoever signed in pays for it
+
+            self._session = self._session or Session.open(self.settings.session, self.settings)
+            token = self._session.access_token()
         if token and not (token.isascii() and token.isprintable()):
             raise Unauthenticated("the API token holds characters that no token has; was it copied whole?")
         return f"Bearer {token}" if token else None
@@ -174,6 +184,37 @@ def _told_to_wait(answer: httpx2.Response) -> float | None:
     """Seconds until the registry wants to be asked again, at least 1; None when it did not say so in seconds."""
     told = answer.headers.get("Retry-After", "")
     return float(max(1, int(told))) if answer.status_code in LATER and re.fullmatch(r"[0-9]{1,6}", told) else None
+
+
+def ask_issuer(
+    url: str, form: Mapping[str, str] | None = None, *, timeout_s: float, allow_http: bool = False
+) -> tuple[int, dict[str, Any]]:
+    """GET a document of an identity provider, or POST a form to it: status and JSON object.
+
+    Secrets travel in the form, so not in clear, and to no address that an answer redirects to.
+
+    Raises:
+        NotConfigured: the address is neither https nor on this machine.
+        Unavailable: no answer, or not a JSON object.
+    """
+    local = is_loopback(url)
+    if not url.startswith("https://") and not (url.startswith("http://") and (local or allow_http)):
+        raise NotConfigured(f"the identity provider's address `{url[:200]}` is not `https://`; nothing was sent there")
+    try:
+        with httpx2.Client(timeout=timeout_s, follow_redirects=False, trust_env=not local) as client:
+            headers = {"User-Agent": "swift-submit", "Accept": "application/json"}
+            answer = client.get(url, headers=headers) if form is None else client.post(url, data=form, headers=headers)
+        document = answer.json() if answer.content else {}
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        why = "no answer in time" if isinstance(error, httpx2.TimeoutException) else str(error) or type(error).__name__
+        raise Unavailable(f"the identity provider at `{url[:200]}` cannot be reached: {why}") from error
+    except ValueError as error:
+        raise Unavailable(
+            f"`{url[:200]}` answered {answer.status_code}, but not as an identity provider does"
+        ) from error
+    if not isinstance(document, dict):
+        raise Unavailable(f"`{url[:200]}` answered {answer.status_code}, but not as an identity provider does")
+    return answer.status_code, document
 
 
 def skew_in_words(skew_s: float) -> str | None:

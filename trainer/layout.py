@@ -3,9 +3,15 @@
 run-spec.json    the run specification, byte for byte as the registry signed it
 ticket.jwt       the run ticket
 jwks.json        the registry's public keys as seen at submission, for offline checks
+checkpoint.txt   the signed head of the registry's log at submission: the log must always continue it
 metrics.json     scores with intervals, confusion matrix, peak memory, times
-report.json      what the registry is told at the end; `report.pending` stands beside it until it has been told
 README.md        model card
+manifest.json    what the run read, stood on and left, signed by its own key (DSSE, in-toto); nothing it names changes
+                 after it
+report.json      what the registry is told at the end; `report.pending` stands beside it until it has been told
+verdict.json     how the registry judged the gates
+receipt.json     the registry's countersignature on the manifest (DSSE, in-toto SVR)
+proofs/          `issued.tlog-proof`, `manifest.tlog-proof`: that the ticket's issuance and the manifest are in the log
 model/           the trained model (or adapter)
 checkpoints/     what a stopped run leaves behind
 tensorboard/     event files; the text summary `task` says `task=<tag>`
@@ -46,6 +52,14 @@ class RunFolder:
         return self.root / "jwks.json"
 
     @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.txt"
+
+    @property
+    def issued_proof(self) -> Path:
+        return self.root / "proofs" / "issued.tlog-proof"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.json"
 
@@ -56,6 +70,22 @@ class RunFolder:
     @property
     def report_pending(self) -> Path:
         return self.root / "report.pending"
+
+    @property
+    def verdict(self) -> Path:
+        return self.root / "verdict.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def receipt(self) -> Path:
+        return self.root / "receipt.json"
+
+    @property
+    def manifest_proof(self) -> Path:
+        return self.root / "proofs" / "manifest.tlog-proof"
 
     @property
     def card(self) -> Path:

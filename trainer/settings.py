@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from enforcer.problems import NotConfigured
@@ -26,16 +26,23 @@ ENVIRONMENT = {
     "token_file": "SWIFT_SUBMIT_TOKEN_FILE",
     "issuer": "SWIFT_SUBMIT_ISSUER",
     "allow_http": "SWIFT_SUBMIT_ALLOW_HTTP",
+    "log_proof": "SWIFT_SUBMIT_LOG_PROOF",
+    "log_keys": "SWIFT_SUBMIT_LOG_KEYS",
+    "log_witnesses": "SWIFT_SUBMIT_LOG_WITNESSES",
+    "log_quorum": "SWIFT_SUBMIT_LOG_QUORUM",
 }
 # Not `token`: a secret has a file of its own. Not `allow_http`: it is said of one network, not once for all.
-IN_FILE = ("server", "token_file", "issuer", "timeout")
+IN_FILE = ("server", "token_file", "issuer", "timeout", "log_proof", "log_keys", "log_witnesses", "log_quorum")
 
 
 @dataclass(frozen=True)
 class Settings:
     """`issuer` is what tickets must name as `iss`: the server's address, unless it is known by another name.
 
-    `allow_http` lets tokens cross a network in clear; loopback needs no leave.
+    `allow_http` lets tokens cross a network in clear; loopback needs no leave. `log_proof` makes a worker demand proof
+    that its ticket's issuance is in the registry's log: by the keys in the JWKS file `log_keys` (left out, those pinned
+    when this machine first saw that registry), cosigned by `log_quorum` of `log_witnesses` (verifier keys). `session`
+    is the file that `swift-submit auth login` left for this server; it is looked into when a request needs it.
     """
 
     server: str = DEFAULT_SERVER
@@ -43,6 +50,11 @@ class Settings:
     issuer: str = ""
     timeout_s: float = DEFAULT_TIMEOUT_S
     allow_http: bool = False
+    log_proof: Literal["off", "required"] = "off"
+    log_keys: str | None = None
+    log_witnesses: tuple[str, ...] = ()
+    log_quorum: int = 0
+    session: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "issuer", self.issuer or self.server)
@@ -69,13 +81,23 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     chosen: dict[str, Any] = {**_from_file(config_file()), **from_environment, **given}
     server = _address(str(chosen.get("server", DEFAULT_SERVER)), "the server's address")
+    token = _token_said(chosen)
+    session = None if token else _signed_in(server)
     return Settings(
         server=server,
-        token=_token(chosen, server),
+        token=token if token or session else _token_left_here(server),
+        session=session,
         issuer=str(chosen.get("issuer") or ""),
         timeout_s=_seconds(chosen.get("timeout", DEFAULT_TIMEOUT_S)),
         allow_http=chosen.get("allow_http") == "1",
+        **_log(chosen),
     )
+
+
+def log_settings() -> dict[str, Any]:
+    """What this machine demands of a proof, by file and environment alone."""
+    named = {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
+    return _log({**_from_file(config_file()), **named})
 
 
 def config_file() -> Path:
@@ -90,6 +112,14 @@ def local_token_file(environment: Mapping[str, str] | None = None) -> Path:
     if runtime:
         return Path(runtime) / "tagwarden" / "token"
     return Path(tempfile.gettempdir()) / f"tagwarden-{os.getuid()}" / "token"
+
+
+def session_file(server: str) -> Path:
+    """Where `swift-submit auth login` notes that somebody signed in to this server."""
+    import platformdirs
+
+    name = hashlib.sha256(server.encode()).hexdigest()[:24]
+    return platformdirs.user_state_path("swift-submit") / "sessions" / f"{name}.json"
 
 
 def is_loopback(address: str) -> bool:
@@ -117,7 +147,7 @@ def local_audience() -> str:
     return f"urn:swift:exec:local:{host_id()}"
 
 
-def read_secret(path: Path) -> str:
+def read_secret(path: Path, limit: int = 16_384) -> str:
     """The content of a file that is ours alone.
 
     Raises:
@@ -133,15 +163,25 @@ def read_secret(path: Path) -> str:
             raise NotConfigured(f"the token file `{path}` belongs to another user; a token must be your own")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise NotConfigured(f"the token file `{path}` can be read by others; run `chmod 600 {path}`")
-        return file.read(16_384).strip()
+        return file.read(limit).strip()
 
 
-def _token(chosen: Mapping[str, Any], server: str) -> str | None:
-    # Closest first: a token said outright, a file said outright, then what a registry on this very machine left for us.
+# Closest first: a token said outright, a file said outright, a session that somebody signed in for, and then what a
+# registry on this very machine left for us.
+def _token_said(chosen: Mapping[str, Any]) -> str | None:
     if chosen.get("token"):
         return str(chosen["token"]).strip()
     if chosen.get("token_file"):
         return read_secret(Path(str(chosen["token_file"])).expanduser())
+    return None
+
+
+def _signed_in(server: str) -> Path | None:
+    file = session_file(server)
+    return file if os.path.lexists(file) else None
+
+
+def _token_left_here(server: str) -> str | None:
     if is_loopback(server) and os.path.lexists(local_token_file()):
         return read_secret(local_token_file())
     return None
@@ -179,6 +219,22 @@ def _address(address: str, what: str) -> str:
             f"{what} `{address}` is none; it looks like `{DEFAULT_SERVER}` or `https://registry.example.org`"
         )
     return address.rstrip("/")
+
+
+def _log(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    proof = str(chosen.get("log_proof", "off"))
+    given = chosen.get("log_witnesses", ())
+    witnesses = tuple(given.split() if isinstance(given, str) else map(str, given))
+    quorum = str(chosen.get("log_quorum", 0))
+    if proof not in ("off", "required"):
+        raise NotConfigured(f"`log_proof` is `{proof}`; it takes `off` or `required`", setting="SWIFT_SUBMIT_LOG_PROOF")
+    if not quorum.isdecimal() or int(quorum) > len(witnesses):
+        raise NotConfigured(
+            f"`log_quorum` is `{quorum}`, and `log_witnesses` names {len(witnesses)}: it takes a number up to that",
+            setting="SWIFT_SUBMIT_LOG_QUORUM",
+        )
+    keys = chosen.get("log_keys")
+    return {"log_proof": proof, "log_keys": keys and str(keys), "log_witnesses": witnesses, "log_quorum": int(quorum)}
 
 
 def _seconds(value: object) -> float:

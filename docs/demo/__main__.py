@@ -137,8 +137,9 @@ def the_story(world: "World") -> None:
         matrix = metrics["details"]["confusion_matrix"]
         for label, row in zip(matrix["labels"], matrix["rows_are_truth"], strict=True):
             say(f"truly {label:7} " + "  ".join(f"called {n} {c}" for n, c in zip(matrix["labels"], row, strict=True)))
-        say(f"the registry's verdict: {metrics['verdict']} ({metrics['gates'][0]['reason']})")
-        check(metrics["verdict"] == "pass", "the F1 gate is passed")
+        verdict = json.loads((folder / "verdict.json").read_text())
+        say(f"the registry's verdict: {verdict['verdict']} ({verdict['gates'][0]['reason']})")
+        check(verdict["verdict"] == "pass", "the F1 gate is passed")
         for name in ("run-spec.json", "ticket.jwt", "README.md", "tensorboard", "model"):
             check((folder / name).exists(), f"the run left {name}")
         world.swift_submit("wang", "ticket", "verify", str(folder), quiet=True)

@@ -32,6 +32,7 @@ class World:
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("TAGWARDEN_", "SWIFT_"))},
             "TAGWARDEN_STATE_DIR": str(OUT / "registry"),
+            "XDG_STATE_HOME": str(OUT / "state"),  # what a trainer remembers of this registry goes with it
             "XDG_RUNTIME_DIR": str(OUT / "runtime"),
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",

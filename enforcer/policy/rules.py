@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import rfc8785
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from enforcer import canonical
 from enforcer.policy.conditions import Conditions
 from enforcer.runspec import digest
 
-ACTIONS = frozenset({"submit", "cancel", "propose", "approve", "run-read", "audit-read", "audit-erase"})
+ACTIONS = frozenset({"submit", "cancel", "propose", "approve", "run-read", "audit-read", "audit-erase", "deactivate"})
 MAX_DEPTH = 32
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -33,7 +33,7 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Who = Annotated[str, StringConstraints(pattern=r"^(user|group):[A-Za-z0-9@._/-]+$")]
+Who = Annotated[str, StringConstraints(pattern=r"^(user|service|ci|workload|group):[A-Za-z0-9@._/:~-]+$")]
 RuleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=80)]
 
 
@@ -88,11 +88,11 @@ def load(folder: Path) -> Policy:
         PolicyInvalid: a file is missing or malformed, or a rule speaks of something that does not exist.
     """
     model = _text(folder / "model.conf")
-    directory = _parse(Directory, folder / "directory.yaml")
+    directory = parse(Directory, folder / "directory.yaml")
     rules: list[Rule] = []
     owners: dict[str, str] = {}
     for file in sorted((folder / "rules").glob("*.yaml")):
-        content = _parse(_RuleFile, file)
+        content = parse(_RuleFile, file)
         for rule in content.rules:
             if rule.id in owners:
                 raise PolicyInvalid(f"{file.name}: rule id `{rule.id}` is used twice")
@@ -145,7 +145,7 @@ def _revision(model: str, directory: Directory, rules: list[Rule]) -> str:
         "directory": directory.model_dump(mode="json"),
         "rules": [rule.model_dump(mode="json") for rule in rules],
     }
-    return digest(rfc8785.dumps(document))
+    return digest(canonical.dumps(document))
 
 
 def _text(file: Path) -> str:
@@ -155,7 +155,8 @@ def _text(file: Path) -> str:
         raise PolicyInvalid(f"{file} cannot be read: {error}") from error
 
 
-def _parse(kind: type[Document], file: Path) -> Document:
+def parse(kind: type[Document], file: Path) -> Document:
+    """A YAML file as this model. Raises PolicyInvalid."""
     try:
         return kind.model_validate(yaml.safe_load(_text(file)))
     except (yaml.YAMLError, ValidationError) as error:

@@ -1,4 +1,4 @@
-"""`/v1/audit` and `/tlog`: who did what, for whom, under which rule; and the proof of it."""
+"""`/v1/audit`: who did what, for whom, under which rule. The proof of it is in `routes/log.py`."""
 
 from datetime import UTC, datetime
 from itertools import chain
@@ -12,7 +12,7 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.exports import Format
 from registry import audit, erasure, exports, tags
-from registry.access import Matter, May, Permit, SignedIn
+from registry.access import Matter, May, Permit
 from registry.books import Books, TheBooks
 from registry.paging import Filter, Page
 from registry.tables import Event
@@ -99,15 +99,6 @@ def erase_person(
     """Erase a person from one business unit's record, the officer's own unless another is named; `all` is all of them.
     The log's proofs stay valid. A legal hold refuses it."""
     return erasure.erase(books.engine, asked, officer.actor, officer.unit, officer.provenance)
-
-
-@router.get("/tlog/checkpoint", operation_id="getCheckpoint")
-def get_checkpoint(_caller: SignedIn, books: TheBooks) -> wire.Checkpoint:
-    """The signed head of the log. Keep it: a later export must contain everything it covers."""
-    with books.writing() as session:
-        audit.sequence(session)
-    with books.reading() as session:
-        return audit.checkpoint(session, books.log_origin, books.log_key)[1]
 
 
 def filter_of(books: Books, query: EventQuery, unit: str) -> Filter:

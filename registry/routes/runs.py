@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.gates import Verdict
-from registry import runs, tags
+from registry import manifests, runs, tags
 from registry.access import LeaseHolder, Matter, May, Permit
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -82,7 +82,16 @@ def send_heartbeat(beat: wire.Heartbeat, lease: LeaseHolder, books: TheBooks) ->
 
 
 @router.post("/{run_id}/report", operation_id="reportRun")
-def report_run(told: wire.Report, lease: LeaseHolder, books: TheBooks) -> wire.Run:
+def report_run(told: wire.Report, lease: LeaseHolder, books: TheBooks) -> wire.ReportedRun:
     """The end of a run: its scores are evidence, the verdict in the answer is the registry's."""
     with books.writing() as session:
-        return runs.as_wire(runs.report(session, lease.run_id, told))
+        return runs.report(session, lease.run_id, told, books)
+
+
+@router.get("/{run_id}/manifest", operation_id="getManifest")
+def get_manifest(
+    run_id: str, _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))], books: TheBooks
+) -> wire.RunManifest:
+    """What the run signed at its end, and our countersignature, byte for byte."""
+    with books.reading() as session:
+        return manifests.get(session, run_id)

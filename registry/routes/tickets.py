@@ -3,12 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from enforcer import wire
 from enforcer.problems import UnknownTaskType
 from registry import tags, tickets
 from registry.access import Matter, May, Permit, SignedIn, TicketHolder
-from registry.books import TheBooks
+from registry.books import Books, TheBooks
 
 router = APIRouter(prefix="/v1/tickets", tags=["tickets"])
 
@@ -35,21 +36,24 @@ def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -
     response_model=wire.TicketGrant | wire.TicketPlan,
     responses={200: {"model": wire.TicketPlan, "description": "validate_only: it would be granted like this"}},
 )
-def issue_ticket(
+async def issue_ticket(
     asked: wire.TicketRequest,
     trainer: Annotated[Permit, Depends(May("submit", about=_run_in_body, budget="tickets"))],
     books: TheBooks,
-    response: Response,
     idempotency_key: Annotated[str, Header(min_length=8, max_length=80)],
     validate_only: bool = False,
-) -> wire.TicketGrant | wire.TicketPlan:
+) -> Response:
     """A signed permit for exactly this run: one tag and version, these inputs, this place, 15 minutes, once."""
     if validate_only:
-        response.status_code = 200
-        with books.reading() as session:
-            return tickets.plan(session, asked, trainer)
-    with books.writing() as session:
-        return tickets.issue(session, asked, trainer, books, idempotency_key=idempotency_key)
+        planned = await run_in_threadpool(_plan, books, asked, trainer)
+        return Response(planned.model_dump_json(), 200, media_type="application/json")
+    granted = await tickets.issue(books, asked, trainer, idempotency_key=idempotency_key)
+    return Response(granted, 201, media_type="application/json")
+
+
+def _plan(books: Books, asked: wire.TicketRequest, trainer: Permit) -> wire.TicketPlan:
+    with books.reading() as session:
+        return tickets.plan(session, asked, trainer)
 
 
 @router.get("/{jti}", operation_id="getTicket")

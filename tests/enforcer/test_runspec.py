@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.runspec import SpecificationInvalid, canonical_bytes, digest
+from enforcer.runspec import SpecificationInvalid, canonical_bytes, canonical_bytes_around, digest
 
 numbers = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e15, 1e15)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -28,6 +28,15 @@ def test_the_canonical_form_is_a_fixed_point(document: dict[str, object]) -> Non
 @given(st.dictionaries(texts, values, max_size=5))
 def test_the_order_of_members_does_not_matter(document: dict[str, object]) -> None:
     assert canonical_bytes(dict(reversed(document.items()))) == canonical_bytes(document)
+
+
+@given(st.dictionaries(texts | st.sampled_from(["profil", "profile_digest", "a", "z"]), values, max_size=5), values)
+def test_a_profile_that_is_canonical_already_is_put_in_its_place(document: dict[str, object], profile: object) -> None:
+    around = {"limits": 1, "profile_digest": 2, **document}
+    around.pop("profile", None)
+    inside = canonical_bytes({"p": profile})[5:-1]
+
+    assert canonical_bytes_around(inside, around) == canonical_bytes({**around, "profile": profile})
 
 
 def test_the_digest_is_what_sha256sum_prints() -> None:

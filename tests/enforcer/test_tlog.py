@@ -5,49 +5,36 @@ import json
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import definition, leaves_of
 
 from enforcer import tlog
 from enforcer.keys import KeySet, SigningKey
-from enforcer.tlog import LogInvalid, Tree
+from enforcer.tiles import in_memory
+from enforcer.tlog import LogInvalid
 
 KEY = SigningKey.generate()
-
-
-def definition(leaves: list[bytes]) -> bytes:
-    """MTH of RFC 6962 section 2.1, word for word."""
-    if not leaves:
-        return hashlib.sha256(b"").digest()
-    if len(leaves) == 1:
-        return leaves[0]
-    split = 1
-    while split * 2 < len(leaves):
-        split *= 2
-    return hashlib.sha256(b"\x01" + definition(leaves[:split]) + definition(leaves[split:])).digest()
-
-
-def leaves_of(count: int) -> list[bytes]:
-    return [tlog.leaf_hash(b"%d" % number) for number in range(count)]
 
 
 @pytest.mark.parametrize("size", range(1, 70))
 def test_roots_and_every_proof_follow_the_definition(size: int) -> None:
     leaves = leaves_of(size)
-    tree = Tree(leaves)
+    tree = in_memory(leaves)
 
     assert tree.root == definition(leaves)
-    assert {tlog.root_of_path(leaves[i], i, size, tree.proof(i)) for i in range(size)} == {tree.root}
+    assert {tlog.root_of_path(leaves[i], i, size, tree.inclusion(i)) for i in range(size)} == {tree.root}
 
 
 @given(st.integers(1, 200), st.data())
 def test_a_proof_fits_no_other_place(size: int, data: st.DataObject) -> None:
     leaves = leaves_of(size)
-    tree = Tree(leaves)
+    tree = in_memory(leaves)
     index, other = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size - 1))
 
     try:
-        root = tlog.root_of_path(leaves[index], other, size, tree.proof(index))
+        root = tlog.root_of_path(leaves[index], other, size, tree.inclusion(index))
     except LogInvalid:
         return
 
@@ -58,7 +45,7 @@ def test_a_proof_fits_no_other_place(size: int, data: st.DataObject) -> None:
 def test_a_proof_too_long_or_too_short_is_refused(size: int, data: st.DataObject) -> None:
     leaves = leaves_of(size)
     index = data.draw(st.integers(0, size - 1))
-    path = Tree(leaves).proof(index)
+    path = in_memory(leaves).inclusion(index)
 
     for wrong in (path[:-1], [*path, leaves[0]]):
         with pytest.raises(LogInvalid):
@@ -66,7 +53,7 @@ def test_a_proof_too_long_or_too_short_is_refused(size: int, data: st.DataObject
 
 
 def test_the_empty_log_has_the_hash_of_nothing() -> None:
-    assert Tree([]).root == definition([])
+    assert in_memory([]).root == definition([])
 
 
 def event_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -97,13 +84,37 @@ def test_an_erased_event_keeps_its_leaf() -> None:
         tlog.entry({**erased, "actor": "user:wang"})
 
 
+_TEXT = st.text(max_size=12)
+_DETAIL = st.dictionaries(
+    _TEXT, st.one_of(_TEXT, st.none(), st.integers(-(2**53) + 1, 2**53 - 1), st.booleans(), st.floats(-1e9, 1e9),
+                     st.lists(_TEXT, max_size=2)), max_size=4
+)  # fmt: skip
+
+
+@given(
+    _TEXT, st.lists(_TEXT, max_size=3), st.one_of(st.none(), _TEXT), _DETAIL, st.one_of(st.none(), st.integers(0, 9))
+)
+def test_entries_and_hashes_are_made_of_rfc_8785(
+    actor: str, groups: list[str], reason: str | None, detail: dict[str, Any], version: int | None
+) -> None:
+    """The quick encoder against the reference library, on whatever an event may hold."""
+    personal = {"actor": actor, "groups": groups, "reason": reason, "detail": detail}
+    event = event_of("e1", **personal, rule=actor, version=version)
+    event["personal_hash"] = tlog.personal_hash(event["salt"], event)
+
+    logged = {"v": 1, **{name: value for name, value in event.items() if name not in (*tlog.PERSONAL, "salt")}}
+    salted = bytes.fromhex(event["salt"]) + rfc8785.dumps(personal)
+    assert tlog.entry(event) == rfc8785.dumps(logged)
+    assert event["personal_hash"] == f"sha256:{hashlib.sha256(salted).hexdigest()}"
+
+
 def export(count: int = 5) -> list[str]:
     events = [event_of(f"e{number}") for number in range(count)]
-    tree = Tree(tlog.leaf_hash(tlog.entry(event)) for event in events)
+    tree = in_memory(tlog.leaf_hash(tlog.entry(event)) for event in events)
     note = tlog.sign_checkpoint("registry.example/tlog", count, tree.root, KEY)
     return [
         tlog.export_head(note),
-        *(tlog.export_line(number, event, tree.proof(number)) for number, event in enumerate(events)),
+        *(tlog.export_line(number, event, tree.inclusion(number)) for number, event in enumerate(events)),
     ]
 
 
@@ -113,7 +124,7 @@ def test_a_checkpoint_is_a_c2sp_signed_note() -> None:
 
     assert (origin, size, blank) == ("registry.example/tlog", "5", "")
     assert len(root) == 44
-    assert signature.startswith(f"\u2014 {KEY.kid} ")
+    assert signature.startswith("\u2014 registry.example/tlog ")
     assert tlog.open_checkpoint(note, KeySet.of(KEY)).size == 5
 
 

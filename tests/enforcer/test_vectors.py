@@ -55,7 +55,7 @@ def groups(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["ed25519_test.json", "ecdsa_secp256r1_sha256_p1363_test.json"])
 def test_raw_signatures_are_judged_as_wycheproof_does(name: str) -> None:
-    """`acceptable` leaves it open: signatures with a part in the small subgroup, and keys of low order, which we refuse."""
+    """`acceptable` leaves it open: signatures with a part in the small subgroup; keys of low order, which we refuse."""
     wrong = []
     for group in groups(name):
         for test in group["tests"]:

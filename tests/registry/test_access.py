@@ -11,11 +11,16 @@ from registry import app as application
 PUBLIC = [
     "/.well-known/attestation-jwks.json",
     "/.well-known/jwks.json",
+    "/.well-known/oauth-protected-resource",
     "/.well-known/retired-keys",
     "/.well-known/token-jwks.json",
     "/healthz",
     "/readyz",
+    "/tlog/checkpoint",
+    "/tlog/consistency",
     "/tlog/jwks.json",
+    "/tlog/tile/{level}/{path:path}",
+    "/v1/token",
 ]
 
 
@@ -52,7 +57,7 @@ def test_nobody_gets_in_without_a_credential(registry: Registry) -> None:
         if route.path in PUBLIC:
             continue
         path = route.path
-        for name in ("name", "proposal_id", "jti", "run_id"):
+        for name in ("name", "proposal_id", "jti", "run_id", "token_id", "principal_id"):
             path = path.replace(f"{{{name}}}", "x")
         for method in route.methods:
             reply = stranger.request(method, path.replace("{version}", "1"), json={})

@@ -19,7 +19,7 @@ from enforcer import exports as manifests
 from enforcer import tlog
 from enforcer.exports import ExportInvalid, Manifest
 from enforcer.keys import KeySet, SigningKey
-from registry import audit, db, exports
+from registry import audit, db, exports, log
 from registry.audit import COLUMNS
 from registry.cli import main
 from registry.exports import Entry
@@ -169,7 +169,7 @@ def test_a_row_is_the_event_as_it_stands_on_the_wire(busy: Registry) -> None:
     records = [json.loads(line) for line in export(busy, "ndjson").split(b"\n")[1:-2]]
 
     with db.reading(busy.books.engine) as session:
-        rows = {found.id: audit.as_document(session.get(type(found), found.id)) for found in busy.events()}
+        rows = {found.id: log.as_document(session.get(type(found), found.id)) for found in busy.events()}
     assert len(records) == 3
     assert all(record["event"] == rows[record["event"]["id"]] for record in records)
 

@@ -60,6 +60,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "jti": [waiting["jti"]],
             "run_id": [lease["run_id"]],
             "version": [1, 2],
+            "token_id": [registry.token("wang", "trainers").split("_")[1]],
+            "principal_id": ["user:somebody", "ci:nightly"],
         },
     }
 

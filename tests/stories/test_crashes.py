@@ -80,7 +80,7 @@ def test_nothing_told_is_lost_when_the_registry_is_killed_often(processes: Proce
 
 @pytest.mark.postgresql
 def test_nothing_told_is_lost_when_the_registry_on_postgresql_is_killed(cluster: Cluster, processes: Processes) -> None:
-    under_kills(processes(cluster.url), kills=2)
+    under_kills(processes(cluster.fresh_database()), kills=2)
 
 
 def under_database_kills(cluster: Cluster, service: Service, kills: int) -> History:
@@ -100,7 +100,7 @@ def under_database_kills(cluster: Cluster, service: Service, kills: int) -> Hist
 
 @pytest.mark.postgresql
 def test_nothing_told_is_lost_when_postgresql_is_killed(cluster: Cluster, processes: Processes) -> None:
-    history = under_database_kills(cluster, processes(cluster.url), kills=2)
+    history = under_database_kills(cluster, processes(cluster.fresh_database()), kills=2)
 
     assert history.grants
     assert "500" not in history.statuses, "a database that is away is a 503, not a fault of ours"
@@ -109,14 +109,15 @@ def test_nothing_told_is_lost_when_postgresql_is_killed(cluster: Cluster, proces
 @pytest.mark.slow
 @pytest.mark.postgresql
 def test_nothing_told_is_lost_when_postgresql_is_killed_often(cluster: Cluster, processes: Processes) -> None:
-    under_database_kills(cluster, processes(cluster.url), kills=25)
+    under_database_kills(cluster, processes(cluster.fresh_database()), kills=25)
 
 
 @pytest.mark.postgresql
 def test_two_leaders_and_one_of_them_asleep_make_one_log(cluster: Cluster, processes: Processes) -> None:
     """Both processes sequence the log, so there are two leaders all the time."""
-    first = processes(cluster.url)
-    second = processes(cluster.url, issuer=first.url)
+    database = cluster.fresh_database()
+    first = processes(database)
+    second = processes(database, issuer=first.url)
     trainer, auditor = tokens(first)
     first.start()
     second.start()

@@ -137,7 +137,7 @@ def test_no_secret_of_a_whole_story_is_anywhere_it_should_not_be(
     assert {"ticket.issued", "ticket.redeemed", "redeem.refused"} <= set(re.findall(r'"kind":"([^"]+)"', events))
     assert "unauthenticated" in places["service log"], "failures are told"
     assert [(what, where) for what, secret in secrets.items() for where, text in places.items() if secret in text] == []
-    assert len(secrets) == 10, sorted(secrets)
+    assert len(secrets) == 12, sorted(secrets)
     lines = places["service log"].splitlines()
     assert not [line for line in lines if line.startswith("forged")], "no caller writes a line of their own"
 

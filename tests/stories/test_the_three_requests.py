@@ -58,9 +58,10 @@ def test_from_an_unknown_name_to_an_accepted_run_and_a_log_that_proves_it(
     assert trained.returncode == 0, trained.stderr
     (run_dir,) = wang.run_dirs
     metrics = json.loads((run_dir / "metrics.json").read_text())
+    verdict = json.loads((run_dir / "verdict.json").read_text())
     assert run_dir.parent.name == "task-type=review-sentiment"
-    assert (metrics["verdict"], metrics["task_type"], metrics["version"]) == ("pass", "review-sentiment", 1)
-    assert metrics["gates"][0]["gate"]["value"] == 0.7
+    assert (verdict["verdict"], metrics["task_type"], metrics["version"]) == ("pass", "review-sentiment", 1)
+    assert verdict["gates"][0]["gate"]["value"] == 0.7
     assert json.loads((run_dir / "model/config.json").read_text())["id2label"]["0"] == LABELS[0]
 
     # C. The auditor finds who did what under which rule, and proves it without the registry.
@@ -70,11 +71,12 @@ def test_from_an_unknown_name_to_an_accepted_run_and_a_log_that_proves_it(
         return httpx2.get(f"{live_registry.url}{path}", headers=auditor, params=query)
 
     told = [(event["kind"], event["actor"], event["rule"]) for event in reversed(get("/v1/audit").json()["items"])]
-    assert told[-4:] == [
+    assert told[-5:] == [
         ("ticket.issued", "user:wang", "trainers-train-classifiers"),
         ("ticket.redeemed", "user:wang", "trainers-train-classifiers"),
         ("run.finished", "user:wang", "trainers-train-classifiers"),
         ("gate.pass", "system:registry", None),
+        ("run.manifest", "user:wang", "trainers-train-classifiers"),
     ]
     assert told[0][:2] == ("submit.refused", "user:wang")
     assert get("/v1/audit", business_unit="search").status_code == 403

@@ -145,7 +145,9 @@ def test_without_a_token_the_refusal_says_how_to_get_one() -> None:
         httpx2.Response(401, json=Unauthenticated("x").document()), settings=Settings(server="http://127.0.0.1:8710")
     )
 
-    with pytest.raises(Unauthenticated, match=r"there is no API token for .*; set `SWIFT_SUBMIT_TOKEN`"):
+    with pytest.raises(
+        Unauthenticated, match=r"nobody is signed in to .*; `swift-submit auth login`.*`SWIFT_SUBMIT_TOKEN`"
+    ):
         nobody.ask("GET", "/v1/tags")
 
     assert "Authorization" not in asked[0].headers

@@ -31,7 +31,7 @@ RUN = {
     "id": "r", "task_type": "dpo", "version": 1, "business_unit": "retail", "actor": "user:li", "state": "failed",
     "target": "local", "pool": "cpu", "policy_rule": "x", "run_spec_digest": "sha256:" + "a" * 64,
     "created_at": "2026-11-24T00:00:00Z", "started_at": None, "ended_at": None, "step": 0, "total_steps": 0,
-    "logs": {}, "scores": {}, "gates": [], "verdict": None,
+    "logs": {}, "scores": {}, "gates": [], "verdict": None, "receipt": None,
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def send(folder: RunFolder, answer: Any) -> wire.Run | None:
 
 
 def test_a_report_that_was_taken_waits_no_longer(folder: RunFolder) -> None:
-    assert send(folder, RUN) == wire.Run.model_validate(RUN)
+    assert send(folder, RUN) == wire.ReportedRun.model_validate(RUN)
     assert not folder.report_pending.exists()
 
 

@@ -35,10 +35,12 @@ def test_a_granted_run_trains_passes_its_gate_and_leaves_its_proofs(desk: Desk, 
     assert told["run_dir"] == str(folder)
     left = {path.name for path in folder.iterdir()}
     assert {"run-spec.json", "ticket.jwt", "jwks.json", "metrics.json", "README.md", "model", "train.log"} <= left
+    assert {"manifest.json", "receipt.json"} <= left
     assert not {"permit.json", "report.pending"} & left, "the key and the lease are gone"
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["verdict"], metrics["gates"][0]["verdict"]) == ("pass", "pass")
-    assert _happened(live_registry) == ["ticket.issued", "ticket.redeemed", "run.finished", "gate.pass"]
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert (verdict["verdict"], verdict["gates"][0]["verdict"]) == ("pass", "pass")
+    ends = ["run.finished", "gate.pass", "run.manifest"]
+    assert _happened(live_registry) == ["ticket.issued", "ticket.redeemed", *ends]
 
 
 def test_a_report_that_finds_no_registry_waits_and_is_sent_later(desk: Desk, live_registry: Any) -> None:
@@ -50,7 +52,8 @@ def test_a_report_that_finds_no_registry_waits_and_is_sent_later(desk: Desk, liv
     (folder,) = desk.run_dirs
     assert rest[-1]["result"]["report"] == "waiting"
     assert (folder / "report.pending").stat().st_mode & 0o077 == 0, "it holds the lease token"
-    assert json.loads((folder / "metrics.json").read_text())["gates"] is None
+    assert (folder / "manifest.json").exists(), "signed while the key was there"
+    assert not (folder / "verdict.json").exists()
 
     away = desk.cli("runs", "report", str(folder))
     live_registry.start()
@@ -58,7 +61,8 @@ def test_a_report_that_finds_no_registry_waits_and_is_sent_later(desk: Desk, liv
 
     assert away.returncode == 9
     assert (sent.returncode, json.loads(sent.stdout)["verdict"]) == (0, "pass"), sent.stderr
-    assert json.loads((folder / "metrics.json").read_text())["verdict"] == "pass"
+    assert json.loads((folder / "verdict.json").read_text())["verdict"] == "pass"
+    assert (folder / "receipt.json").exists()
     assert not (folder / "report.pending").exists()
     assert (again.returncode, "no report waits" in again.stderr) == (7, True)
 
@@ -75,6 +79,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_run_that_is_interrupted(desk: Desk) ->
     (folder,) = desk.run_dirs
     assert list((folder / "checkpoints").glob("checkpoint-*/model.safetensors"))
     assert (rest[-1]["result"]["stopped"], rest[-1]["result"]["run"]["state"]) == ("interrupted", "interrupted")
+    proven = desk.cli("verify", str(folder), "--trust", _trust(desk))
+    assert "TAGWARDEN_RUN_INTERRUPTED" in proven.stdout, proven.stderr
 
 
 def test_three_ctrl_c_kill_a_worker_that_does_not_listen_and_the_run_is_interrupted(
@@ -172,6 +178,9 @@ def test_a_recipe_that_raises_is_told_with_the_end_of_its_log(desk: Desk, live_r
     assert str(folder / "train.log") in done.stderr
     assert "SafetensorError" in done.stderr
     assert live_registry.events("run.failed")
+    assert not (folder / "manifest.json").exists(), "it left nothing to sign for"
+    assert "no `manifest.json`" in desk.cli("verify", str(folder), "--trust", _trust(desk)).stderr
+    assert "left no manifest" in desk.cli("reproduce", str(folder), "--offline").stderr
 
 
 def test_a_run_that_is_cancelled_saves_a_checkpoint_and_stops(desk: Desk, live_registry: Any) -> None:
@@ -206,3 +215,8 @@ def _kill_worker_of(process: "subprocess.Popen[str]") -> bytes:
     seen = Path(f"/proc/{child}/cmdline").read_bytes() + Path(f"/proc/{child}/environ").read_bytes()
     os.kill(int(child), signal.SIGKILL)
     return seen
+
+
+def _trust(desk: Desk) -> str:
+    assert desk.cli("trust", "save", "trust.json").returncode == 0
+    return "trust.json"

@@ -13,7 +13,8 @@ from tiny import LABELS, labelled_rows, pair_rows
 
 import trainer as package
 from enforcer.problems import DatasetInvalid, NotPermitted, RunClosed, TrainingFailed
-from trainer import SwiftTrainer, TrainingArguments
+from trainer import SwiftTrainer, TrainingArguments, reproduce
+from trainer.layout import RunFolder
 from trainer.settings import Settings
 from trainer.swift import NotTrained
 
@@ -50,6 +51,7 @@ def test_an_embedding_model_is_trained_and_saved_as_a_pack_that_answers(
     assert swift.run_dir.parent == tmp_path / "output" / "task-type=embedding"
     assert swift.run is not None
     assert swift.run.state == "finished"
+    assert {"manifest.json", "receipt.json", "proofs"} <= {path.name for path in swift.run_dir.iterdir()}
     assert set(swift.metrics) == {"ndcg@10", "mrr@10", "recall@10"}
     from trainer.export import FaissPack
 
@@ -70,6 +72,8 @@ def test_rows_in_memory_are_bound_by_the_ticket_like_files(encoder: Path, tmp_pa
         ("eval", "eval_dataset", rows.hold(held_out).digest, 12),
     ]
     assert swift.metrics.keys() == {"accuracy", "macro_f1"}
+    differences = {d.what: d.now for d in reproduce.local_differences(reproduce.read(RunFolder(swift.run_dir)))}
+    assert differences["data train train_dataset"] == "rows in memory, which no file holds"
 
 
 def test_a_second_train_is_a_second_run(encoder: Path, tmp_path: Path, settings: Settings) -> None:

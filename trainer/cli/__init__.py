@@ -16,11 +16,15 @@ from trainer.exits import FINE, INTERRUPTED, MEANING
 COMMANDS = {  # name: (where it lives, its first line of help)
     "run": ("trainer.cli.run:run", "Ask for a ticket, train, evaluate, report."),
     "plan": ("trainer.cli.plan:plan", "Say what `run` would do."),
+    "auth": ("trainer.cli.auth:auth", "Sign in and out: login, logout, status, token."),
     "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),
     "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline."),
+    "verify": ("trainer.cli.verify:verify", "Prove offline what a run is, from its permit to its outputs."),
+    "trust": ("trainer.cli.verify:trust", "What a verifier trusts: save it from a registry."),
+    "reproduce": ("trainer.cli.reproduce:reproduce", "Plan a run again, and say what differs now."),
 }
 VARIABLES = {
     "SWIFT_SUBMIT_SERVER": "the registry's address (http://127.0.0.1:8710)",

@@ -18,7 +18,9 @@ from trainer.exits import FAILED, exit_code
 NEXT = {
     "not-permitted": ["swift-submit can-i submit TAG --explain      which rule came nearest, and what it failed on"],
     "self-approval": ["ask another steward; swift-submit requests show ID      who has reviewed"],
+    "groups-overage": ["swift-submit auth status      once the provider sends your groups; nothing here can mend it"],
     "unauthenticated": [
+        "swift-submit auth login      through your identity provider",
         "export SWIFT_SUBMIT_TOKEN=…      (`tagwarden token create` makes one)",
         "tagwarden serve      a registry of your own, which leaves you a token",
     ],
@@ -35,6 +37,7 @@ NEXT = {
         "swift-submit run CONFIG      asks for a new ticket",
         "swift-submit ticket show RUN_DIR      what it says",
     ],
+    "unknown-manifest": ["swift-submit runs show ID      whether it ended, and how"],
     "stale-review": ["swift-submit requests show ID      as it is now, with its digest"],
     "argument-invalid": ["swift-submit tags show TAG      which arguments it takes, within which bounds"],
     "unknown-run": ["swift-submit runs list"],

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from enforcer import runspec
 from enforcer.problems import ModelInvalid, OutputInvalid
 from enforcer.runspec import Code
 
@@ -85,9 +86,7 @@ def max_positions(folder: Path) -> int | None:
 
 def folder_digest(folder: Path) -> str:
     """The digest described on top of this file."""
-    files = file_digests(folder)
-    lines = "".join(f"{digest.removeprefix('sha256:')}  {path}\n" for path, digest in files.items())
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    return runspec.folder_digest(file_digests(folder))
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -95,8 +94,14 @@ def file_digests(folder: Path) -> dict[str, str]:
     named = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
     names = sorted(named, key=os.fsencode)
     with ThreadPoolExecutor(4) as pool:  # hashlib lets other threads run while it hashes
-        digests = pool.map(lambda name: _file_digest(named[name]), names)
+        digests = pool.map(lambda name: file_digest(named[name]), names)
         return dict(zip(names, digests, strict=True))
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def code(folder: Path | None = None) -> Code:
@@ -206,11 +211,6 @@ def _hub_snapshot(name: str, environment: Mapping[str, str]) -> Path | None:
         snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
         return snapshot if snapshot.is_dir() else None
     return None
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _object(path: Path) -> dict[str, Any]:

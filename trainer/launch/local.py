@@ -146,7 +146,9 @@ def _report_for_the_dead(
     """A worker that was killed could not say so. Without a lease it never started, and there is nothing to report."""
     if lease is None:
         return None
-    held = wire.Lease.model_validate({**lease, "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1})
+    held = wire.Lease.model_validate(
+        {**lease, "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1, "checkpoint": ""}
+    )
     with contextlib.suppress(Problem), Registry(permit.settings) as registry:
         return reporting.send(registry, permit.folder, wire.Report(state=state, error=why), held)
     return None

@@ -7,14 +7,16 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from enforcer.keys import SigningKey
 from enforcer.problems import OutputInvalid, TicketInvalid
 from trainer.layout import RunFolder, write_private
 from trainer.run.permit import Permit
-from trainer.settings import Settings, read_secret
+from trainer.settings import Settings, log_settings, read_secret
 
 NAME = "permit.json"
+LOG_SETTINGS = ("log_proof", "log_keys", "log_witnesses", "log_quorum")
 
 
 def write(permit: Permit) -> Permit:
@@ -26,6 +28,7 @@ def write(permit: Permit) -> Permit:
         "server": permit.settings.server,
         "issuer": permit.settings.issuer,
         "timeout_s": permit.settings.timeout_s,
+        **{name: getattr(permit.settings, name) for name in LOG_SETTINGS},
         "allow_http": permit.settings.allow_http,
         "model": str(permit.model),
         "train_files": list(permit.train_files),
@@ -51,7 +54,7 @@ def read(path: Path) -> Permit:
         return Permit(
             folder=RunFolder(Path(document["run_folder"])),
             key=SigningKey.from_pkcs8(document["key"].encode()),
-            settings=Settings(**{name: document[name] for name in ("server", "issuer", "timeout_s", "allow_http")}),
+            settings=_settings(document),
             model=Path(document["model"]),
             train_files=tuple(document["train_files"]),
             eval_files=tuple(document["eval_files"]),
@@ -59,6 +62,13 @@ def read(path: Path) -> Permit:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TicketInvalid(f"`{path}` is not a permit file: {error}") from error
+
+
+def _settings(document: dict[str, Any]) -> Settings:
+    """As the submitter had them; what this worker itself requires of a proof is for its own settings to say."""
+    given = {name: document[name] for name in ("server", "issuer", "timeout_s", "allow_http", *LOG_SETTINGS)}
+    required_here = log_settings()
+    return Settings(**{**given, **(required_here if required_here["log_proof"] == "required" else {})})
 
 
 def delete(permit: Permit) -> None:

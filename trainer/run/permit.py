@@ -19,6 +19,7 @@ from trainer.contract import Contract, ticket_request
 from trainer.http import skew_in_words
 from trainer.layout import RunFolder, write_private
 from trainer.preflight import Preflight
+from trainer.run import checkpoints
 from trainer.settings import Settings, local_audience
 
 
@@ -35,7 +36,8 @@ class Permit:
     file: Path | None = None
 
     def verify(self) -> VerifiedTicket:
-        """Check the files in the run folder, offline: steps 1 to 12. Which machine this is, nobody tells us.
+        """Check the files in the run folder, offline: steps 1 to 12, and 15 where it is required. Which machine this
+        is, nobody tells us.
 
         Raises:
             TicketInvalid: any file is missing or not what was signed.
@@ -47,7 +49,7 @@ class Permit:
             keys = KeySet.load(folder.jwks)
         except (OSError, UnicodeDecodeError, KeyUnusable) as error:
             raise TicketInvalid(f"the run folder `{folder.root}` holds no complete permit: {error}") from error
-        return tickets.verify(
+        ticket = tickets.verify(
             token,
             specification,
             keys,
@@ -55,6 +57,21 @@ class Permit:
             audience=local_audience(),
             allow_dev=settings.on_loopback,
         )
+        if settings.log_proof == "required":
+            self._check_logged(ticket)
+        return ticket
+
+    def _check_logged(self, ticket: VerifiedTicket) -> None:
+        try:
+            proof = self.folder.issued_proof.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TicketInvalid(
+                f"the ticket is refused: this worker requires proof of its issuance, and there is none that can be "
+                f"read at `{self.folder.issued_proof}`; submit with `SWIFT_SUBMIT_LOG_PROOF=required`",
+                step=15,
+            ) from error
+        keys = checkpoints.pinned_keys(self.settings)
+        tickets.check_logged(ticket, proof, keys, witnesses=checkpoints.witnesses(self.settings))
 
 
 def plan(registry: Registry, args: TrainingArguments, found: Contract, checked: Preflight) -> wire.TicketPlan:
@@ -74,7 +91,9 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
     jwks = registry.keys()
     ticket = _verify(registry, grant, jwks)
     _agree(ticket, args, found, checked, key)
-    folder = _store(RunFolder.of(Path(args.output_dir), found.tag, ticket.spec.run_id), grant, jwks)
+    checkpoints.witness(registry, grant.checkpoint)
+    proof = registry.proof(ticket.claims.decision_id) if registry.settings.log_proof == "required" else None
+    folder = _store(RunFolder.of(Path(args.output_dir), found.tag, ticket.spec.run_id), grant, jwks, proof)
     return Permit(
         folder=folder,
         key=key,
@@ -143,12 +162,16 @@ def _agree(
             )
 
 
-def _store(folder: RunFolder, grant: wire.TicketGrant, jwks: bytes) -> RunFolder:
+def _store(folder: RunFolder, grant: wire.TicketGrant, jwks: bytes, proof: str | None) -> RunFolder:
     try:
         folder.create()
         write_private(folder.run_spec, grant.run_spec.encode())
         write_private(folder.ticket, grant.ticket.encode("ascii"))
         write_private(folder.jwks, jwks)
+        write_private(folder.checkpoint, grant.checkpoint.encode())
+        if proof is not None:
+            folder.issued_proof.parent.mkdir(mode=0o700)
+            write_private(folder.issued_proof, proof.encode())
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise OutputInvalid(

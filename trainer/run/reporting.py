@@ -1,7 +1,7 @@
 """The end of a run: `metrics.json`, the model card, the report to the registry, and the spool for when it is away.
 
-Scores are the trainer's, verdicts the registry's. Until the registry has judged, `metrics.json` says `"gates": null`.
-A disk that takes nothing more costs the files, never the report.
+Scores are the trainer's and stand in `metrics.json`, verdicts the registry's and stand in `verdict.json`. A disk that
+takes nothing more costs the files, never the report.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from enforcer import gates, wire
-from enforcer.gates import Judgement, Score
+from enforcer import gates, runspec, wire
+from enforcer.gates import Score
 from enforcer.problems import (
     Conflict,
     InternalError,
+    ManifestInvalid,
     NotConfigured,
     NotFound,
     Problem,
@@ -32,12 +33,13 @@ from trainer.client import Registry
 from trainer.inputs import folders
 from trainer.job import Outcome
 from trainer.layout import RunFolder, write_private
+from trainer.run import evidence
 from trainer.settings import Settings, read_secret
 
 log = logging.getLogger(__name__)
 
 PAUSES_S = (0.0, 1.0, 3.0)  # a registry that is being restarted is back in seconds
-FOR_EVER = (Conflict, NotFound, Unauthenticated)  # refusals that no waiting mends
+FOR_EVER = (Conflict, NotFound, Unauthenticated, ManifestInvalid)  # refusals that no waiting mends
 MAX_OUTPUTS = 300  # what a report may list (`wire.Report.outputs`)
 
 
@@ -46,7 +48,7 @@ def describe(outcome: Outcome, folder: RunFolder) -> wire.Report:
     place = folder.model if outcome.stopped is None else folder.checkpoints
     outputs = folders.file_digests(place) if place.is_dir() else {}
     if len(outputs) > MAX_OUTPUTS:  # one line then, for the folder as a whole
-        outputs = {"": folders.folder_digest(place)}
+        outputs = {"": runspec.folder_digest(outputs)}
     return wire.Report(
         state="finished" if outcome.stopped is None else "interrupted",
         scores=outcome.scores,
@@ -65,9 +67,7 @@ def write_metrics(folder: RunFolder, spec: RunSpec, report: wire.Report, details
             "version": spec.version,
             "run_id": spec.run_id,
             "run_spec_digest": unverified_claims(folder.ticket.read_text("ascii").strip())["run_spec_digest"],
-            **report.model_dump(mode="json", exclude={"outputs"}),
-            "gates": None,
-            "verdict": None,
+            **report.model_dump(mode="json", exclude={"outputs", "manifest"}),
             "details": details,
         }
         _write_json(folder.metrics, document)
@@ -123,26 +123,18 @@ def _tell(registry: Registry, folder: RunFolder, report: wire.Report, run_id: st
         raise
     folder.report_pending.unlink(missing_ok=True)
     _note_verdict(folder, run)
+    evidence.keep(registry, folder, run.receipt, lease_token)
     return run
 
 
 def _note_verdict(folder: RunFolder, run: wire.Run) -> None:
-    """Write what the registry judged beside the scores, and into the card."""
-    with _as_far_as_the_disk_allows(folder.metrics):
-        if folder.metrics.exists():
-            metrics = json.loads(folder.metrics.read_bytes())
-            metrics["gates"] = [judgement.model_dump(mode="json") for judgement in run.gates]
-            metrics["verdict"] = run.verdict
-            _write_json(folder.metrics, metrics)
-    if folder.card.exists():
-        spec = RunSpec.model_validate_json(folder.run_spec.read_bytes())
-        write_card(folder, spec, run.scores, run.gates)
+    with _as_far_as_the_disk_allows(folder.verdict):
+        judged = [judgement.model_dump(mode="json") for judgement in run.gates]
+        _write_json(folder.verdict, {"state": run.state, "verdict": run.verdict, "gates": judged})
 
 
-def write_card(
-    folder: RunFolder, spec: RunSpec, scores: dict[str, Score], judged: list[Judgement] | None = None
-) -> None:
-    """The model card; before the registry has answered, with the gates as we see them."""
+def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> None:
+    """The model card, with the gates as we see them."""
     files: dict[str, str] = {}
     for dataset in spec.inputs.datasets:
         role = dataset.role if dataset.role not in files else f"{dataset.role}-{len(files) + 1}"
@@ -159,7 +151,7 @@ def write_card(
             arguments=spec.arguments,
             datasets=files,
             scores=scores,
-            judgements=judged or [gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
+            judgements=[gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
         )
 
 

@@ -10,10 +10,11 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from enforcer import wire
-from enforcer.problems import Problem, TicketInvalid, TrainingFailed
+from enforcer.problems import LogInconsistent, Problem, TicketInvalid, TrainingFailed
 from enforcer.runspec import RunSpec
 from enforcer.tickets import VerifiedTicket
 from trainer import preflight, recipes
@@ -21,7 +22,7 @@ from trainer.client import Registry
 from trainer.inputs import folders, rows
 from trainer.job import Job, Outcome, Recipe
 from trainer.preflight import Sources
-from trainer.run import handover, reporting
+from trainer.run import checkpoints, evidence, handover, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.run.permit import Permit
 
@@ -57,7 +58,7 @@ def execute(
         Problem: the recipe refused the data or the arguments; the run is reported failed.
         KeyboardInterrupt: a second Ctrl-C, or one that came before training; the run is reported interrupted.
     """
-    # 1-12. The signed bytes, offline.
+    # 1-12. The signed bytes, offline; and 15, proof of their issuance, where it is required.
     ticket = permit.verify()
     spec = ticket.spec
     # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained on;
@@ -73,11 +74,16 @@ def execute(
         # 13-14. Possession of the key, and the one redemption. Its id lives here and nowhere else.
         lease = registry.redeem(ticket.token, ticket.claims.jti, permit.key, str(uuid.uuid4()))
         handover.delete(permit)
+        try:
+            checkpoints.witness(registry, lease.checkpoint)
+        except LogInconsistent as refusal:  # said loudly at submission; a run that holds a lease is not lost over it
+            say(refusal.detail)
         if on_lease is not None:
             on_lease(lease)
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
+            started = datetime.now(UTC)
             outcome = _train(job, spec, registry, lease, watch)
-            return _close(job, ticket, registry, lease, outcome)
+            return _close(job, permit, ticket, registry, lease, outcome, started)
 
 
 def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch: Watch) -> Outcome:
@@ -99,11 +105,20 @@ def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch
         raise TrainingFailed(f"training stopped with {what}"[:2_000], run_id=job.run_id) from error
 
 
-def _close(job: Job, ticket: VerifiedTicket, registry: Registry, lease: wire.Lease, outcome: Outcome) -> Done:
+def _close(
+    job: Job,
+    permit: Permit,
+    ticket: VerifiedTicket,
+    registry: Registry,
+    lease: wire.Lease,
+    outcome: Outcome,
+    started: datetime,
+) -> Done:
     report = reporting.describe(outcome, job.folder)
     reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
     if outcome.stopped is None:
         reporting.write_card(job.folder, ticket.spec, outcome.scores)
+    report = evidence.sign(permit, ticket, report, started)
     try:
         return Done(job, outcome, reporting.send(registry, job.folder, report, lease))
     except Problem as refusal:

@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-IMMUTABLE = ("log_entry", "tag_version", "review")
+IMMUTABLE = ("log_entry", "tag_version", "review", "run_manifest")
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
     "ticket_id", "proposal_id", "digest", "groups_digest", "personal_hash",
@@ -47,6 +47,8 @@ def _add_triggers() -> None:
         "event_only_erased", "event", "update", "rows of event are never changed, only erased",
         f"not ({erased} and {emptied} and {same})",
     )
+    _refuse("log_tile_full", "log_tile", "update", "a full tile of the log is never changed", "old.width = 256")
+    _refuse("log_tile_no_delete", "log_tile", "delete", "rows of log_tile are never deleted", "true")
     _refuse(
         "proposal_decided", "proposal", "update", "a decided proposal is never changed", "old.state <> 'open'"
     )
@@ -57,6 +59,35 @@ def _add_triggers() -> None:
     )
 
 
+# What a ticket rests on. A token or an alias that is new changes nothing for what was known before, and a token that is
+# used changes nothing of what it opens.
+STAMPED = {
+    "tag": ("insert", "update", "delete"),
+    "alias": ("update", "delete"),
+    "api_token": ("update of secret_sha256, actor, groups, scopes, business_unit, expires_at", "delete"),
+    "principal": ("insert", "update", "delete"),
+}
+
+
+def _move_the_stamp() -> None:
+    move = "update stamp set value = value + 1;"
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    if not sqlite:
+        op.execute(
+            f"create function move_the_stamp() returns trigger language plpgsql as $$ begin {move} return null; end $$"
+        )
+    for table, verbs in STAMPED.items():
+        for verb in verbs:
+            name = f"{table}_{verb.split()[0]}_moves_the_stamp"
+            if sqlite:
+                op.execute(f'create trigger {name} after {verb} on "{table}" begin {move} end')
+            else:
+                op.execute(
+                    f'create trigger {name} after {verb} on "{table}" for each statement '
+                    "execute function move_the_stamp()"
+                )
+
+
 def upgrade() -> None:
     op.create_table('api_token',
     sa.Column('id', sa.String(), nullable=False),
@@ -64,11 +95,26 @@ def upgrade() -> None:
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('groups', sa.JSON(), nullable=False),
     sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('scopes', sa.JSON(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('last_used_at', sa.DateTime(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('ix_api_token_actor', 'api_token', ['actor'], unique=False)
+    op.create_table('principal',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('disabled_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('disabled_by', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_table('traded_token',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_traded_token_expires_at', 'traded_token', ['expires_at'], unique=False)
     op.create_table('event',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
@@ -124,7 +170,7 @@ def upgrade() -> None:
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('key', sa.String(), nullable=False),
     sa.Column('request_digest', sa.String(), nullable=False),
-    sa.Column('answer', sa.JSON(), nullable=False),
+    sa.Column('answer', sa.String(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('actor', 'key')
     )
@@ -230,6 +276,19 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('index'),
     sa.UniqueConstraint('event_id')
     )
+    op.create_table('log_tile',
+    sa.Column('level', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('index', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('width', sa.Integer(), nullable=False),
+    sa.Column('hashes', sa.LargeBinary(), nullable=False),
+    sa.PrimaryKeyConstraint('level', 'index')
+    )
+    op.create_table('log_checkpoint',
+    sa.Column('size', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('note', sa.String(), nullable=False),
+    sa.Column('witnessed', sa.Boolean(), nullable=False),
+    sa.PrimaryKeyConstraint('size')
+    )
     op.create_table('pending_entry',
     sa.Column('event_id', sa.String(), nullable=False),
     sa.Column('leaf_hash', sa.LargeBinary(), nullable=False),
@@ -247,6 +306,16 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.PrimaryKeyConstraint('proposal_id', 'reviewer')
     )
+    op.create_table('run_manifest',
+    sa.Column('run_id', sa.String(), nullable=False),
+    sa.Column('digest', sa.String(), nullable=False),
+    sa.Column('manifest', sa.String(), nullable=False),
+    sa.Column('receipt', sa.String(), nullable=False),
+    sa.Column('event_id', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
+    sa.ForeignKeyConstraint(['run_id'], ['run.id'], ),
+    sa.PrimaryKeyConstraint('run_id')
+    )
     op.create_table('tag_version',
     sa.Column('tag', sa.String(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
@@ -258,7 +327,14 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('tag', 'version')
     )
+    op.create_table('stamp',
+    sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('value', sa.BigInteger(), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.execute("insert into stamp (id, value) values (1, 1)")
     _add_triggers()
+    _move_the_stamp()
 
 
 def downgrade() -> None:

@@ -1,0 +1,294 @@
+"""Group commit: many requests, one transaction, one fsync, and nobody is answered before it.
+
+Requests draft their rows and wait; one thread takes whatever waits and writes it as one batch. A disk that commits four
+hundred times a second so takes thousands of tickets. The rules it keeps:
+- A waiter is released after COMMIT has returned, never before, each with an outcome of its own.
+- One bad row harms nobody: a batch that the database refuses is written again, entry by entry.
+- What a draft rests on is checked where it is written: it carries the stamp (`tables.Stamp`) under which it was made,
+  and a draft whose stamp has moved is `Stale` and not written. So a cache can make a request fast, and never wrong.
+- The same Idempotency-Key gets the answer that was given first, from the books or from the same batch.
+
+A batch is one statement for each table, however many rows it has. Python's sqlite3 gives up the interpreter's lock at
+each step of a statement, and waits milliseconds to get it back while requests are being worked on; pg8000 makes a
+round trip for each row of `executemany`.
+"""
+
+import asyncio
+import copy
+import json
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import JSON, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import SQLModel
+
+from enforcer.problems import IdempotencyConflict
+from registry import db
+from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 64  # each batch size is a statement of its own on SQLite: see `cached_statements` in db.py
+TABLES: tuple[type[SQLModel], ...] = (Ticket, Run, Event, PendingEntry, IdempotentAnswer)
+
+
+class Stale(Exception):
+    """What the draft rests on has changed since; read again and draft again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One row for each of `TABLES`, in that order, to be written together or not at all."""
+
+    stamp: int
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        return self.rows[-1]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    draft: Draft
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[str]
+    outcome: str | BaseException = field(default_factory=lambda: RuntimeError("not written"))
+
+
+class Writer:
+    """The thread that writes. It starts with the first draft, and again should it ever die."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._store: _Store = _OnSqlite() if engine.dialect.name == "sqlite" else _OnPostgresql()
+        self._groups: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    async def write(self, draft: Draft) -> str:
+        """Write a draft and return the answer that stands under its Idempotency-Key, committed.
+
+        Raises:
+            Stale: nothing was written; draft again.
+            IdempotencyConflict: the key came with another request before.
+            DBAPIError: the database is away, or refuses the rows; nothing was written.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(draft, loop, loop.create_future())
+        group = self._groups.get(loop)
+        if group is None:
+            group = self._groups[loop] = []
+            # When all requests that are ready now have drafted: one hand-over, and a batch worth its fsync.
+            loop.call_soon(self._hand_over, loop)
+        group.append(waiting)
+        return await waiting.future
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+        self._queue.put(self._groups.pop(loop))
+
+    def close(self) -> None:
+        """Write what still waits, and end."""
+        with self._starting:
+            if self._thread is not None:
+                self._queue.put(None)
+                self._thread.join()
+                self._thread = None
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._keep_writing, name="writer", daemon=True)
+                self._thread.start()
+
+    def _keep_writing(self) -> None:
+        while taken := self._take():
+            for start in range(0, len(taken), MAX_BATCH):
+                batch = taken[start : start + MAX_BATCH]
+                self._write(batch)
+                _release(batch)
+
+    def _take(self) -> list[_Waiting]:
+        """What waits now, at least one; nothing when it is time to end."""
+        batch: list[_Waiting] = []
+        group = self._queue.get()
+        while group is not None:
+            batch += group
+            if len(batch) >= MAX_BATCH:
+                return batch
+            try:
+                group = self._queue.get_nowait()
+            except queue.Empty:
+                return batch
+        if batch:
+            self._queue.put(None)  # ends after this batch
+        return batch
+
+    def _write(self, batch: Sequence[_Waiting]) -> None:
+        """Settle the outcome of each. Never raises: somebody waits for every one of them."""
+        try:
+            outcomes = self._transaction([waiting.draft for waiting in batch])
+        except BaseException as error:
+            away = isinstance(error, DBAPIError) and db.is_away(error)
+            if len(batch) > 1 and not away:
+                for waiting in batch:
+                    self._write([waiting])
+                return
+            if not isinstance(error, DBAPIError):
+                log.exception("the writer failed on a batch")
+            outcomes = [_copy(error) for _ in batch]
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            waiting.outcome = outcome
+
+    def _transaction(self, drafts: Sequence[Draft]) -> Sequence[str | BaseException]:
+        outcomes: list[str | BaseException] = []
+        fresh: list[Draft] = []
+        with self._engine.begin() as connection:
+            stamp, answers = self._store.look_up(connection, [draft.answer for draft in drafts])
+            for draft in drafts:
+                own = draft.answer
+                known = answers.get((own["actor"], own["key"]))
+                if draft.stamp != stamp:
+                    outcomes.append(Stale())
+                elif known is None:
+                    answers[own["actor"], own["key"]] = own["request_digest"], own["answer"]
+                    fresh.append(draft)
+                    outcomes.append(own["answer"])
+                elif known[0] == own["request_digest"]:
+                    outcomes.append(known[1])
+                else:
+                    outcomes.append(conflict(own["key"]))
+            if fresh:
+                self._store.insert(connection, fresh)
+        return outcomes
+
+
+def conflict(key: str) -> IdempotencyConflict:
+    return IdempotencyConflict(f"Idempotency-Key `{key[:80]}` came with another request before; make a new key")
+
+
+def _release(batch: Iterable[_Waiting]) -> None:
+    """Wake the waiters, each loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+    for waiting in batch:
+        by_loop.setdefault(waiting.loop, []).append(waiting)
+    for loop, waiters in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            loop.call_soon_threadsafe(_wake, waiters)
+
+
+def _wake(waiters: Iterable[_Waiting]) -> None:
+    for waiting in waiters:
+        if waiting.future.done():  # the client went away
+            continue
+        if isinstance(waiting.outcome, BaseException):
+            waiting.future.set_exception(waiting.outcome)
+        else:
+            waiting.future.set_result(waiting.outcome)
+
+
+def _copy(error: BaseException) -> BaseException:
+    """Each waiter raises an error of its own: a traceback grows with every raise."""
+    if not isinstance(error, Exception):
+        return RuntimeError(f"the writer was interrupted: {error!r}")
+    return copy.copy(error).with_traceback(None)
+
+
+# --- the two databases ------------------------------------------------------------------------------------------------
+
+Answers = dict[tuple[str, str], tuple[str, str]]
+
+
+class _Store(Protocol):
+    def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
+        """The stamp, and what was answered under these actors and keys: request digest and answer."""
+
+    def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None: ...
+
+
+def _found(rows: Sequence[Any]) -> tuple[int, Answers]:
+    return rows[0][0], {(actor, key): (digest, answer) for _, actor, key, digest, answer in rows if actor is not None}
+
+
+class _OnSqlite:
+    """One `insert ... values (...), (...)` for each table."""
+
+    def __init__(self) -> None:
+        self._tables: list[tuple[str, str, list[str], list[int]]] = []  # head, marks, columns, which of them are JSON
+        for table in TABLES:
+            columns = SQLModel.metadata.tables[str(table.__tablename__)].columns
+            names = [column.name for column in columns]
+            quoted = ", ".join(f'"{name}"' for name in names)
+            head = f'insert into "{table.__tablename__}" ({quoted}) values '  # noqa: S608 names of ours
+            as_json = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
+            self._tables.append((head, f"({', '.join('?' * len(names))})", names, as_json))
+
+    def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
+        marks = ", ".join(["(?, ?)"] * len(asked))
+        query = (
+            f"with asked(actor, key) as (values {marks}) "  # noqa: S608 question marks only
+            "select stamp.value, a.actor, a.key, a.request_digest, a.answer from stamp "
+            "left join (asked cross join idempotent_answer a on a.actor = asked.actor and a.key = asked.key)"
+        )
+        keys = tuple(part for row in asked for part in (row["actor"], row["key"]))
+        return _found(connection.exec_driver_sql(query, keys).all())
+
+    def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
+        for table, (head, marks, names, as_json) in enumerate(self._tables):
+            values: list[Any] = []
+            for draft in drafts:
+                row = [draft.rows[table].get(name) for name in names]
+                for at in as_json:
+                    row[at] = json.dumps(row[at]) if row[at] else "{}" if row[at] == {} else "[]"
+                values += row
+            # Moments as SQLAlchemy writes them: UTC, without saying so, always with microseconds.
+            values = [
+                value.replace(tzinfo=None).isoformat(" ", "microseconds") if type(value) is datetime else value
+                for value in values
+            ]
+            connection.exec_driver_sql(head + ", ".join([marks] * len(drafts)), tuple(values))
+
+
+class _OnPostgresql:
+    """All tables in one statement, from one JSON parameter. The stamp is locked in share mode: batches of other
+    processes go on beside this one, and only a change of what they rest on waits for them to commit."""
+
+    _LOOK_UP = (
+        "select stamp.value, found.* from stamp left join ("
+        "select a.actor, a.key, a.request_digest, a.answer from json_to_recordset(cast(%s as json)) "
+        "as asked(actor text, key text) join idempotent_answer a on a.actor = asked.actor and a.key = asked.key"
+        ") found on true for share of stamp"
+    )
+
+    def __init__(self) -> None:
+        # `select *` of its own row type is in the order of the table. Short, since pg8000 reads it letter by letter.
+        inserts = ", ".join(
+            f'_{table.__tablename__} as (insert into "{table.__tablename__}" select * from '  # noqa: S608 names of ours
+            f"json_populate_recordset(null::\"{table.__tablename__}\", (select j->'{table.__tablename__}' from b)))"
+            for table in TABLES
+        )
+        self._insert = f"with b as (select cast(%s as json) j), {inserts} select 1"
+
+    def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
+        keys = json.dumps([{"actor": row["actor"], "key": row["key"]} for row in asked])
+        return _found(connection.exec_driver_sql(self._LOOK_UP, (keys,)).all())
+
+    def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
+        # In one order everywhere, so that two processes with the same keys wait for each other in one direction only.
+        ordered = sorted(drafts, key=lambda draft: (draft.answer["actor"], draft.answer["key"]))
+        tables = {str(t.__tablename__): [draft.rows[at] for draft in ordered] for at, t in enumerate(TABLES)}
+        connection.exec_driver_sql(self._insert, (json.dumps(tables, default=self._value),))
+
+    @staticmethod
+    def _value(value: Any) -> str:
+        return value.isoformat() if isinstance(value, datetime) else f"\\x{value.hex()}"
