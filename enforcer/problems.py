@@ -189,6 +189,16 @@ class IdempotencyConflict(Invalid):
     code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
 
 
+class Held(Conflict):
+    """What a legal hold covers is not erased. `holds` are their ids."""
+
+    code, title = "legal-hold", "a legal hold covers it"
+
+
+class ErasureRefused(Conflict):
+    code, title = "erasure-refused", "this cannot be erased now, or not like this"
+
+
 class Malformed(Invalid):
     """The body, a query parameter or a header is not what the API takes. `errors` lists pointer and message."""
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -305,11 +305,13 @@ class Verified:
     whole: bool
 
 
-def export_lines(note: str, entries: Iterable[tuple[int, dict[str, Any], list[bytes]]]) -> Iterator[str]:
-    """NDJSON: the checkpoint, then one line for each event with its index and proof."""
-    yield _line({"checkpoint": note})
-    for index, event, path in entries:
-        yield _line({"index": index, "event": event, "proof": [base64.b64encode(node).decode() for node in path]})
+def export_head(note: str) -> str:
+    """The first line of an NDJSON export: the checkpoint that all its proofs lead to."""
+    return _line({"checkpoint": note})
+
+
+def export_line(index: int, event: Mapping[str, Any], path: Sequence[bytes]) -> str:
+    return _line({"index": index, "event": event, "proof": [base64.b64encode(node).decode() for node in path]})
 
 
 def verify_export(lines: Iterable[str], keys: KeySet, *, outside: Sequence[Head] = ()) -> Verified:
@@ -333,6 +335,8 @@ def verify_export(lines: Iterable[str], keys: KeySet, *, outside: Sequence[Head]
                 head = open_checkpoint(record["checkpoint"], keys)
                 included = _Included(head)
                 roots = _roots_of(outside, head)
+                continue
+            if record.keys() == {"manifest"}:  # the last line, which `enforcer.exports` checks
                 continue
             event, index = record["event"], record["index"]
             if not isinstance(event, dict) or type(index) is not int:

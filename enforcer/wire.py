@@ -379,6 +379,25 @@ class EventPage(_Answer):
     next_page_token: str | None
 
 
+class ErasureRequest(_Request):
+    """Erase what is personal about `actor`. The reason stays on record, so it does not name them."""
+
+    actor: Annotated[str, StringConstraints(pattern=r"^[a-z]+:[A-Za-z0-9._:@/|+=~-]{1,200}$")]
+    business_unit: Name | None = None
+    reason: Reason
+
+
+class ErasureReceipt(_Answer):
+    """How much was erased. `person_digest` stands in the log; whoever kept `salt` (hex) can show later whose it is:
+    `sha256(salt || actor)`."""
+
+    person_digest: Digest
+    salt: str
+    events: int
+    runs: int
+    answers: int
+
+
 class ConsistencyProof(_Answer):
     """That the log of `size` entries begins with the one of `old` (RFC 9162 section 2.1.4), hashes in base64."""
 

@@ -1,6 +1,7 @@
 """`tagwarden`: operate the registry. Heavy imports live in the commands, so that `--help` answers at once."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -274,41 +275,55 @@ def audit() -> None:
     """The audit log."""
 
 
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
 @audit.command("verify")
-@click.argument("export", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("export", required=False, type=_FILE)
 @click.option("--database", is_flag=True, help="Check this registry's own database instead of an export.")
+@click.option("--keys", type=_FILE, help="The log's public keys, as served at /tlog/jwks.json and kept by you.")
 @click.option(
-    "--keys",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The log's public keys, as served at /tlog/jwks.json and kept by you.",
+    "--manifest-keys", type=_FILE, help="The manifests' keys, as served at /.well-known/attestation-jwks.json."
 )
 @click.option(
     "--checkpoint",
     "checkpoints",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=_FILE,
     help="A checkpoint that you kept: the log must begin with it. Repeat for more.",
 )
-def verify_log(export: Path | None, database: bool, keys: Path, checkpoints: tuple[Path, ...]) -> None:
-    """Compute the log again from an NDJSON EXPORT, offline, or from the database, and compare.
+def verify_log(
+    export: Path | None, database: bool, keys: Path | None, manifest_keys: Path | None, checkpoints: tuple[Path, ...]
+) -> None:
+    """Check an EXPORT offline: whole as it was signed (--manifest-keys, all formats); and compute the log again from an
+    NDJSON one, or from the database, and compare (--keys).
 
     Without a checkpoint that was kept elsewhere, whoever owns the log's key can have written all of it anew.
     """
     from enforcer import tlog
+    from enforcer.exports import ExportInvalid
     from enforcer.keys import KeySet, KeyUnusable
 
     if database == (export is not None):
         raise click.UsageError("name an export, or `--database`")
+    if keys is None and (database or checkpoints or manifest_keys is None):
+        raise click.UsageError("give `--keys` for the log's proofs, or `--manifest-keys` for the manifest of an export")
     try:
+        if export is not None and manifest_keys is not None and _manifest_format(export, manifest_keys) != "ndjson":
+            if keys is not None or checkpoints:
+                click.echo("proofs were not checked: only NDJSON carries them", err=True)
+            return
+        if keys is None:
+            click.echo("proofs were not checked: no `--keys`", err=True)
+            return
         known = KeySet.load(keys)
         outside = [tlog.open_checkpoint(file.read_text("utf-8"), known) for file in checkpoints]
         if export is not None:
-            with export.open(encoding="utf-8") as lines:
+            with export.open(encoding="utf-8", newline="\n") as lines:
                 found = tlog.verify_export(lines, known, outside=outside)
         else:
             found = _in_words(lambda: _verify_database(known, outside))
-    except (tlog.LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
+    except (ExportInvalid, tlog.LogInvalid, KeyUnusable, UnicodeDecodeError) as error:
         what = "export" if export is not None else "log"
         raise click.ClickException(f"the {what} does not hold: {error}") from error
     extent = "the whole log" if found.whole else f"of {found.head.size} in the log"
@@ -317,6 +332,20 @@ def verify_log(export: Path | None, database: bool, keys: Path, checkpoints: tup
         click.echo(f"ok: it begins with the {'checkpoint' if len(outside) == 1 else 'checkpoints'} you brought")
     else:
         click.echo("compared with no checkpoint that was kept elsewhere; bring one with `--checkpoint`", err=True)
+
+
+def _manifest_format(export: Path, manifest_keys: Path) -> str:
+    """Check the manifest of an export, say what it says, and return the format."""
+    from enforcer import exports
+    from enforcer.keys import KeySet
+
+    with export.open("rb") as content:
+        manifest = exports.verify(content, KeySet.load(manifest_keys))
+    click.echo(
+        f"ok: {manifest.count} events in {manifest.format}, as {manifest.made_by} got them at {manifest.made_at} for "
+        f"{json.dumps(manifest.filter)}"
+    )
+    return manifest.format
 
 
 def _verify_database(keys: Any, outside: Any) -> Any:
@@ -374,6 +403,148 @@ def serve_witness(name: str, logs: tuple[str, ...], key_file: Path, state: Path,
     click.echo(f"witness {seen.key.vkey}")
     click.echo(f"listening on {host}:{server.server_address[1]}")
     server.serve_forever()
+
+
+@audit.command("export")
+@click.option("--format", "format_", required=True, type=click.Choice(["ndjson", "csv", "cef", "ocsf"]))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new file; it is readable for you only.")
+@click.option("--unit", "business_unit", help="Only this business unit.")
+@click.option("--task-type")
+@click.option("--actor", help="Such as user:li.")
+@click.option("--kind", help="Such as ticket.issued.")
+@click.option("--outcome", type=click.Choice(["done", "refused"]))
+@click.option("--run", "run_id")
+@click.option("--ticket", "ticket_id")
+@click.option("--since", help="With time zone, such as 2026-11-01T00:00:00Z.")
+@click.option("--until", help="Not including this moment.")
+def export_events(format_: str, out: Path, **asked: str | None) -> None:
+    """Write events of the database to a file that ends with a signed manifest. The export is on record."""
+    from pydantic import ValidationError
+
+    from registry import exports, identity
+    from registry.routes.audit import ExportQuery, filter_of
+
+    try:
+        query = ExportQuery.model_validate({"format": format_, **{k: v for k, v in asked.items() if v is not None}})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise click.UsageError(f"`{first['loc'][0]}`: {first['msg']}") from error
+    unit = query.business_unit or "all"
+
+    def write() -> None:
+        books = _books()
+        wanted = filter_of(books, query, unit)
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in exports.stream(books, query.format, wanted, identity.Actor(OPERATOR, (), unit), unit, {}):
+                file.write(piece)
+
+    _in_words(write)
+    click.echo(f"wrote {out}")
+
+
+@audit.command("erase")
+@click.option("--actor", required=True, help="Whom to erase, such as user:li.")
+@click.option("--reason", required=True, help="Stays on record: do not name the person.")
+@click.option("--unit", default="all", show_default=True, help="Only in this business unit.")
+def erase_person(actor: str, reason: str, unit: str) -> None:
+    """Erase what is personal about somebody, and print a receipt. The log's proofs stay valid."""
+    from pydantic import ValidationError
+
+    from enforcer import wire
+    from registry import erasure, identity
+
+    try:
+        asked = wire.ErasureRequest(actor=actor, reason=reason)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise click.UsageError(f"`{first['loc'][0]}`: {first['msg']}") from error
+
+    def forget() -> str:
+        books = _books()
+        _refuse_unknown_unit(books.policy.directory.units, unit)
+        receipt = erasure.erase(books.engine, asked, identity.Actor(OPERATOR, (), unit), unit, {})
+        return receipt.model_dump_json(indent=2)
+
+    click.echo(_in_words(forget))
+
+
+@audit.command("retain")
+@click.option("--dry-run", is_flag=True, help="Count, and erase nothing.")
+def retain(dry_run: bool) -> None:
+    """Erase what is personal in events that are past their retention class (policies/retention.yaml). The running
+    service does it daily."""
+    from registry import db, retention
+
+    settings = _settings()
+
+    def keep() -> dict[str, dict[str, int]]:
+        classes = retention.load(settings.policies_dir)
+        return retention.run(_migrated(settings), classes, now=db.utc_now(), dry_run=dry_run)
+
+    for name, count in _in_words(keep).items():
+        would = "would be erased" if dry_run else "erased"
+        click.echo(f"{name}: {count['erased']} {would}, {count['held']} on legal hold")
+
+
+@audit.group()
+def hold() -> None:
+    """Legal hold: what is not erased, whoever asks."""
+
+
+@hold.command("place")
+@click.option("--reason", required=True)
+@click.option("--unit", "business_unit", help="Events of this business unit.")
+@click.option("--actor", help="Events by or about them, such as user:li.")
+@click.option("--run", "run_id", help="Events of this run.")
+@click.option("--everything", is_flag=True, help="All events; needed when nothing else is named.")
+def place_hold(reason: str, everything: bool, **covers: str | None) -> None:
+    """Keep events from erasure and retention. Of several filters all have to fit."""
+    from registry import db, erasure, identity
+
+    if everything == any(covers.values()):
+        raise click.UsageError("name what to hold with `--unit`, `--actor` or `--run`, or hold `--everything`")
+
+    def place() -> str:
+        books = _books()
+        if covers["business_unit"] is not None:
+            _refuse_unknown_unit(books.policy.directory.units, covers["business_unit"])
+        with db.writing(books.engine) as session:
+            return erasure.place_hold(session, reason, identity.Actor(OPERATOR, (), "all"), **covers).id
+
+    click.echo(_in_words(place))
+
+
+@hold.command("release")
+@click.argument("hold_id")
+@click.option("--reason", required=True)
+def release_hold(hold_id: str, reason: str) -> None:
+    """End a hold."""
+    from registry import db, erasure, identity
+
+    settings = _settings()
+
+    def release() -> None:
+        with db.writing(_migrated(settings)) as session:
+            erasure.release_hold(session, hold_id, reason, identity.Actor(OPERATOR, (), "all"))
+
+    _in_words(release)
+    click.echo(f"{hold_id} is released")
+
+
+@hold.command("list")
+def list_holds() -> None:
+    """Holds that are active: id, since when, what they cover, why."""
+    from registry import db, erasure
+
+    settings = _settings()
+
+    def read() -> list[str]:
+        with db.reading(_migrated(settings)) as session:
+            return [_hold_line(row) for row in erasure.active_holds(session)]
+
+    for line in _in_words(read):
+        click.echo(line)
 
 
 @main.command()
@@ -443,6 +614,38 @@ def _settings(**given: Any) -> Any:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         _stop(f"a setting is wrong: {json.dumps([[e['loc'], e['msg']] for e in error.errors()], default=str)}")
+
+
+def _hold_line(row: Any) -> str:
+    covers = {"unit": row.business_unit, "actor": row.actor, "run": row.run_id}
+    named = " ".join(f"{name}={value}" for name, value in covers.items() if value is not None) or "everything"
+    return f"{row.id}  {row.placed_at:%Y-%m-%d}  {named}  {row.reason}"
+
+
+def _migrated(settings: Any) -> Any:
+    from registry import db
+
+    engine = db.open_engine(settings)
+    db.migrate(engine)
+    return engine
+
+
+def _books() -> Any:
+    """What the service holds, over a migrated database."""
+    from registry.books import Books
+
+    settings = _settings()
+
+    def open_() -> Books:
+        _migrated(settings).dispose()
+        return Books.open(settings)
+
+    return _in_words(open_)
+
+
+def _refuse_unknown_unit(units: Any, unit: str) -> None:
+    if unit not in units:
+        raise click.ClickException(f"unit `{unit}` is not in policies/directory.yaml")
 
 
 def _in_words(act: Any) -> Any:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from sqlmodel import Session
 from registry.settings import Settings
 
 BUSY_TIMEOUT_S = 15
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -120,11 +121,25 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def uuid7() -> str:
-    """RFC 9562 version 7: milliseconds, then random bits. Sorts by time of creation to the millisecond."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+def uuid7(at: datetime | None = None) -> str:
+    """RFC 9562 version 7: milliseconds, then random bits. Sorts by time of creation (or `at`) to the millisecond."""
+    moment = time.time_ns() // 1_000_000 if at is None else milliseconds(at)
+    value = (moment << 80) | int.from_bytes(os.urandom(10))
     value = (value & ~(0xF << 76)) | (0x7 << 76)
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return _dashed(value)
+
+
+def uuid7_floor(at: datetime) -> str:
+    """What every `uuid7` of this millisecond and later is not below, and every earlier one is."""
+    return _dashed(milliseconds(at) << 80)
+
+
+def milliseconds(at: datetime) -> int:
+    """Since the epoch."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)  # exact, which a float of seconds is not
+
+
+def _dashed(value: int) -> str:
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -36,6 +36,7 @@ CONFLICT = {
     "cancelRun",
     "sendHeartbeat",
     "reportRun",
+    "erasePerson",
 }
 ANYBODY = {"disablePrincipal", "enablePrincipal"}  # somebody who was never here can be shut out
 PROBES = {"healthz", "readyz"}

@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from enforcer.policy import rules
 from enforcer.problems import LogInconsistent
-from registry import audit, db, logs, publishing, tags, tickets
+from registry import audit, db, logs, publishing, retention, tags, tickets
 from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -47,6 +47,7 @@ def prepare(settings: Settings) -> None:
             f"`{settings.host}` is not loopback, so tickets need the name under which clients reach the registry; "
             "set TAGWARDEN_PUBLIC_URL"
         )
+    retention.load(settings.policies_dir)
     engine = db.open_engine(settings)
     db.migrate(engine)
     with db.writing(engine) as session:
@@ -86,6 +87,8 @@ def serve(settings: Settings) -> None:
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
+    kept = (app.state.books.engine, retention.load(settings.policies_dir))
+    threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
     gc.freeze()  # what stands by now is no garbage: collections need not look at it again and again
     try:
         uvicorn.Server(web_server(app, settings)).run(sockets=[listener])

@@ -20,7 +20,7 @@ from enforcer import canonical
 from enforcer.policy.conditions import Conditions
 from enforcer.runspec import digest
 
-ACTIONS = frozenset({"submit", "cancel", "propose", "approve", "run-read", "audit-read", "deactivate"})
+ACTIONS = frozenset({"submit", "cancel", "propose", "approve", "run-read", "audit-read", "audit-erase", "deactivate"})
 MAX_DEPTH = 32
 Document = TypeVar("Document", bound=BaseModel)
 

@@ -1,6 +1,7 @@
 """`/v1/audit`: who did what, for whom, under which rule. The proof of it is in `routes/log.py`."""
 
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -9,7 +10,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from enforcer import wire
-from registry import audit, log, tags
+from enforcer.exports import Format
+from registry import audit, erasure, exports, tags
 from registry.access import Matter, May, Permit
 from registry.books import Books, TheBooks
 from registry.paging import Filter, Page
@@ -18,7 +20,6 @@ from registry.tables import Event
 router = APIRouter(tags=["audit"])
 # Bounds that every database can compare after moving the time to UTC.
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))]
-MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
 
 class EventQuery(BaseModel):
@@ -32,6 +33,7 @@ class EventQuery(BaseModel):
     kind: wire.Name | None = None
     outcome: Literal["done", "refused"] | None = None
     run_id: wire.Name | None = None
+    ticket_id: wire.Name | None = None
     since: Moment | None = None
     until: Moment | None = None
 
@@ -42,7 +44,7 @@ class EventPageQuery(EventQuery):
 
 
 class ExportQuery(EventQuery):
-    format: Literal["csv", "ndjson"]
+    format: Format
 
 
 def _unit_on_page(query: Annotated[EventPageQuery, Query()]) -> Matter:
@@ -53,6 +55,10 @@ def _unit_in_export(query: Annotated[ExportQuery, Query()]) -> Matter:
     return Matter(unit=query.business_unit)
 
 
+def _unit_of_erasure(asked: wire.ErasureRequest) -> Matter:
+    return Matter(unit=asked.business_unit)
+
+
 @router.get("/v1/audit", operation_id="listEvents")
 def list_events(
     query: Annotated[EventPageQuery, Query()],
@@ -60,12 +66,14 @@ def list_events(
     books: TheBooks,
 ) -> wire.EventPage:
     """Events of one business unit, newest first; the auditor's own unless another is named. Reading is an event too."""
-    wanted = _filter(books, query, auditor)
+    wanted = filter_of(books, query, auditor.unit)
     page = Page(query.page_size, query.page_token, wanted)
-    with books.writing() as session:
+    with books.reading() as session:
         found, token = page.newest_first(session, Event)
-        _record_reading(session, "audit.read", auditor, wanted, len(found))
-        return wire.EventPage(items=[wire.Event.model_validate(event) for event in found], next_page_token=token)
+        answer = wire.EventPage(items=[wire.Event.model_validate(event) for event in found], next_page_token=token)
+    with books.writing() as session:
+        _record_reading(session, auditor, wanted, len(found))
+    return answer
 
 
 @router.get("/v1/audit:export", operation_id="exportEvents", response_class=StreamingResponse)
@@ -74,34 +82,39 @@ def export_events(
     auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_in_export, budget="exports"))],
     books: TheBooks,
 ) -> StreamingResponse:
-    """All matching events, oldest first. `ndjson` carries a signed checkpoint and a proof for each event."""
-    wanted = _filter(books, query, auditor)
-    log.integrate(books)
-    with books.reading() as session:
-        if query.format == "ndjson":
-            lines = list(audit.export_ndjson(session, wanted, books))
-        else:
-            lines = list(audit.export_csv(session, wanted))
-    with books.writing() as session:
-        _record_reading(session, "audit.exported", auditor, wanted, len(lines) - 1)
-    headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
-    return StreamingResponse(iter(lines), media_type=MEDIA_TYPES[query.format], headers=headers)
+    """All matching events, oldest first, with a signed manifest as the last record. `ndjson` carries a checkpoint and a
+    proof for each event. An export without its last record broke off."""
+    form, wanted = exports.FORMS[query.format], filter_of(books, query, auditor.unit)
+    body = exports.stream(books, query.format, wanted, auditor.actor, auditor.unit, auditor.provenance)
+    headers = {"Content-Disposition": f'attachment; filename="{form.file_name}"'}
+    return StreamingResponse(chain([next(body)], body), media_type=form.media_type, headers=headers)
 
 
-def _filter(books: Books, query: EventQuery, auditor: Permit) -> Filter:
+@router.post("/v1/audit:erase", operation_id="erasePerson")
+def erase_person(
+    asked: wire.ErasureRequest,
+    officer: Annotated[Permit, Depends(May("audit-erase", about=_unit_of_erasure))],
+    books: TheBooks,
+) -> wire.ErasureReceipt:
+    """Erase a person from one business unit's record, the officer's own unless another is named; `all` is all of them.
+    The log's proofs stay valid. A legal hold refuses it."""
+    return erasure.erase(books.engine, asked, officer.actor, officer.unit, officer.provenance)
+
+
+def filter_of(books: Books, query: EventQuery, unit: str) -> Filter:
     """The unit is the one the policy was asked about, in SQL: nothing of another unit is ever read."""
     asked = query.model_dump(exclude={"page_size", "page_token", "format", "business_unit"}, exclude_none=True)
     if "task_type" in asked:
         with books.reading() as session:
             asked["task_type"] = tags.canonical(session, asked["task_type"])
-    return Filter(**asked, business_unit=None if auditor.unit == "all" else auditor.unit)
+    return Filter(**asked, business_unit=None if unit == "all" else unit)
 
 
-def _record_reading(session: Session, kind: str, auditor: Permit, wanted: Filter, count: int) -> None:
+def _record_reading(session: Session, auditor: Permit, wanted: Filter, count: int) -> None:
     asked = {name: str(value) for name, value in wanted.wanted.items()}
     audit.record(
         session,
-        kind,
+        "audit.read",
         auditor.actor,
         business_unit=auditor.unit,
         detail={"filter": asked, "events": count},

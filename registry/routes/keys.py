@@ -36,7 +36,7 @@ async def token_keys(request: Request, books: TheBooks) -> Response:
 
 @router.get("/.well-known/attestation-jwks.json", operation_id="attestationKeys", response_model=dict[str, Any])
 async def attestation_keys(request: Request, books: TheBooks) -> Response:
-    """The public keys of countersignatures under run manifests."""
+    """The public keys of countersignatures under run manifests, and of the manifests that exports end with."""
     return _published(request, books, "attestation")
 
 

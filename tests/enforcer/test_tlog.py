@@ -112,7 +112,10 @@ def export(count: int = 5) -> list[str]:
     events = [event_of(f"e{number}") for number in range(count)]
     tree = in_memory(tlog.leaf_hash(tlog.entry(event)) for event in events)
     note = tlog.sign_checkpoint("registry.example/tlog", count, tree.root, KEY)
-    return list(tlog.export_lines(note, ((i, event, tree.inclusion(i)) for i, event in enumerate(events))))
+    return [
+        tlog.export_head(note),
+        *(tlog.export_line(number, event, tree.inclusion(number)) for number, event in enumerate(events)),
+    ]
 
 
 def test_a_checkpoint_is_a_c2sp_signed_note() -> None:

@@ -69,6 +69,7 @@ def test_reading_and_exporting_are_events(busy: Registry) -> None:
         ({"task_type": "dpo"}, ["submit.refused"]),
         ({"kind": "ticket.issued"}, ["ticket.issued"]),
         ({"actor": "user:retail-trainer", "outcome": "refused"}, ["submit.refused"]),
+        ({"ticket_id": "no-such-ticket"}, []),
         ({"until": "2020-01-01T00:00:00Z"}, []),
         ({"since": "2020-01-01T00:00:00Z"}, ["submit.refused", "ticket.issued"]),
     ],
@@ -197,7 +198,7 @@ def test_a_csv_export_is_complete_and_runs_no_formula(busy: Registry) -> None:
 
     rows = list(csv.DictReader(io.StringIO(export(busy, "csv").text)))
 
-    assert [row["kind"] for row in rows] == ["ticket.issued", "submit.refused", "test.formula"]
+    assert [row["kind"] for row in rows] == ["ticket.issued", "submit.refused", "test.formula", "audit.manifest"]
     assert rows[2]["reason"] == "'=cmd|' /C calc'!A0"
 
 

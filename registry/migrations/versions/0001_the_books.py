@@ -143,6 +143,29 @@ def upgrade() -> None:
     op.create_index('event_by_tag', 'event', ['task_type', 'id'], unique=False)
     op.create_index('event_by_unit', 'event', ['business_unit', 'id'], unique=False)
     op.create_index('ix_event_run_id', 'event', ['run_id'], unique=False)
+    op.create_index('event_by_unit_kind', 'event', ['business_unit', 'kind', 'id'], unique=False)
+    op.create_index('event_by_unit_tag', 'event', ['business_unit', 'task_type', 'id'], unique=False)
+    op.create_index('event_by_unit_actor', 'event', ['business_unit', 'actor', 'id'], unique=False)
+    refused, has_ticket = sa.text("outcome = 'refused'"), sa.text("ticket_id is not null")
+    op.create_index(
+        'event_refused', 'event', ['business_unit', 'id'], unique=False,
+        sqlite_where=refused, postgresql_where=refused,
+    )
+    op.create_index(
+        'event_by_ticket', 'event', ['ticket_id', 'id'], unique=False,
+        sqlite_where=has_ticket, postgresql_where=has_ticket,
+    )
+    op.create_table('legal_hold',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.Column('placed_by', sa.String(), nullable=False),
+    sa.Column('placed_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('released_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('business_unit', sa.String(), nullable=True),
+    sa.Column('actor', sa.String(), nullable=True),
+    sa.Column('run_id', sa.String(), nullable=True),
+    sa.PrimaryKeyConstraint('id')
+    )
     op.create_table('idempotent_answer',
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('key', sa.String(), nullable=False),
