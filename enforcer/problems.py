@@ -25,6 +25,7 @@ class Problem(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "problem"
     title: ClassVar[str] = "the request was refused"
+    alarm: ClassVar[str | None] = None  # the kind of event that records it, where a refused attempt says too little
 
     def __init__(self, detail: str, **facts: Any) -> None:
         super().__init__(detail)
@@ -165,6 +166,34 @@ class TicketUsed(Conflict):
 
 class TicketExpired(Conflict):
     code, title = "ticket-expired", "the ticket was not redeemed in time"
+
+
+class TicketRevoked(Conflict):
+    code, title = "ticket-revoked", "the run ticket was taken back"
+
+
+class TicketNeverIssued(NotFound):
+    """Signed with our key, yet not what we wrote down: somebody else has the key."""
+
+    code, title, alarm = "ticket-never-issued", "the books know no such ticket", "ticket.never-issued"
+
+
+class TicketUsedTwice(TicketUsed):
+    """Two offline redemptions of one ticket: a copied permit, found out when the second record arrived."""
+
+    code, title, alarm = "ticket-used-twice", "a ticket started two runs", "ticket.used-twice"
+
+
+class RevokedTicketUsed(TicketRevoked):
+    """An offline redemption of a ticket that was taken back."""
+
+    code, title, alarm = "revoked-ticket-used", "a revoked ticket started a run", "ticket.used-revoked"
+
+
+class OfflineNotPermitted(NotPermitted):
+    """Offline redemption is for places that the policy's directory lists as `offline`."""
+
+    code, title = "offline-not-permitted", "no offline redemption there"
 
 
 class UnknownRun(NotFound):

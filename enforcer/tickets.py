@@ -8,7 +8,7 @@ it takes a proof by the run's own key (`cnf.jkt`, `enforcer.proofs`).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -26,6 +26,7 @@ TTL_S = 15 * 60
 MAX_LIFE_S = 60 * 60
 LEEWAY_S = 60
 Clock = Callable[[], float]
+Redeem = Literal["online", "offline"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=48)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=300)]
@@ -70,7 +71,7 @@ class Claims(_Claim):
     policy_digest: Digest
     policy_rule: Text
     decision_id: Text
-    redeem: Literal["online"]
+    redeem: Redeem
 
 
 _ONLY_THE_VERIFIER = object()
@@ -102,10 +103,12 @@ def verify(
     issuer: str,
     audience: str,
     allow_dev: bool = False,
+    revoked: Collection[str] = (),
     now: Clock = time.time,
 ) -> VerifiedTicket:
     """Check a ticket offline against the run specification that is about to be executed.
 
+    `revoked` are the tickets of a list that `enforcer.revoked.read` took; without one, revocation shows at redemption.
     Whoever starts the run goes on (all sixteen are listed in `enforcer/README.md`): 13 possession of the key
     (`enforcer.proofs`), 14 redemption, 15 proof of issuance where that is required (`check_logged`), 16 digests of what
     was loaded.
@@ -125,6 +128,9 @@ def verify(
     spec = RunSpec.read(run_spec, expected_digest=claims.run_spec_digest)
     # 12. The values about to be used are those the permit speaks of.
     _check_agreement(claims, spec)
+    # 14, as far as it can be seen offline: nobody took the permit back.
+    if claims.jti in revoked:
+        _refuse(14, "it was revoked; ask for a new ticket")
     return VerifiedTicket(claims, spec, token, _ONLY_THE_VERIFIER)
 
 

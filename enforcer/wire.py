@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from enforcer.gates import Judgement, Score, Verdict
 from enforcer.profiles import Kind, Limits, Profile, ProfileOverrides, Value
 from enforcer.runspec import Digest, Inputs
+from enforcer.tickets import Redeem
 
 # No text holds a NUL: PostgreSQL cannot store one, and nobody means one.
 _NO_NUL = r"^[^\x00]*$"
@@ -214,6 +215,7 @@ class TicketRequest(_Request):
     audience: Annotated[str, StringConstraints(pattern=r"^urn:[a-z0-9][A-Za-z0-9:._/-]{0,200}$")]
     jkt: Thumbprint
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,100}$")]
+    redeem: Redeem = "online"
 
 
 class TicketGrant(_Answer):
@@ -251,6 +253,8 @@ class TicketStatus(_Answer):
     issued_at: datetime
     expires_at: datetime
     redeemed_at: datetime | None
+    revoked_at: datetime | None
+    redeem: Redeem
 
 
 class Redemption(_Request):
@@ -260,12 +264,42 @@ class Redemption(_Request):
     redemption_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
 
 
+OnLeaseLoss = Literal["checkpoint-and-stop", "finish"]
+
+
 class Lease(_Answer):
+    """The right to go on training. After `lease_s` and `grace_s` without an answer, `on_lease_loss` says what a run
+    does: the organisation's choice, which comes with the lease, so that no client loosens it."""
+
     run_id: str
     lease_token: str
     expires_at: datetime
     heartbeat_s: int
     checkpoint: Note
+    lease_s: int
+    grace_s: int
+    on_lease_loss: OnLeaseLoss
+
+
+class Revocation(_Request):
+    reason: Reason
+
+
+class RevokedList(_Answer):
+    """A signed list (JWS, `typ: revoked+jwt`) of the tickets that were taken back and have not expired."""
+
+    revoked: str
+
+
+class TicketRefusal(_Request):
+    """Why a worker did not start what a ticket permits: the number of the step that failed (`enforcer.tickets`)."""
+
+    step: int = Field(ge=1, le=16)
+    reason: Line
+
+
+class RefusalNoted(_Answer):
+    decision_id: str
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -293,6 +327,14 @@ class Report(_Request):
     outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=300)
     error: Annotated[str, StringConstraints(max_length=2_000, pattern=_NO_NUL)] | None = None
     manifest: Envelope | None = Field(default=None, description="the signed manifest, byte for byte")
+
+
+class Upload(_Request):
+    """What an offline run left, signed by its own key: that it redeemed the ticket, and how it ended."""
+
+    record: Annotated[str, StringConstraints(min_length=1, max_length=8_192)]
+    report: Report | None = None
+    report_proof: Annotated[str, StringConstraints(min_length=1, max_length=8_192)] | None = None
 
 
 class Run(_Answer):

@@ -3,6 +3,7 @@
     May("approve", about=...)   the policy decides; `about` says on what
     SignedIn                    anybody with a valid token
     TicketHolder                the run ticket and a proof by the run's own key
+    TicketBearer                the run ticket alone, for what was signed by the run's own key before
     LeaseHolder                 the token that redemption gave
     ProofReader                 anybody with a valid token, or the run that an event is about
     Public                      health, public keys, heads and hashes of the log, where to sign in, the trade of a job's
@@ -23,12 +24,13 @@ from fastapi.security import HTTPBearer
 from sqlmodel import col, select
 
 from enforcer import proofs, tickets
+from enforcer.keys import KeySet
 from enforcer.policy.conditions import Context
 from enforcer.policy.snapshot import ANY_TAG, Decision, Snapshot
 from enforcer.policy.snapshot import Request as Question
 from enforcer.problems import NotPermitted, RateLimited, TicketInvalid, Unauthenticated
 from registry import db, limits
-from registry.books import TheBooks
+from registry.books import Books, TheBooks
 from registry.identity import Actor, identify
 from registry.identity import Attempt as Attempt
 from registry.rates import Budget
@@ -44,6 +46,7 @@ class Matter:
     target: str = "any"
     gpus: int = 0
     model: str | None = None
+    owner: str | None = None  # who may do it whatever the rules say
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Permit:
         return {"rule": self.decision.rule, "policy_revision": self.decision.revision}
 
 
+OWNER = "owner"  # in the place of a rule: what people may do with what is their own
 Caller = Annotated[Actor, Depends(identify)]
 
 
@@ -127,6 +131,8 @@ def May(  # noqa: N802
             noted.facts["business_unit"] = unit
         else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
             noted.facts["detail"] = {**noted.facts.get("detail", {}), "asked_for_unit": unit}
+        if matter.owner == actor.id:
+            return Permit(actor, unit, Decision(True, "allow", gate.revision, OWNER))
         decision = decide(gate, actor, action, matter)
         if not decision.allowed:
             raise refusal(actor, action, matter, unit, decision)
@@ -198,6 +204,14 @@ class HeldTicket:
     proof_id: str
 
 
+@dataclass(frozen=True)
+class BorneTicket:
+    """A ticket of ours, presented by whoever has it."""
+
+    claims: tickets.Claims
+    token: str
+
+
 def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
     """`Authorization: DPoP <ticket>` with a `DPoP` proof over this request (RFC 9449).
 
@@ -207,10 +221,40 @@ def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme != "DPoP" or not token:
         raise Unauthenticated("the run ticket is needed: send `Authorization: DPoP <ticket>` with a `DPoP` proof")
-    claims = tickets.recognise(token, books.ticket_keys, issuer=books.settings.issuer)
+    claims = _claims_of(request, books, jti, token, books.ticket_keys)
+    url = f"{books.settings.issuer}{request.url.path}"
+    proven = proofs.check(request.headers.get("dpop", ""), method=request.method, url=url, ticket=token)
+    if not hmac.compare_digest(proven.thumbprint, claims.cnf.jkt):
+        raise TicketInvalid("the proof is by another key than the ticket names (`cnf.jkt`)", step=13)
+    admit(request, request.state.attempt.actor, counted=claims.txn)
+    return HeldTicket(claims, proven.proof_id)
+
+
+def ticket_bearer(request: Request, books: TheBooks, jti: str) -> BorneTicket:
+    """`Authorization: Ticket <ticket>`: whose, and that it is ours. What comes with it has to prove the rest.
+
+    Raises:
+        TicketInvalid: not our ticket, or another ticket than the path names.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme != "Ticket" or not token:
+        raise Unauthenticated("the run ticket is needed: send `Authorization: Ticket <ticket>`")
+    # A record may come back when the key of its ticket is long retired; the books know the ticket, or they do not.
+    claims = _claims_of(request, books, jti, token, books.ring.ever("ticket"))
+    admit(request, request.state.attempt.actor, counted=claims.txn)
+    return BorneTicket(claims, token)
+
+
+ticket_bearer.access = "bears the ticket"  # type: ignore[attr-defined]
+TicketBearer = Annotated[BorneTicket, Depends(ticket_bearer)]
+
+
+def _claims_of(request: Request, books: Books, jti: str, token: str, keys: KeySet) -> tickets.Claims:
+    """The claims of a ticket of ours that somebody presents; from here on, what they try is on record."""
+    claims = tickets.recognise(token, keys, issuer=books.settings.issuer)
     attempt(
         request,
-        "redeem",
+        request.url.path.rpartition(":")[2],
         Actor(claims.sub, (), claims.business_unit),
         task_type=claims.task_type,
         version=claims.task_version,
@@ -220,12 +264,7 @@ def ticket_holder(request: Request, books: TheBooks, jti: str) -> HeldTicket:
     )
     if claims.jti != jti:
         raise TicketInvalid("the ticket is not the one that the path names", step=14)
-    url = f"{books.settings.issuer}{request.url.path}"
-    proven = proofs.check(request.headers.get("dpop", ""), method=request.method, url=url, ticket=token)
-    if not hmac.compare_digest(proven.thumbprint, claims.cnf.jkt):
-        raise TicketInvalid("the proof is by another key than the ticket names (`cnf.jkt`)", step=13)
-    admit(request, request.state.attempt.actor, counted=claims.txn)
-    return HeldTicket(claims, proven.proof_id)
+    return claims
 
 
 ticket_holder.access = "holds the ticket and its key"  # type: ignore[attr-defined]

@@ -68,7 +68,8 @@ def record_refusal(engine: Engine, action: str, actor: Actor, problem: Problem, 
     with db.writing(engine) as session:
         # What could not be stored must not keep the refusal from being stored.
         reason = problem.detail[:1_000].replace("\x00", "").encode("utf-8", "replace").decode()
-        return record(session, f"{action}.refused", actor, outcome="refused", reason=reason, **facts).id
+        kind = problem.alarm or f"{action}.refused"
+        return record(session, kind, actor, outcome="refused", reason=reason, **facts).id
 
 
 def record_keys(engine: Engine, actor: Actor, steps: Sequence[Step]) -> None:

@@ -235,12 +235,20 @@ def principal() -> None:
 @click.argument("principal_id", metavar="ID")
 @click.option("--reason", required=True, help="Why; it is on record.")
 def disable_principal(principal_id: str, reason: str) -> None:
-    """Let none of ID's credentials open anything, from the next request on. ID is as in events: `user:li`."""
-    from registry import identity, principals
+    """Let none of ID's credentials open anything, from the next request on. ID is as in events: `user:li`.
+
+    Tickets of theirs are revoked, and their runs save a checkpoint and stop.
+    """
+    from registry import identity, principals, revocations
 
     operator = identity.Actor(OPERATOR, (), "all")
-    _in_words(lambda: _write(lambda session: principals.disable(session, principal_id, operator, reason)))
-    click.echo(f"{principal_id} is disabled")
+
+    def disable(session: Any) -> int:
+        principals.disable(session, principal_id, operator, reason)
+        return revocations.revoke_all_of(session, principal_id, operator, reason)
+
+    taken = _in_words(lambda: _write(disable))
+    click.echo(f"{principal_id} is disabled; {taken} of their permits were taken back")
 
 
 @principal.command("enable")

@@ -151,6 +151,11 @@ class Keyring:
         """Every key that a signature of today may carry: next, active, retiring."""
         return self._current().sets[purpose]
 
+    def ever(self, purpose: Purpose) -> KeySet:
+        """Those and the retired ones, for what comes back late and is looked up in the books all the same."""
+        keys = self._current().ring.keys
+        return KeySet.from_jwks({"keys": [k.jwk for k in keys if k.purpose == purpose and k.state != "compromised"]})
+
     def jwks(self, purpose: Purpose) -> dict[str, Any]:
         return {"keys": [key.jwk for key in self._current().ring.of(purpose, *PUBLISHED)]}
 

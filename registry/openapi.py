@@ -33,12 +33,15 @@ CONFLICT = {
     "withdrawProposal",
     "issueTicket",
     "redeemTicket",
+    "revokeTicket",
+    "uploadOfflineRun",
     "cancelRun",
     "sendHeartbeat",
     "reportRun",
     "erasePerson",
 }
 ANYBODY = {"disablePrincipal", "enablePrincipal"}  # somebody who was never here can be shut out
+BY_TICKET = {"redeemTicket", "refuseTicket", "uploadOfflineRun"}
 PROBES = {"healthz", "readyz"}
 
 
@@ -63,7 +66,7 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
         found |= {421, 429}
     if name != "healthz":
         found.add(503)
-    if operation.get("security") or name == "redeemTicket":
+    if operation.get("security") or name in BY_TICKET:
         found.add(401)
     # Also on reads: the policy, and a credential of somebody who is shut out or whose groups are not told.
     if method != "get" or operation.get("security"):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from enforcer import gates, wire
 from enforcer.problems import RunClosed, UnknownRun
@@ -14,26 +14,55 @@ from registry.books import Books
 from registry.identity import Actor
 from registry.tables import Run, Ticket
 
-OPEN = ("permitted", "running")
+OPEN = ("permitted", "running", "lost")
+SWEEP_AT_ONCE = 200
 
 
 def heartbeat(session: Session, run_id: str, beat: wire.Heartbeat, books: Books) -> wire.HeartbeatAnswer:
     """Renew the lease and say whether to go on.
 
-    A lease that lapsed while the registry was down is renewed all the same: a run is stopped by a decision, not by
-    our outage.
+    A lease that lapsed while the registry was down is renewed all the same, and a run that was lost is back: an outage
+    of the network is no crime. A run that was told to stop gets no more time.
 
     Raises:
         RunClosed: the run has ended.
     """
     run = get(session, run_id, for_change=True)
-    _refuse_closed(run)
+    refuse_closed(run)
     now = db.utc_now()
     run.heartbeat_at = now
-    run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
+    if run.stop is None:
+        run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
+        if run.state == "lost":
+            run.state = "running"
+            audit.record(session, "run.found", Actor(run.actor, (), run.business_unit), **_names(run))
     run.step, run.total_steps, run.logs = beat.step, beat.total_steps, beat.logs
     session.add(run)
-    return wire.HeartbeatAnswer(expires_at=run.lease_expires_at, stop=run.stop)
+    return wire.HeartbeatAnswer(expires_at=run.lease_expires_at or now, stop=run.stop)
+
+
+def mark_lost(session: Session, grace: timedelta) -> int:
+    """Mark runs as lost whose lease lapsed longer than `grace` ago; returns how many. They come back by being heard of.
+
+    At most `SWEEP_AT_ONCE`, so that no request waits long for the transaction; call again.
+    """
+    query = select(Run).where(*_silent(grace)).limit(SWEEP_AT_ONCE)
+    found = session.exec(query.with_for_update(skip_locked=True)).all()
+    for run in found:
+        run.state = "lost"
+        last = run.heartbeat_at or run.started_at
+        heard = {"last_heard": last.isoformat() if last else None, "step": run.step}
+        audit.record(session, "run.lost", Actor("system:registry", (), run.business_unit), detail=heard, **_names(run))
+        session.add(run)
+    return len(found)
+
+
+def any_silent(session: Session, grace: timedelta) -> bool:
+    return session.exec(select(Run.id).where(*_silent(grace)).limit(1)).first() is not None
+
+
+def _silent(grace: timedelta) -> tuple[Any, ...]:
+    return col(Run.state) == "running", col(Run.lease_expires_at) < db.utc_now() - grace
 
 
 def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wire.ReportedRun:
@@ -49,8 +78,8 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
     run = get(session, run_id, for_change=True)
     told_digest = digest(canonical_bytes(told.model_dump(mode="json")))
     if run.report_digest == told_digest:
-        return _reported(session, run)
-    _refuse_closed(run)
+        return reported(session, run)
+    refuse_closed(run)
     ticket = session.get(Ticket, run.jti)
     assert ticket is not None, "a run and its ticket are written together"
     spec = RunSpec.read(ticket.run_spec, expected_digest=run.run_spec_digest)
@@ -58,7 +87,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
     run.scores = {name: score.model_dump() for name, score in told.scores.items()}
     run.step = max(run.step, told.steps)
     actor = Actor(run.actor, (), run.business_unit)
-    facts: dict[str, Any] = {"task_type": run.task_type, "version": run.version, "run_id": run.id, "ticket_id": run.jti}
+    facts = _names(run)
     audit.record(
         session,
         f"run.{told.state}",
@@ -88,7 +117,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
         manifests.take(session, run, spec, told, books, jkt=ticket.jkt)
     session.add(run)
     session.flush()
-    return _reported(session, run)
+    return reported(session, run)
 
 
 def cancel(session: Session, run_id: str, permit: Permit) -> Run:
@@ -98,13 +127,14 @@ def cancel(session: Session, run_id: str, permit: Permit) -> Run:
     Raises:
         RunClosed: it has ended already.
     """
+    # The ticket is locked before its run, as redemption does it: the other order waits for ever on PostgreSQL.
+    ticket = session.get(Ticket, get(session, run_id).jti, with_for_update=True)
+    assert ticket is not None, "a run and its ticket are written together"
     run = get(session, run_id, for_change=True)
-    _refuse_closed(run)
-    run.stop = f"cancelled by {permit.actor.id}"
+    refuse_closed(run)
+    run.stop = run.stop or f"cancelled by {permit.actor.id}"
     if run.state == "permitted":
-        ticket = session.get(Ticket, run.jti, with_for_update=True)
-        assert ticket is not None, "a run and its ticket are written together"
-        ticket.state = "revoked"
+        ticket.state, ticket.revoked_at = "revoked", db.utc_now()
         run.state, run.ended_at = "interrupted", db.utc_now()
         session.add(ticket)
     audit.record(
@@ -134,10 +164,15 @@ def as_wire(run: Run) -> wire.Run:
     return wire.Run.model_validate(run.model_dump())
 
 
-def _reported(session: Session, run: Run) -> wire.ReportedRun:
+def reported(session: Session, run: Run) -> wire.ReportedRun:
     return wire.ReportedRun(**as_wire(run).model_dump(), receipt=manifests.receipt_of(session, run.id))
 
 
-def _refuse_closed(run: Run) -> None:
+def _names(run: Run) -> dict[str, Any]:
+    """What every event of a run is found by."""
+    return {"task_type": run.task_type, "version": run.version, "run_id": run.id, "ticket_id": run.jti}
+
+
+def refuse_closed(run: Run) -> None:
     if run.state not in OPEN:
         raise RunClosed(f"run `{run.id}` is {run.state} since {run.ended_at:%Y-%m-%dT%H:%M:%SZ}")

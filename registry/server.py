@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import uvicorn
@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from enforcer.policy import rules
 from enforcer.problems import LogInconsistent
-from registry import audit, db, logs, publishing, retention, tags, tickets
+from registry import audit, db, logs, publishing, retention, revocations, runs, tags, tickets
 from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -27,6 +27,7 @@ from registry.tables import ApiToken, Tag
 log = logging.getLogger("tagwarden")
 SEQUENCE_EVERY_S = 1.0
 SWEEP_EVERY_S = 60.0
+MARK_LOST_EVERY_S = 5.0
 LOOK_AT_KEYS_EVERY_S = 0.5
 SERVICE = Actor("system:registry", (), "all")
 
@@ -85,6 +86,9 @@ def serve(settings: Settings) -> None:
         leave_local_token(app.state.books.engine, file)
         log.info("local user's token: %s", file)
     log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
+    if taken := revocations.recheck(app.state.books):
+        log.info("the policy changed: %d permits were taken back", taken)
+    threading.Thread(target=_keep_marking_lost, args=(app.state.books,), name="silent runs", daemon=True).start()
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
@@ -143,6 +147,29 @@ def _keep_turning_keys(books: Books) -> None:
             books.ring.advance(partial(audit.record_keys, books.engine, SERVICE), now=db.utc_now())
         except Exception:
             log.exception("the keys were not turned; it is tried again")
+
+
+def _keep_marking_lost(books: Books) -> None:
+    """Mark silent runs as lost. While we were away nobody could beat, so a start gives a lease's time first."""
+    time.sleep(books.settings.lease_ttl_s)
+    while True:
+        try:
+            mark_lost(books)
+        except Exception:
+            log.exception("silent runs were not looked for; it is tried again")
+        time.sleep(MARK_LOST_EVERY_S)
+
+
+def mark_lost(books: Books) -> int:
+    """Mark every run as lost that was silent for longer than lease and grace; returns how many."""
+    grace, found = timedelta(seconds=books.settings.lease_grace_s), 0
+    while True:
+        with books.reading() as session:
+            waiting = runs.any_silent(session, grace)
+        if not waiting:  # a look takes no write lock; there is nothing to mark nearly always
+            return found
+        with books.writing() as session:
+            found += runs.mark_lost(session, grace)
 
 
 def openapi_json() -> str:

@@ -14,6 +14,7 @@ from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from enforcer import wire
 from enforcer.notes import COSIGNATURE, LogInvalid, NoteKey
 from registry.rates import Budget
 
@@ -87,6 +88,12 @@ class Settings(BaseSettings):
     witnesses: tuple[Witness, ...] = Field(
         default=(),
         description='who cosigns heads of the log: JSON, `[{"url": "https://...", "vkey": "name+id+key"}]`',
+    )
+    lease_grace_s: int = Field(
+        default=600, ge=0, le=86_400, description="how long beyond its lease a run outlives an outage of the registry"
+    )
+    on_lease_loss: wire.OnLeaseLoss = Field(
+        default="checkpoint-and-stop", description="what a run does after that: `checkpoint-and-stop`, or `finish`"
     )
     approvals_needed: int = Field(default=2, ge=1, le=10, description="approvals that a proposal needs")
     allowed_hosts: str = Field(

@@ -51,6 +51,9 @@ def _moment(nullable: bool = False, index: bool = False) -> Any:
 _IS_OPEN = text("state = 'open'")
 _IS_REFUSED = text("outcome = 'refused'")
 _HAS_TICKET = text("ticket_id is not null")
+_IS_REVOKED = text("state = 'revoked'")
+_IS_RUNNING = text("state = 'running'")
+_IS_ALIVE = text("state in ('permitted', 'running', 'lost')")
 
 
 class Tag(SQLModel, table=True):
@@ -158,7 +161,11 @@ class TradedToken(SQLModel, table=True):
 class Ticket(SQLModel, table=True):
     """An issued ticket and the bytes it binds. Everything is keyed on `jti`, never on the token's text."""
 
-    __table_args__ = (CheckConstraint("state in ('issued', 'redeemed', 'revoked')", name="state"),)
+    __table_args__ = (
+        CheckConstraint("state in ('issued', 'redeemed', 'revoked')", name="state"),
+        CheckConstraint("redeem in ('online', 'offline')", name="redeem"),
+        Index("revoked_tickets", "expires_at", sqlite_where=_IS_REVOKED, postgresql_where=_IS_REVOKED),
+    )
 
     jti: str = Field(primary_key=True)
     run_id: str = Field(unique=True)
@@ -169,13 +176,17 @@ class Ticket(SQLModel, table=True):
     expires_at: datetime = _moment()
     redeemed_at: datetime | None = _moment(nullable=True)
     redemption_id: str | None = None
+    redeem: str = "online"
+    revoked_at: datetime | None = _moment(nullable=True)
 
 
 class Run(SQLModel, table=True):
     """One run, from its permit on."""
 
     __table_args__ = (
-        CheckConstraint("state in ('permitted', 'running', 'finished', 'failed', 'interrupted')", name="state"),
+        CheckConstraint("state in ('permitted', 'running', 'lost', 'finished', 'failed', 'interrupted')", name="state"),
+        Index("silent_runs", "lease_expires_at", sqlite_where=_IS_RUNNING, postgresql_where=_IS_RUNNING),
+        Index("runs_alive", "actor", "id", sqlite_where=_IS_ALIVE, postgresql_where=_IS_ALIVE),
         Index("run_by_unit", "business_unit", "id"),
         Index("run_by_tag", "task_type", "id"),
     )

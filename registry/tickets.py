@@ -1,5 +1,6 @@
 """Run tickets: resolve what would run, sign a permit for exactly that, and let it be used once."""
 
+import re
 import secrets
 from contextlib import suppress
 from datetime import timedelta
@@ -9,12 +10,16 @@ from sqlmodel import Session, col, delete, select
 from starlette.concurrency import run_in_threadpool
 
 from enforcer import gates, tickets, wire
+from enforcer.policy.rules import Directory
 from enforcer.problems import (
     ArgumentInvalid,
     Malformed,
+    OfflineNotPermitted,
     TaskTypeNotActive,
     TicketExpired,
     TicketInvalid,
+    TicketNeverIssued,
+    TicketRevoked,
     TicketUsed,
     Unavailable,
     UnknownTicket,
@@ -30,6 +35,7 @@ from registry.writer import Draft, Stale, conflict
 
 IDEMPOTENCY_LIFE = timedelta(hours=24)
 ATTEMPTS = 3  # to draft under a stamp that still stands when it is written
+_ONE_PLACE = re.compile(r"urn:swift:exec:(local:)?[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 
 
 def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.TicketPlan:
@@ -100,7 +106,14 @@ def draft(
         run_id=run_id,
         ticket_id=jti,
         **permit.provenance,
-        detail={"run_spec_digest": run_spec_digest, "target": spec.target, "gpus": spec.gpus, "jkt": request.jkt},
+        detail={
+            "run_spec_digest": run_spec_digest,
+            "target": spec.target,
+            "gpus": spec.gpus,
+            "jkt": request.jkt,
+            "redeem": request.redeem,
+            "unit_of_actor": permit.actor.business_unit,  # with groups: what `revocations.recheck` decides again on
+        },
     )
     issued_at = int(now.timestamp())
     claims = tickets.Claims(
@@ -131,7 +144,7 @@ def draft(
         policy_digest=permit.decision.revision,
         policy_rule=rule,
         decision_id=event["id"],
-        redeem="online",
+        redeem=request.redeem,
     )
     token = tickets.sign(claims, books.ticket_key)
     grant = wire.TicketGrant(
@@ -153,6 +166,7 @@ def draft(
         "run_spec": run_spec,
         "issued_at": now,
         "expires_at": grant.expires_at,
+        "redeem": request.redeem,
     }
     run_row = {
         "id": run_id,
@@ -191,17 +205,15 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
     use. The state changes in one statement, so of many racing redemptions one wins.
 
     Raises:
-        UnknownTicket: it is not in the books, or not as it is here.
+        TicketNeverIssued: it is not in the books, or not as it is here.
         TicketInvalid: the proof was used before.
-        TicketExpired, TicketUsed.
+        TicketExpired, TicketRevoked, TicketUsed.
     """
     claims, now = held.claims, db.utc_now()
-    ticket, run = session.get(Ticket, claims.jti), session.get(Run, claims.txn)
-    written = ticket and run and (ticket.run_id, ticket.jkt, run.run_spec_digest, run.actor)
-    if ticket is None or run is None or written != (claims.txn, claims.cnf.jkt, claims.run_spec_digest, claims.sub):
-        # Signed with our key, yet not what we wrote down: somebody else has the key.
-        raise UnknownTicket(f"ticket `{claims.jti}` is not in the books as it is here")
+    ticket, run = find(session, claims)
     _refuse_replay(session, held.proof_id)
+    if ticket.redeem != "online":
+        raise TicketInvalid("this ticket is redeemed offline, where it is used; upload the run's record later", step=14)
     won = session.connection().execute(
         update(Ticket)
         .where(col(Ticket.jti) == claims.jti, col(Ticket.state) == "issued", col(Ticket.expires_at) > now)
@@ -210,6 +222,8 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
     session.refresh(ticket)
     session.refresh(run, with_for_update=True)
     again = ticket.redemption_id == redemption.redemption_id and run.state == "running"
+    if ticket.state == "revoked":
+        raise TicketRevoked(f"ticket `{claims.jti}` was revoked at {ticket.revoked_at:%Y-%m-%dT%H:%M:%SZ}")
     if won.rowcount == 0 and not again:
         if ticket.state == "issued":
             raise TicketExpired(f"ticket `{claims.jti}` expired at {ticket.expires_at:%H:%M:%SZ}; ask for a new one")
@@ -241,7 +255,66 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
         expires_at=run.lease_expires_at,
         heartbeat_s=max(1, books.settings.lease_ttl_s // 3),
         checkpoint=books.head(session),
+        lease_s=books.settings.lease_ttl_s,
+        grace_s=books.settings.lease_grace_s,
+        on_lease_loss=books.settings.on_lease_loss,
     )
+
+
+def note_refusal(session: Session, held: HeldTicket, refusal: wire.TicketRefusal) -> str:
+    """Write down that a worker refused to start a ticket; returns the event's id.
+
+    Raises:
+        TicketInvalid: the proof was used before.
+        TicketNeverIssued
+    """
+    claims = held.claims
+    _, run = find(session, claims)
+    _refuse_replay(session, held.proof_id)
+    return audit.record(
+        session,
+        "ticket.refused",
+        Actor(run.actor, (), run.business_unit),
+        outcome="refused",
+        task_type=run.task_type,
+        version=run.version,
+        run_id=run.id,
+        ticket_id=claims.jti,
+        reason=refusal.reason,
+        detail={"step": refusal.step, "audience": claims.aud},
+    ).id
+
+
+def find(session: Session, claims: tickets.Claims) -> tuple[Ticket, Run]:
+    """Ticket and run of what was signed.
+
+    Raises:
+        TicketNeverIssued: signed with our key, yet not what we wrote down: somebody else has the key.
+    """
+    ticket, run = session.get(Ticket, claims.jti), session.get(Run, claims.txn)
+    written = ticket and run and (ticket.run_id, ticket.jkt, run.run_spec_digest, run.actor)
+    if ticket is None or run is None or written != (claims.txn, claims.cnf.jkt, claims.run_spec_digest, claims.sub):
+        raise TicketNeverIssued(f"ticket `{claims.jti}` is not in the books as it is here; who else has our key?")
+    return ticket, run
+
+
+def refuse_offline_elsewhere(request: wire.TicketRequest, directory: Directory) -> None:
+    """Offline redemption is weaker (SECURITY.md), so it takes a place that the policy lists, and one audience.
+
+    Raises:
+        OfflineNotPermitted: the place has a route to the registry, as far as the policy knows.
+        Malformed: an audience that names neither one host nor one cluster.
+    """
+    if request.redeem != "offline":
+        return
+    if request.target not in directory.offline:
+        raise OfflineNotPermitted(
+            f"runs on `{request.target}` redeem their tickets online; `offline` of policies/directory.yaml "
+            f"{'lists ' + ', '.join(directory.offline) if directory.offline else 'lists no target'}",
+            reason_code="offline-not-permitted",
+        )
+    if not _ONE_PLACE.fullmatch(request.audience):
+        raise Malformed(f"`audience`: `{request.audience}` names neither one host nor one cluster")
 
 
 def _refuse_replay(session: Session, proof_id: str) -> None:

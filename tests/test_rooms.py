@@ -15,8 +15,8 @@ GATE = ["casbin", "enforcer.policy"]
 CLIENT = ["click", "rich", "httpx2"]
 
 ROOMS = {
-    "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "keys", "tlog",
-                  "tiles", "notes", "dsse", "manifest", "chain", "access_tokens"],
+    "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "records",
+                  "revoked", "keys", "tlog", "tiles", "notes", "dsse", "manifest", "chain", "access_tokens"],
                  [*TRAINING, *WEB, *CLIENT, "casbin", "registry", "trainer"]),
     "enforcer.policy": (["rules", "conditions", "snapshot", "identity"],
                         [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,6 +41,7 @@ class TrainingArguments(BaseModel):
     business_unit: Name | None = None
     target: Name = "local"
     gpus: int = Field(default=0, ge=0, le=4096)
+    redeem: Literal["online", "offline"] = "online"
 
     num_labels: int | None = None
     label_names: list[str] | None = None
@@ -107,7 +108,7 @@ class TrainingArguments(BaseModel):
 
 PLACE_FIELDS = frozenset(
     """task_type model_name_or_path dataset eval_dataset eval_fraction columns output_dir business_unit target
-    gpus""".split()
+    gpus redeem""".split()
 )
 TAG_PARAMETERS = frozenset(TrainingArguments.model_fields) - PLACE_FIELDS
 

@@ -81,6 +81,22 @@ class Registry(Link):
         body = wire.Redemption(redemption_id=redemption_id)
         return self._post(path, body, wire.Lease, again=True, headers={"DPoP": proof}, authorization=f"DPoP {ticket}")
 
+    def revoke(self, jti: str, reason: str) -> wire.TicketStatus:
+        body = wire.Revocation(reason=reason)
+        return self._post(f"/v1/tickets/{_part(jti)}:revoke", body, wire.TicketStatus)
+
+    def refuse(self, ticket: str, jti: str, key: SigningKey, step: int, reason: str) -> wire.RefusalNoted:
+        """Put on record that this worker did not start what the ticket permits."""
+        path = f"/v1/tickets/{_part(jti)}:refuse"
+        proof = proofs.prove(key, method="POST", url=self.settings.issuer + path, ticket=ticket)
+        body = wire.TicketRefusal(step=step, reason=reason[:300])
+        return self._post(path, body, wire.RefusalNoted, headers={"DPoP": proof}, authorization=f"DPoP {ticket}")
+
+    def upload(self, ticket: str, jti: str, told: wire.Upload) -> wire.ReportedRun:
+        """Hand in what an offline run left. The same again changes nothing."""
+        path = f"/v1/tickets/{_part(jti)}:upload"
+        return self._post(path, told, wire.ReportedRun, again=True, authorization=f"Ticket {ticket}")
+
     def keys(self) -> bytes:
         """The registry's JWKS, byte for byte."""
         return self.ask("GET", "/.well-known/jwks.json", public=True, again=True)

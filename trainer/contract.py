@@ -114,6 +114,7 @@ def ticket_request(
         audience=local_audience(),
         jkt=key.thumbprint,
         client_id=_client_id(),
+        redeem=args.redeem,
     )
 
 

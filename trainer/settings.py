@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -31,6 +32,13 @@ ENVIRONMENT = {
     "log_witnesses": "SWIFT_SUBMIT_LOG_WITNESSES",
     "log_quorum": "SWIFT_SUBMIT_LOG_QUORUM",
 }
+# What this machine is. The process that trains reads it where it runs; nobody tells it.
+HERE = {
+    "cluster": "SWIFT_SUBMIT_CLUSTER",
+    "replay_dir": "SWIFT_SUBMIT_REPLAY_DIR",
+    "revoked": "SWIFT_SUBMIT_REVOKED",
+}
+_CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 # Not `token`: a secret has a file of its own. Not `allow_http`: it is said of one network, not once for all.
 IN_FILE = ("server", "token_file", "issuer", "timeout", "log_proof", "log_keys", "log_witnesses", "log_quorum")
 
@@ -143,8 +151,36 @@ def host_id() -> str:
 
 
 def local_audience() -> str:
-    """The one string that a ticket for this machine must carry as `aud`."""
-    return f"urn:swift:exec:local:{host_id()}"
+    """The one string that a ticket for this machine, or for the cluster it belongs to, must carry as `aud`.
+
+    Raises:
+        NotConfigured: a cluster's name that is none.
+    """
+    cluster = os.environ.get(HERE["cluster"])
+    if not cluster:
+        return f"urn:swift:exec:local:{host_id()}"
+    if cluster == "local" or not _CLUSTER.fullmatch(cluster):
+        raise NotConfigured(f"`{HERE['cluster']}`: `{cluster[:100]}` is no name; it looks like `a100-north`")
+    return f"urn:swift:exec:{cluster}"
+
+
+def replay_folder() -> Path:
+    """Where tickets that were redeemed offline are remembered; the hosts of a cluster share one.
+
+    Raises:
+        NotConfigured: a cluster without one.
+    """
+    if folder := os.environ.get(HERE["replay_dir"]):
+        return Path(folder).expanduser().absolute()
+    if os.environ.get(HERE["cluster"]):
+        raise NotConfigured(
+            "an offline ticket for a cluster takes a replay cache that all its hosts see, else each of them takes it "
+            f"once; set `{HERE['replay_dir']}` to a shared folder",
+            setting=HERE["replay_dir"],
+        )
+    import platformdirs
+
+    return platformdirs.user_state_path("swift-submit") / "replay"
 
 
 def read_secret(path: Path, limit: int = 16_384) -> str:

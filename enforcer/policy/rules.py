@@ -61,13 +61,14 @@ class _RuleFile(BaseModel):
 
 
 class Directory(BaseModel):
-    """The names rules may use, each with what it belongs to."""
+    """The names rules may use, each with what it belongs to, and the targets whose runs may redeem tickets offline."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     units: dict[str, str | None]
     targets: dict[str, str | None]
     groups: dict[str, list[str]]
+    offline: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def load(folder: Path) -> Policy:
     for what, links in (("unit", directory.units), ("target", directory.targets)):
         _check_tree(what, {name: [parent] if parent else [] for name, parent in links.items()})
     _check_tree("group", directory.groups)
+    if unknown := [target for target in directory.offline if target not in directory.targets]:
+        raise PolicyInvalid(f"directory.yaml: `offline` names `{unknown[0]}`, which is not among the targets")
     return Policy(model, directory, tuple(rules), owners, _revision(model, directory, rules))
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from enforcer import wire
 from enforcer.policy.rules import ACTIONS
 from enforcer.problems import NotPermitted
-from registry import access, api_tokens, db, exchange, principals
+from registry import access, api_tokens, db, exchange, principals, revocations
 from registry.access import Matter, May, Permit, Public, SignedIn
 from registry.books import TheBooks
 from registry.limits import FORM
@@ -121,11 +121,13 @@ def disable_principal(
     admin: Annotated[Permit, Depends(May("deactivate", about=_whom))],
     books: TheBooks,
 ) -> wire.Principal:
-    """Let none of somebody's credentials open anything, from the next request on."""
+    """Let none of somebody's credentials open anything, from the next request on. Their tickets are revoked, and their
+    runs save a checkpoint and stop."""
     if principal_id == admin.actor.id:
         raise NotPermitted("nobody disables themselves: somebody else has to be able to undo it")
     with books.writing() as session:
         row = principals.disable(session, principal_id, admin.actor, change.reason, **admin.provenance)
+        revocations.revoke_all_of(session, principal_id, admin.actor, change.reason, **admin.provenance)
         return principals.on_the_wire(principal_id, row)
 
 

@@ -1,4 +1,5 @@
-"""Public keys, apart by purpose: a verifier of tickets never learns a key that signs something else."""
+"""Public keys, apart by purpose: a verifier of tickets never learns a key that signs something else. And which tickets
+were taken back."""
 
 import hashlib
 import json
@@ -6,11 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from enforcer import wire
+from registry import revocations
 from registry.access import Public
 from registry.books import Books, TheBooks
 from registry.keyring import Purpose
 
-CACHE_S = 600
+CACHE_S, CACHE_REVOKED_S = 600, 60
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "What you have is still what there is"}}
 
 router = APIRouter(tags=["keys"], dependencies=[Public], responses=NOT_MODIFIED)
@@ -47,6 +50,14 @@ async def retired_keys(request: Request, books: TheBooks) -> Response:
     Each says from when (`activated_at`) to when (`retired_at`) it was published for signing. One with `compromised_at`
     proves nothing by itself: only what the log holds from before that time is worth anything."""
     return _cached(request, books.ring.retired())
+
+
+@router.get("/.well-known/revoked.json", operation_id="revokedTickets")
+def revoked_tickets(books: TheBooks, response: Response) -> wire.RevokedList:
+    """Tickets that were taken back and have not expired, signed by the ticket key, for verifiers that cannot ask."""
+    response.headers["Cache-Control"] = f"public, max-age={CACHE_REVOKED_S}"
+    with books.reading() as session:
+        return wire.RevokedList(revoked=revocations.signed_list(session, books))
 
 
 def _published(request: Request, books: Books, purpose: Purpose) -> Response:

@@ -22,7 +22,7 @@ class RunQuery(BaseModel):
     business_unit: wire.Name | None = None
     task_type: wire.Name | None = None
     actor: wire.Name | None = None
-    state: Literal["permitted", "running", "finished", "failed", "interrupted"] | None = None
+    state: Literal["permitted", "running", "lost", "finished", "failed", "interrupted"] | None = None
     verdict: Verdict | None = None
     page_size: int = Field(default=50, ge=1, le=500)
     page_token: str | None = Field(default=None, max_length=300)

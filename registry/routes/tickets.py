@@ -1,4 +1,4 @@
-"""`/v1/tickets`: ask for a permit, redeem it once."""
+"""`/v1/tickets`: ask for a permit, redeem it once, take it back."""
 
 from typing import Annotated
 
@@ -7,8 +7,8 @@ from starlette.concurrency import run_in_threadpool
 
 from enforcer import wire
 from enforcer.problems import UnknownTaskType
-from registry import tags, tickets
-from registry.access import Matter, May, Permit, SignedIn, TicketHolder
+from registry import offline, revocations, tags, tickets
+from registry.access import Matter, May, Permit, SignedIn, TicketBearer, TicketHolder
 from registry.books import Books, TheBooks
 
 router = APIRouter(prefix="/v1/tickets", tags=["tickets"])
@@ -44,6 +44,7 @@ async def issue_ticket(
     validate_only: bool = False,
 ) -> Response:
     """A signed permit for exactly this run: one tag and version, these inputs, this place, 15 minutes, once."""
+    tickets.refuse_offline_elsewhere(asked, books.policy.directory)
     if validate_only:
         planned = await run_in_threadpool(_plan, books, asked, trainer)
         return Response(planned.model_dump_json(), 200, media_type="application/json")
@@ -68,3 +69,38 @@ def redeem_ticket(redemption: wire.Redemption, holder: TicketHolder, books: TheB
     """Start the run: trade the ticket, with a proof by its key, for a lease."""
     with books.writing() as session:
         return tickets.redeem(session, holder, redemption, books)
+
+
+def _ticket_in_path(request: Request, books: TheBooks, jti: str) -> Matter:
+    request.state.attempt.action = "revoke"  # the policy knows it as `cancel`, the record by its own name
+    with books.reading() as session:
+        ticket, run = revocations.find(session, jti)
+    request.state.attempt.facts.update(run_id=run.id, ticket_id=ticket.jti, version=run.version)
+    return Matter(tag=run.task_type, unit=run.business_unit, target=run.target, owner=run.actor)
+
+
+@router.post("/{jti}:revoke", operation_id="revokeTicket")
+def revoke_ticket(
+    jti: str,
+    why: wire.Revocation,
+    revoker: Annotated[Permit, Depends(May("cancel", about=_ticket_in_path))],
+    books: TheBooks,
+) -> wire.TicketStatus:
+    """Take a ticket back: one's own, or where one may cancel. A run that trains saves a checkpoint and stops."""
+    with books.writing() as session:
+        ticket = revocations.revoke(session, jti, revoker.actor, why.reason, **revoker.provenance)
+        return wire.TicketStatus.model_validate(ticket)
+
+
+@router.post("/{jti}:refuse", operation_id="refuseTicket")
+def refuse_ticket(refusal: wire.TicketRefusal, holder: TicketHolder, books: TheBooks) -> wire.RefusalNoted:
+    """A worker did not start the run, because a step of its own check failed. The ticket stays as it is."""
+    with books.writing() as session:
+        return wire.RefusalNoted(decision_id=tickets.note_refusal(session, holder, refusal))
+
+
+@router.post("/{jti}:upload", operation_id="uploadOfflineRun")
+def upload_offline_run(told: wire.Upload, borne: TicketBearer, books: TheBooks) -> wire.ReportedRun:
+    """What a run left that redeemed its ticket offline: its record, and its report once it ended."""
+    with books.writing() as session:
+        return offline.upload(session, borne, told, books)

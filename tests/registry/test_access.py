@@ -13,6 +13,7 @@ PUBLIC = [
     "/.well-known/jwks.json",
     "/.well-known/oauth-protected-resource",
     "/.well-known/retired-keys",
+    "/.well-known/revoked.json",
     "/.well-known/token-jwks.json",
     "/healthz",
     "/readyz",

@@ -71,17 +71,19 @@ def test_a_score_outside_its_own_interval_is_refused(registry: Registry, running
     assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
 
 
-def test_a_heartbeat_renews_the_lease_and_tells_to_stop(registry: Registry, running: dict[str, str]) -> None:
+def test_a_heartbeat_renews_the_lease_until_the_run_is_told_to_stop(
+    registry: Registry, running: dict[str, str]
+) -> None:
     beat = {"step": 3, "total_steps": 10}
     path = f"/v1/runs/{running['run_id']}"
-    first = lease_of(registry, running).post(f"{path}/heartbeats", json=beat).json()
+    first, second = (lease_of(registry, running).post(f"{path}/heartbeats", json=beat).json() for _ in range(2))
 
     registry.as_("wang", "trainers").post(f"{path}:cancel")
-    second = lease_of(registry, running).post(f"{path}/heartbeats", json=beat).json()
+    last = lease_of(registry, running).post(f"{path}/heartbeats", json=beat).json()
 
-    assert first["stop"] is None
-    assert second["stop"] == "cancelled by user:wang"
+    assert (first["stop"], second["stop"]) == (None, None)
     assert second["expires_at"] > first["expires_at"]
+    assert (last["stop"], last["expires_at"]) == ("cancelled by user:wang", second["expires_at"])
 
 
 def test_a_lease_opens_only_its_own_run(registry: Registry, running: dict[str, str]) -> None:

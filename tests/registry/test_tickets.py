@@ -346,7 +346,8 @@ def test_a_ticket_forged_with_our_own_key_is_not_in_the_books(
 
         reply = redeem(registry, {**grant, "ticket": forged}, thief)
 
-        assert (reply.status_code, reply.json()["code"]) == (404, "unknown-ticket")
+        assert (reply.status_code, reply.json()["code"]) == (404, "ticket-never-issued")
+    assert [event.ticket_id for event in registry.events("ticket.never-issued")] == [grant["jti"]] * 3
     assert redeem(registry, grant, run_key).status_code == 200
 
 
@@ -375,7 +376,7 @@ def test_a_run_cancelled_before_it_started_never_starts(
     reply = redeem(registry, grant, run_key)
 
     assert cancelled["state"] == "interrupted"
-    assert (reply.status_code, reply.json()["code"]) == (409, "ticket-used")
+    assert (reply.status_code, reply.json()["code"]) == (409, "ticket-revoked")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ from enforcer.problems import RegistryUnreachable, RunClosed
 from trainer.run.lease import Heartbeats, Watch, stopped_by_signals
 
 LEASE = wire.Lease.model_validate(
-    {"run_id": "r", "lease_token": "t", "expires_at": "2026-11-24T00:00:00Z", "heartbeat_s": 0}
+    {
+        "run_id": "r",
+        "lease_token": "t",
+        "expires_at": "2026-11-24T00:00:00Z",
+        "heartbeat_s": 0,
+        "lease_s": 600,
+        "grace_s": 600,
+        "on_lease_loss": "checkpoint-and-stop",
+        "checkpoint": "",
+    }
 )
 
 
@@ -54,6 +63,52 @@ def test_an_outage_stops_nothing() -> None:
     assert watch.should_stop() is None
     assert heartbeats.missed == 2
     assert len(answers.beats) > 2, "it beats again"
+
+
+def outlast(silent_s: float, on_lease_loss: str = "checkpoint-and-stop", *answers: Any) -> Watch:
+    """A run whose registry has been away for so long, by a clock that goes when we say so; 600 s lease, 600 s grace."""
+    now = [0.0]
+    watch, lease = Watch(1e9), LEASE.model_copy(update={"on_lease_loss": on_lease_loss})
+    registry = Answers(*answers, RegistryUnreachable("away"))
+    heartbeats = Heartbeats(registry, lease, watch, clock=lambda: now[0])  # type: ignore[arg-type]
+    with heartbeats:
+        assert registry.enough.wait(5)
+        now[0] = silent_s
+        deadline = time.monotonic() + 5
+        while watch.should_stop() is None and heartbeats.missed < 20 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    return watch
+
+
+def test_an_outage_within_lease_and_grace_stops_nothing() -> None:
+    assert outlast(1200).should_stop() is None
+
+
+def test_an_outage_beyond_lease_and_grace_saves_a_checkpoint_and_stops() -> None:
+    stopped = outlast(1201).should_stop()
+
+    assert stopped == "lease-lost: the registry has not answered for 1201 s (lease 600 s, grace 600 s)"
+
+
+def test_where_the_organisation_says_finish_an_outage_never_stops_a_run() -> None:
+    assert outlast(90_000, "finish").should_stop() is None
+
+
+def test_an_answer_starts_the_time_anew() -> None:
+    """The lease counts from the last answer, not from the first."""
+    now = [0.0]
+    watch, registry = Watch(1e9), Answers(None)
+    with Heartbeats(registry, LEASE, watch, clock=lambda: now[0]):  # type: ignore[arg-type]
+        assert registry.enough.wait(5)
+        now[0] = 5_000.0
+        before = len(registry.beats)
+        while len(registry.beats) < before + 3:
+            time.sleep(0.01)
+        registry.answers[:] = [RegistryUnreachable("away")]
+        now[0] = 6_000.0
+        time.sleep(0.1)
+
+    assert watch.should_stop() is None
 
 
 def test_a_registry_that_says_stop_is_obeyed_with_its_reason() -> None:

@@ -24,7 +24,16 @@ from trainer.run import reporting
 from trainer.settings import Settings
 
 LEASE = wire.Lease.model_validate(
-    {"run_id": "r", "lease_token": "twl_t", "expires_at": "2026-11-24T00:00:00Z", "heartbeat_s": 1}
+    {
+        "run_id": "r",
+        "lease_token": "twl_t",
+        "expires_at": "2026-11-24T00:00:00Z",
+        "heartbeat_s": 1,
+        "lease_s": 600,
+        "grace_s": 600,
+        "on_lease_loss": "checkpoint-and-stop",
+        "checkpoint": "",
+    }
 )
 REPORT = wire.Report(state="failed", error="it fell over")
 RUN = {

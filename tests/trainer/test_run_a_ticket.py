@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from enforcer.keys import KeySet, SigningKey
 from enforcer.problems import TicketInvalid, TicketUsed
 from registry import db
 from trainer.launch import local
-from trainer.run import handover
+from trainer.run import handover, work
 from trainer.run.permit import Permit
 from trainer.settings import local_audience
 
@@ -127,19 +128,20 @@ def test_a_ticket_that_waited_too_long_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("edit", "step"),
+    ("edit", "step", "told"),
     [
-        (lambda folder: _replace(folder / "run-spec.json", '"max_steps":3', '"max_steps":4'), 11),
-        (lambda folder: _replace(folder / "ticket.jwt", "", "A"), 1),
-        (lambda folder: (folder / "run-spec.json").write_text("{}"), 11),
-        (lambda folder: (folder / "ticket.jwt").write_text((folder / "other.jwt").read_text()), 6),
-        (lambda folder: (folder.parents[2] / "train.jsonl").open("a").write('{"text": "new", "label": "科技"}\n'), 16),
+        (lambda folder: _replace(folder / "run-spec.json", '"max_steps":3', '"max_steps":4'), 11, True),
+        (lambda folder: _replace(folder / "ticket.jwt", "", "A"), 1, False),
+        (lambda folder: (folder / "run-spec.json").write_text("{}"), 11, True),
+        (lambda folder: (folder / "ticket.jwt").write_text((folder / "other.jwt").read_text()), 6, False),
+        (lambda folder: _append(folder.parents[2] / "train.jsonl", '{"text": "new", "label": "科技"}\n'), 16, True),
     ],
     ids=["an edited argument", "an appended character", "another specification", "a foreign ticket", "other data"],
 )
 def test_a_run_that_is_not_what_was_signed_is_refused_before_anything_loads(
-    desk: Desk, live_registry: Any, edit: Any, step: int
+    desk: Desk, live_registry: Any, edit: Any, step: int, told: bool
 ) -> None:
+    """A registry that knows the ticket hears of the refusal; a token that is none of its own proves nothing to it."""
     given = handover.write(desk.permitted(max_steps=3))
     assert given.file is not None
     _foreign_ticket(given)
@@ -148,8 +150,22 @@ def test_a_run_that_is_not_what_was_signed_is_refused_before_anything_loads(
     code, last, loaded = worker(given.file)
 
     assert (code, last["problem"]["code"], last["problem"]["step"]) == (8, "ticket-invalid", step)
-    assert _happened(live_registry) == ["ticket.issued"], "the ticket was not spent"
+    assert _happened(live_registry) == ["ticket.issued", *(["ticket.refused"] if told else [])], "it was not spent"
+    assert [event.detail["step"] for event in live_registry.events("ticket.refused")] == ([step] if told else [])
     assert loaded == set()
+
+
+def test_a_worker_that_does_not_hold_the_tickets_key_is_refused_at_step_13_on_record(
+    desk: Desk, live_registry: Any
+) -> None:
+    given = replace(desk.permitted(max_steps=3), key=SigningKey.generate())
+
+    with pytest.raises(TicketInvalid) as refused:
+        work.execute(given)
+
+    assert refused.value.facts["step"] == 13
+    (event,) = live_registry.events("refuse.refused")
+    assert (event.outcome, event.actor, "another key" in event.reason) == ("refused", "user:li", True)
 
 
 def test_a_model_that_was_swapped_after_the_ticket_is_refused(desk: Desk, tmp_path: Path) -> None:
@@ -162,7 +178,11 @@ def test_a_model_that_was_swapped_after_the_ticket_is_refused(desk: Desk, tmp_pa
 
 
 def _happened(live_registry: Any) -> list[str]:
-    return [event.kind for event in live_registry.events() if event.kind != "tag.seeded"]
+    return [event.kind for event in live_registry.events() if event.kind.startswith(("ticket.", "run.", "gate."))]
+
+
+def _append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
 
 
 def _replace(path: Path, old: str, new: str) -> None:

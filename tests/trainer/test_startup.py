@@ -19,7 +19,7 @@ from trainer.cli import COMMANDS, VARIABLES, cli
 from trainer.cli.output import Output
 from trainer.cli.progress import Progress
 from trainer.launch.worker import Events
-from trainer.settings import ENVIRONMENT
+from trainer.settings import ENVIRONMENT, HERE
 
 HEAVY = "pydantic httpx2 rich opentelemetry torch transformers yaml numpy cryptography keyring".split()
 
@@ -60,9 +60,9 @@ def test_help_says_every_exit_code_and_every_variable() -> None:
     for code, meaning in exits.MEANING.items():
         assert f"  {code} " in done.stdout
         assert meaning.split(";")[0][:30] in done.stdout
-    for variable in ENVIRONMENT.values():
+    for variable in VARIABLES:
         assert variable in done.stdout
-    assert set(VARIABLES) == set(ENVIRONMENT.values())
+    assert set(VARIABLES) == {*ENVIRONMENT.values(), *HERE.values()}
 
 
 def test_the_room_s_readme_knows_every_exit_code() -> None:
@@ -122,7 +122,8 @@ def test_exit_codes_are_frozen() -> None:
     assert {code: sorted(name for name, value in codes.items() if value == code) for code in set(codes.values())} == {
         1: ["method-not-allowed", "misdirected-request", "problem"],
         2: ["command-line-invalid"],
-        3: ["cross-origin", "groups-overage", "not-permitted", "principal-disabled", "self-approval"],
+        3: ["cross-origin", "groups-overage", "not-permitted", "offline-not-permitted", "principal-disabled",
+            "self-approval"],
         4: ["exchange-refused", "unauthenticated"],
         5: ["approval-pending"],
         6: ["argument-invalid", "dataset-invalid", "export-refused", "idempotency-key-reused", "invalid",
@@ -131,9 +132,10 @@ def test_exit_codes_are_frozen() -> None:
             "task-type-not-active", "too-deep", "too-large", "unknown-task-type", "unsupported-media-type"],
         7: ["log-shorter", "not-found", "unknown-event", "unknown-manifest", "unknown-proposal", "unknown-run",
             "unknown-ticket"],
-        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "log-inconsistent",
-            "manifest-invalid", "not-trained", "run-closed", "stale-review", "ticket-expired", "ticket-invalid",
-            "ticket-used"],
+        8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "erasure-refused", "legal-hold",
+            "log-inconsistent", "manifest-invalid", "not-trained", "revoked-ticket-used", "run-closed", "stale-review",
+            "ticket-expired", "ticket-invalid", "ticket-never-issued", "ticket-revoked", "ticket-used",
+            "ticket-used-twice"],
         9: ["internal-error", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip

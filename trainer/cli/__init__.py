@@ -15,13 +15,14 @@ from trainer.exits import FINE, INTERRUPTED, MEANING
 
 COMMANDS = {  # name: (where it lives, its first line of help)
     "run": ("trainer.cli.run:run", "Ask for a ticket, train, evaluate, report."),
+    "work": ("trainer.cli.work:work", "Start the run that a permit in RUN_DIR allows."),
     "plan": ("trainer.cli.plan:plan", "Say what `run` would do."),
     "auth": ("trainer.cli.auth:auth", "Sign in and out: login, logout, status, token."),
     "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),
-    "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline."),
+    "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline, revoke."),
     "verify": ("trainer.cli.verify:verify", "Prove offline what a run is, from its permit to its outputs."),
     "trust": ("trainer.cli.verify:trust", "What a verifier trusts: save it from a registry."),
     "reproduce": ("trainer.cli.reproduce:reproduce", "Plan a run again, and say what differs now."),
@@ -36,6 +37,9 @@ VARIABLES = {
     "SWIFT_SUBMIT_LOG_KEYS": "a JWKS file with the log's keys (those first seen)",
     "SWIFT_SUBMIT_LOG_WITNESSES": "verifier keys of witnesses of the log, with spaces in between",
     "SWIFT_SUBMIT_LOG_QUORUM": "how many of them must have cosigned",
+    "SWIFT_SUBMIT_CLUSTER": "the cluster this machine belongs to; tickets are then for it, not for this host",
+    "SWIFT_SUBMIT_REPLAY_DIR": "where offline redemptions are remembered; shared by the hosts of a cluster",
+    "SWIFT_SUBMIT_REVOKED": "a copy of the registry's /.well-known/revoked.json that is to be heeded",
 }
 PLACES = (
     "Settings: flag, then environment, then ~/.config/swift-submit/config.toml "

@@ -10,6 +10,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FIELDS = {  # flag -> field of TrainingArguments
     "task_type": "task_type", "dataset": "dataset", "eval_dataset": "eval_dataset", "model": "model_name_or_path",
     "business_unit": "business_unit", "output_dir": "output_dir", "target": "target", "gpus": "gpus",
+    "redeem": "redeem",
 }  # fmt: skip
 
 
@@ -26,6 +27,9 @@ def run_flags(command: F) -> F:
             click.option("--output-dir", metavar="DIR", help="Where the run folder goes."),
             click.option("--target", metavar="PLACE", help="Where to run (local)."),
             click.option("--gpus", type=int, metavar="N", help="GPUs to use (0)."),
+            click.option(
+                "--redeem", type=click.Choice(["online", "offline"]), help="Where the ticket is used up (online)."
+            ),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any argument, value in YAML."),
         ]
     ):

@@ -32,6 +32,8 @@ NEXT = {
     "name-is-variant": ["swift-submit tags check-name NAME      which task type it is a variant of"],
     "registry-unreachable": ["tagwarden serve      start one here", "swift-submit --server URL …      use another"],
     "ticket-used": ["swift-submit run CONFIG      asks for a new ticket: one ticket, one run"],
+    "ticket-revoked": ["swift-submit run CONFIG      asks for a new ticket, if the policy still grants one"],
+    "offline-not-permitted": ["swift-submit run CONFIG --redeem online      where the registry can be reached"],
     "ticket-expired": ["swift-submit run CONFIG      asks for a new ticket"],
     "ticket-invalid": [
         "swift-submit run CONFIG      asks for a new ticket",

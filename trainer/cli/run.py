@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @asking.run_flags
-def run(config: str | None, changes: tuple[str, ...], **flags: Any) -> None:
+@click.option("--permit-only", is_flag=True, help="Leave the permit in the run folder; `swift-submit work` starts it.")
+def run(config: str | None, changes: tuple[str, ...], permit_only: bool, **flags: Any) -> None:
     """Ask for a ticket, train, evaluate, report.
 
     CONFIG is a .yaml, .json or .toml file with training arguments; flags win over it. Nothing is asked for before data,
     model and output folder have been looked at; nothing heavy loads before the ticket is verified.
+
+    Where the run cannot ask the registry: `--redeem offline --permit-only` here, `swift-submit work RUN_DIR` there
+    within the ticket's life, `swift-submit runs report RUN_DIR` here. The policy has to allow it for the target.
     """
     from trainer import telemetry
 
@@ -33,9 +37,11 @@ def run(config: str | None, changes: tuple[str, ...], **flags: Any) -> None:
         permit = _permit(session, args)
         folder = permit.folder
         session.output.event("permitted", run_id=folder.root.name, run_dir=str(folder.root))
+        if permit_only:
+            sys.exit(_leave(session, permit))
         with telemetry.span("launch", target=args.target):
-            ended = _launch(session, permit)
-    sys.exit(_tell(session, ended, folder))
+            ended = launch(session, permit)
+    sys.exit(tell(session, ended, folder))
 
 
 def _permit(session: Session, args: Any) -> "Permit":
@@ -62,7 +68,29 @@ def _permit(session: Session, args: Any) -> "Permit":
     return given
 
 
-def _launch(session: Session, permit: "Permit") -> "Ended":
+def _leave(session: Session, permit: "Permit") -> int:
+    from datetime import UTC, datetime
+
+    from trainer.run import handover
+
+    claims, folder = permit.verify().claims, permit.folder
+    file = handover.write(permit).file
+    until = datetime.fromtimestamp(claims.exp, UTC)
+    document = {
+        "run_id": folder.root.name,
+        "run_dir": str(folder.root),
+        "permit": str(file),
+        "audience": claims.aud,
+        "redeem": claims.redeem,
+        "expires_at": until.isoformat(),
+    }
+    lines = [f"{folder.root.name}  permitted for {claims.aud} until {until:%H:%M:%S UTC}", str(folder.root)]
+    session.output.result(document, lines, brief=[str(folder.root)])
+    session.output.talk(f"start it with `swift-submit work {folder.root}`; whoever can read {file} can do so")
+    return FINE
+
+
+def launch(session: Session, permit: "Permit") -> "Ended":
     from trainer.cli.progress import Progress
     from trainer.launch import local
 
@@ -70,7 +98,7 @@ def _launch(session: Session, permit: "Permit") -> "Ended":
         return local.launch(permit, progress.show)
 
 
-def _tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
+def tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
     """The result in the form that was asked for; returns the exit code."""
     output, run = session.output, ended.run
     document = {

@@ -20,7 +20,9 @@ def runs() -> None:
 @click.option("-t", "--task-type", metavar="TAG", help="Only this task type.")
 @click.option("--bu", "business_unit", metavar="UNIT", help="Of this business unit (your own).")
 @click.option(
-    "--state", type=click.Choice(["permitted", "running", "finished", "failed", "interrupted"]), help="Only these."
+    "--state",
+    type=click.Choice(["permitted", "running", "lost", "finished", "failed", "interrupted"]),
+    help="Only these.",
 )
 @click.option(
     "--verdict", type=click.Choice(["pass", "fail", "inconclusive", "waived"]), help="Only with this verdict."

@@ -1,4 +1,4 @@
-"""`swift-submit ticket`: look at a permit and check it, without a registry."""
+"""`swift-submit ticket`: look at a permit, check it without a registry, take it back."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ PLACE = click.argument("place", metavar="RUN_DIR_OR_FILE", type=click.Path(exist
 
 @click.group(cls=Group)
 def ticket() -> None:
-    """Run tickets: show, verify offline."""
+    """Run tickets: show, verify offline, revoke."""
 
 
 @ticket.command()
@@ -38,10 +38,12 @@ def show(place: str) -> None:
 )
 @click.option("--audience", metavar="URN", help="Who the ticket must be for (this machine).")
 @click.option("--at-issue", is_flag=True, help="Judge its times as of when it was issued, not as of now.")
-def verify(place: str, jwks: str | None, audience: str | None, at_issue: bool) -> None:
+@click.option("--revoked", type=click.Path(exists=True, dir_okay=False), help="A copy of /.well-known/revoked.json.")
+def verify(place: str, jwks: str | None, audience: str | None, at_issue: bool, revoked: str | None) -> None:
     """Check a ticket offline against the run-spec.json beside it. Exits 0 when every step holds, else 8."""
     import time
 
+    from enforcer import revoked as lists
     from enforcer import tickets
     from enforcer.keys import KeySet, KeyUnusable
     from enforcer.problems import TicketInvalid
@@ -62,6 +64,7 @@ def verify(place: str, jwks: str | None, audience: str | None, at_issue: bool) -
         issuer=session.settings.issuer,
         audience=audience or local_audience(),
         allow_dev=session.settings.on_loopback,
+        revoked=lists.read_file(Path(revoked), keys, issuer=session.settings.issuer) if revoked else (),
         now=(lambda: float(issued)) if at_issue and isinstance(issued, int) else time.time,
     )
     claims = verified.claims.model_dump()
@@ -69,6 +72,21 @@ def verify(place: str, jwks: str | None, audience: str | None, at_issue: bool) -
     if jwks is None:
         session.output.talk("the keys are those of the run folder; pin your own with --jwks")
     session.output.result({"verified": True, "claims": claims}, lines, brief=[verified.claims.jti])
+
+
+@ticket.command()
+@click.argument("place", metavar="JTI_OR_RUN_DIR")
+@click.option("--reason", required=True, help="Why; it is on record, and the run is told.")
+def revoke(place: str, reason: str) -> None:
+    """Take a ticket back: yours, or where you may cancel. A run that trains saves a checkpoint and stops."""
+    from enforcer.tickets import unverified_claims
+
+    session = current()
+    jti = str(unverified_claims(_token(_file(place)))["jti"]) if Path(place).exists() else place
+    with session.registry() as registry:
+        status = registry.revoke(jti, reason)
+    effect = "its run is told to stop" if status.redeemed_at else "nobody can redeem it"
+    session.output.result(status.model_dump(mode="json"), [f"{status.jti}  revoked; {effect}"], brief=[status.jti])
 
 
 def _folder(place: str) -> "RunFolder":

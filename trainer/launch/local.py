@@ -21,12 +21,16 @@ from enforcer.problems import Problem, TrainingFailed, from_document
 from trainer import telemetry
 from trainer.client import Registry
 from trainer.layout import RunFolder
-from trainer.run import handover, reporting
+from trainer.run import handover, offline, reporting
 from trainer.run.permit import Permit
 from trainer.settings import ENVIRONMENT
 
 Tell = Callable[[Mapping[str, Any]], None]
 LOG_LINES = 12
+_A_LEASE_THAT_ENDED: Mapping[str, Any] = {
+    "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1, "lease_s": 1, "grace_s": 0, "on_lease_loss": "finish",
+    "checkpoint": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def launch(permit: Permit, tell: Tell) -> Ended:
     Raises:
         Problem: what the worker refused or failed with; `TrainingFailed` carries the end of `train.log`.
     """
-    permit = handover.write(permit)
+    written = permit.file is None  # else somebody left it here for us, and may want to try again
+    permit = handover.write(permit) if written else permit
     try:
         with permit.folder.log.open("ab") as log, _signals_forwarded() as signals:
             worker = subprocess.Popen(
@@ -61,7 +66,8 @@ def launch(permit: Permit, tell: Tell) -> Ended:
             code = worker.wait()
     finally:
         # The worker does both itself, unless it never got there or was killed.
-        handover.delete(permit)
+        if written:
+            handover.delete(permit)
         permit.folder.worker_pid.unlink(missing_ok=True)
     if last.get("event") == "ended":
         run = last.get("run")
@@ -143,12 +149,14 @@ def _environment() -> dict[str, str]:
 def _report_for_the_dead(
     permit: Permit, lease: dict[str, Any] | None, state: Literal["failed", "interrupted"], why: str
 ) -> wire.Run | None:
-    """A worker that was killed could not say so. Without a lease it never started, and there is nothing to report."""
+    """A worker that was killed could not say so. One that redeemed nothing never started, and leaves nothing."""
+    held: reporting.Held | None
     if lease is None:
+        held = offline.resume(permit.folder, permit.key)
+    else:
+        held = wire.Lease.model_validate({**_A_LEASE_THAT_ENDED, **lease})
+    if held is None:
         return None
-    held = wire.Lease.model_validate(
-        {**lease, "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1, "checkpoint": ""}
-    )
     with contextlib.suppress(Problem), Registry(permit.settings) as registry:
         return reporting.send(registry, permit.folder, wire.Report(state=state, error=why), held)
     return None

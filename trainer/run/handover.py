@@ -52,7 +52,8 @@ def read(path: Path) -> Permit:
     try:
         document = json.loads(read_secret(path))
         return Permit(
-            folder=RunFolder(Path(document["run_folder"])),
+            # It lies in its run folder, which may have been carried to another machine.
+            folder=RunFolder(path.parent if path.name == NAME else Path(document["run_folder"])),
             key=SigningKey.from_pkcs8(document["key"].encode()),
             settings=_settings(document),
             model=Path(document["model"]),

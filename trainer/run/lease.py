@@ -1,10 +1,12 @@
 """A running run and those who may stop it: its heartbeats to the registry, the person at the keyboard, its time limit.
 
-A registry that does not answer stops nothing: the run goes on and beats again. A registry that says stop, or that the
-run has ended, makes the run save a checkpoint and stop.
+A registry that does not answer stops nothing while lease and grace last: the run goes on and beats again. After that
+the organisation's choice, which came with the lease, decides: save a checkpoint and stop, or finish. A registry that
+says stop, or that the run has ended, makes the run save a checkpoint and stop.
 """
 
 import contextlib
+import logging
 import math
 import signal
 import sys
@@ -18,6 +20,7 @@ from enforcer import wire
 from enforcer.problems import Conflict, NotFound, Problem, Unauthenticated
 from trainer.client import Registry
 
+log = logging.getLogger(__name__)
 Tell = Callable[[int, int, Mapping[str, float]], None]
 Say = Callable[[str], None]
 INTERRUPTED, LEASE_LOST, RUNTIME_LIMIT = "interrupted", "lease-lost", "runtime-limit"
@@ -58,8 +61,11 @@ class Watch:
 class Heartbeats:
     """A thread that tells the registry every `interval_s` how far the run is."""
 
-    def __init__(self, registry: Registry, lease: wire.Lease, watch: Watch) -> None:
-        self._registry, self._lease, self._watch = registry, lease, watch
+    def __init__(
+        self, registry: Registry, lease: wire.Lease, watch: Watch, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._registry, self._lease, self._watch, self._clock = registry, lease, watch, clock
+        self._answered_at = clock()  # counted by our own clock, from when we were given time by theirs
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
         self.missed = 0
@@ -80,6 +86,7 @@ class Heartbeats:
             over = self._over.wait(self._lease.heartbeat_s)
             watch = self._watch
             beat = wire.Heartbeat(step=watch.step, total_steps=watch.total, logs=dict([*watch.logs.items()][:MAX_LOGS]))
+            asked_at = self._clock()
             try:
                 answer = self._registry.heartbeat(self._lease.run_id, self._lease.lease_token, beat)
             except (Conflict, NotFound, Unauthenticated) as refusal:
@@ -87,9 +94,24 @@ class Heartbeats:
                 return
             except Problem:  # an outage, or a fault of the registry's own: the run is worth more than one beat
                 self.missed += 1
+                if not over and self._lost() and self._lease.on_lease_loss == "checkpoint-and-stop":
+                    return
                 continue
+            self._answered_at = asked_at
             if answer.stop is not None:
                 watch.stop(answer.stop)
+
+    def _lost(self) -> bool:
+        """Whether lease and grace are over; what is to happen then is said to the run, or to its log."""
+        silent_s, lease = self._clock() - self._answered_at, self._lease
+        if silent_s <= lease.lease_s + lease.grace_s:
+            return False
+        why = f"the registry has not answered for {silent_s:.0f} s (lease {lease.lease_s} s, grace {lease.grace_s} s)"
+        if lease.on_lease_loss == "checkpoint-and-stop":
+            self._watch.stop(f"{LEASE_LOST}: {why}")
+        else:
+            log.warning("%s; the run finishes all the same", why)
+        return True
 
 
 def say_on_stderr(text: str) -> None:

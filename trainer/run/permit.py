@@ -6,10 +6,12 @@ store    run-spec.json, ticket.jwt, jwks.json byte for byte; the run's key stays
 """
 
 import json
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from enforcer import tickets, wire
+from enforcer import revoked, tickets, wire
 from enforcer.keys import KeySet, KeyUnusable, SigningKey
 from enforcer.problems import OutputInvalid, RegistryUnreachable, TicketInvalid
 from enforcer.tickets import VerifiedTicket
@@ -20,7 +22,7 @@ from trainer.http import skew_in_words
 from trainer.layout import RunFolder, write_private
 from trainer.preflight import Preflight
 from trainer.run import checkpoints
-from trainer.settings import Settings, local_audience
+from trainer.settings import HERE, Settings, local_audience
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Permit:
             token = folder.ticket.read_text("ascii").strip()
             specification = folder.run_spec.read_bytes()
             keys = KeySet.load(folder.jwks)
+            taken_back = _revoked(keys, settings)
         except (OSError, UnicodeDecodeError, KeyUnusable) as error:
             raise TicketInvalid(f"the run folder `{folder.root}` holds no complete permit: {error}") from error
         ticket = tickets.verify(
@@ -56,6 +59,7 @@ class Permit:
             issuer=settings.issuer,
             audience=local_audience(),
             allow_dev=settings.on_loopback,
+            revoked=taken_back,
         )
         if settings.log_proof == "required":
             self._check_logged(ticket)
@@ -72,6 +76,12 @@ class Permit:
             ) from error
         keys = checkpoints.pinned_keys(self.settings)
         tickets.check_logged(ticket, proof, keys, witnesses=checkpoints.witnesses(self.settings))
+
+
+def _revoked(keys: KeySet, settings: Settings) -> Collection[str]:
+    """The list that this machine was told to heed; a mirror of the registry's where there is no route to it."""
+    file = os.environ.get(HERE["revoked"])
+    return revoked.read_file(Path(file), keys, issuer=settings.issuer) if file else ()
 
 
 def plan(registry: Registry, args: TrainingArguments, found: Contract, checked: Preflight) -> wire.TicketPlan:
@@ -147,6 +157,7 @@ def _agree(
         ("target", args.target, spec.target),
         ("GPUs", args.gpus, spec.gpus),
         ("inputs", checked.inputs, spec.inputs),
+        ("redemption", args.redeem, claims.redeem),
         ("key", key.thumbprint, claims.cnf.jkt),
     ]
     if args.business_unit is not None:

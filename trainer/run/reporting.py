@@ -34,6 +34,7 @@ from trainer.inputs import folders
 from trainer.job import Outcome
 from trainer.layout import RunFolder, write_private
 from trainer.run import evidence
+from trainer.run.offline import Redeemed
 from trainer.settings import Settings, read_secret
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,10 @@ def write_metrics(folder: RunFolder, spec: RunSpec, report: wire.Report, details
         _write_json(folder.metrics, document)
 
 
-def send(registry: Registry, folder: RunFolder, report: wire.Report, lease: wire.Lease) -> wire.Run | None:
+Held = wire.Lease | Redeemed
+
+
+def send(registry: Registry, folder: RunFolder, report: wire.Report, held: Held) -> wire.Run | None:
     """Report, and note the registry's verdict; None when the registry cannot take it now and it waits on disk.
 
     Raises:
@@ -81,12 +85,13 @@ def send(registry: Registry, folder: RunFolder, report: wire.Report, lease: wire
         Problem: it cannot take it, and neither can the disk.
     """
     # Spooled first and cleared after: a crash in between sends twice, which changes nothing, and never not at all.
-    _spool(folder, report, registry.settings, lease)
+    pending = _pending(registry.settings, report, held)
+    _spool(folder, report, pending)
     away: Problem | None = None
-    for pause in PAUSES_S:
+    for pause in PAUSES_S if isinstance(held, wire.Lease) else PAUSES_S[:1]:  # offline, nobody is expected to answer
         time.sleep(pause)
         try:
-            return _tell(registry, folder, report, lease.run_id, lease.lease_token)
+            return _tell(registry, folder, report, pending)
         except (Unavailable, InternalError) as fault:
             away = fault
     if away is not None and not folder.report_pending.exists():
@@ -95,36 +100,50 @@ def send(registry: Registry, folder: RunFolder, report: wire.Report, lease: wire
 
 
 def send_spooled(folder: RunFolder, settings: Settings) -> wire.Run:
-    """Send a report that waits in a run folder, to the registry that it is for.
+    """Send a report that waits in a run folder, to the registry that it is for. Of an offline run that left no report,
+    the record of its redemption is sent.
 
     Raises:
         NotFound: nothing waits there.
         Problem: the registry is still away, or refuses.
     """
-    if not folder.report_pending.exists():
+    waits = folder.report_pending.exists()
+    if not waits and not folder.redemption.exists():
         raise NotFound(f"no report waits in `{folder.root}`: it was sent, or this is not the folder of a run")
     try:
-        pending = json.loads(read_secret(folder.report_pending))
+        pending = json.loads(read_secret(folder.report_pending if waits else folder.redemption))
         settings = replace(settings, server=pending["server"], issuer=pending["issuer"], token=None)
-        run_id, lease_token = str(pending["run_id"]), str(pending["lease_token"])
-        report = wire.Report.model_validate_json(folder.report.read_bytes())
+        report = wire.Report.model_validate_json(folder.report.read_bytes()) if waits else None
     except (OSError, ValueError, KeyError) as error:
         raise NotConfigured(f"the report in `{folder.root}` cannot be read: {error}") from error
     with Registry(settings) as registry:
-        return _tell(registry, folder, report, run_id, lease_token)
+        return _tell(registry, folder, report, pending)
 
 
-def _tell(registry: Registry, folder: RunFolder, report: wire.Report, run_id: str, lease_token: str) -> wire.Run:
+def _tell(registry: Registry, folder: RunFolder, report: wire.Report | None, pending: dict[str, Any]) -> wire.Run:
     """One try. What was taken, or never will be, waits no longer."""
     try:
-        run = registry.report(run_id, lease_token, report)
+        run = _hand_in(registry, folder, report, pending)
+    except (KeyError, ValueError) as error:
+        raise NotConfigured(f"the report in `{folder.root}` cannot be read: {error}") from error
     except FOR_EVER:
         folder.report_pending.unlink(missing_ok=True)
         raise
     folder.report_pending.unlink(missing_ok=True)
     _note_verdict(folder, run)
-    evidence.keep(registry, folder, run.receipt, lease_token)
+    evidence.keep(registry, folder, run.receipt, pending.get("lease_token"))
     return run
+
+
+def _hand_in(
+    registry: Registry, folder: RunFolder, report: wire.Report | None, pending: dict[str, Any]
+) -> wire.ReportedRun:
+    if "record" not in pending:
+        assert report is not None, "a lease is spooled with its report"
+        return registry.report(str(pending["run_id"]), str(pending["lease_token"]), report)
+    ticket = folder.ticket.read_text("ascii").strip()
+    told = wire.Upload(record=pending["record"], report=report, report_proof=pending.get("report_proof"))
+    return registry.upload(ticket, str(unverified_claims(ticket)["jti"]), told)
 
 
 def _note_verdict(folder: RunFolder, run: wire.Run) -> None:
@@ -160,14 +179,16 @@ def _public_name(model: str) -> str:
     return Path(model).name if model.startswith(("/", ".", "~")) or Path(model).is_dir() else model
 
 
-def _spool(folder: RunFolder, report: wire.Report, settings: Settings, lease: wire.Lease) -> None:
-    """`report.pending` holds the lease token, so it is ours alone."""
-    pending = {
-        "server": settings.server,
-        "issuer": settings.issuer,
-        "run_id": lease.run_id,
-        "lease_token": lease.lease_token,
-    }
+def _pending(settings: Settings, report: wire.Report, held: Held) -> dict[str, Any]:
+    """What it takes to report later: the lease, or, after an offline redemption, two statements by the run's key."""
+    place = {"server": settings.server, "issuer": settings.issuer}
+    if isinstance(held, Redeemed):
+        return {**place, "record": held.record, "report_proof": held.prove(report)}
+    return {**place, "run_id": held.run_id, "lease_token": held.lease_token}
+
+
+def _spool(folder: RunFolder, report: wire.Report, pending: dict[str, Any]) -> None:
+    """`report.pending` may hold the lease token, so it is ours alone."""
     with _as_far_as_the_disk_allows(folder.report_pending):
         folder.report_pending.unlink(missing_ok=True)
         _write_json(folder.report, report.model_dump(mode="json"))

@@ -1,7 +1,14 @@
 """Execute a permitted run, in the process that will train.
 
 The order is the guarantee: nothing heavy loads and nothing is redeemed before the files on disk are known to be those
-that were signed. Numbers continue `enforcer.tickets.verify`.
+that were signed. Numbers continue `enforcer.tickets.verify`:
+
+13  this process holds the key that the ticket names
+15  the log proves that the ticket was issued, where that is required (`Permit.verify`)
+16  the inputs are those that were signed; before 14, so that no ticket is spent on data that changed
+14  the one redemption: by the registry, or offline by the replay cache of this place
+
+Any step that fails ends the run with exit code 8 and, where a registry can be reached, one event. Nothing is a warning.
 """
 
 import contextlib
@@ -9,25 +16,27 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from enforcer import wire
-from enforcer.problems import LogInconsistent, Problem, TicketInvalid, TrainingFailed
+from enforcer.problems import LogInconsistent, Problem, TicketInvalid, TicketUsed, TrainingFailed
 from enforcer.runspec import RunSpec
-from enforcer.tickets import VerifiedTicket
+from enforcer.tickets import VerifiedTicket, unverified_claims
 from trainer import preflight, recipes
 from trainer.client import Registry
 from trainer.inputs import folders, rows
 from trainer.job import Job, Outcome, Recipe
 from trainer.preflight import Sources
-from trainer.run import checkpoints, evidence, handover, reporting
+from trainer.run import checkpoints, evidence, handover, offline, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.run.permit import Permit
+from trainer.run.reporting import FOR_EVER, Held
 
 log = logging.getLogger(__name__)
-Held = Callable[[wire.Lease], None]
+HearLease = Callable[[wire.Lease], None]
+TELL_WITHIN_S = 5.0  # a refusal does not wait long to be heard
 
 
 @dataclass(frozen=True)
@@ -47,61 +56,110 @@ def execute(
     in_memory: Sources | None = None,
     tell: Tell | None = None,
     say: Say = say_on_stderr,
-    on_lease: Held | None = None,
+    on_lease: HearLease | None = None,
 ) -> Done:
     """Verify, redeem, train, report. `in_memory` are rows that never were files.
 
     Raises:
         TicketInvalid: the permit, or what it is about to be used for, is not what was signed.
-        TicketUsed, TicketExpired: it cannot be redeemed.
+        TicketUsed, TicketExpired, TicketRevoked: it cannot be redeemed.
         TrainingFailed: the recipe broke; the run is reported failed.
         Problem: the recipe refused the data or the arguments; the run is reported failed.
         KeyboardInterrupt: a second Ctrl-C, or one that came before training; the run is reported interrupted.
     """
-    # 1-12. The signed bytes, offline; and 15, proof of their issuance, where it is required.
-    ticket = permit.verify()
-    spec = ticket.spec
-    # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained on;
-    #     the model's folder is read once more by the recipe, so whoever can write to it now could still swap it.
-    sources = _sources(permit, in_memory)
-    _check_inputs(permit, spec, sources)
+    with _refusals_told(permit):
+        # 1-12. The signed bytes, offline; and 15, proof of their issuance, where it is required.
+        ticket = permit.verify()
+        spec = ticket.spec
+        # 13. Possession of the key. Online, the registry asks for a fresh proof as well.
+        _check_possession(permit, ticket)
+        # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained
+        #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
+        sources = _sources(permit, in_memory)
+        _check_inputs(permit, spec, sources)
     train_rows, eval_rows = preflight.rows_of(
         sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction
     )
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, train_rows, eval_rows, permit.folder, watch)
     with Registry(permit.settings) as registry:
-        # 13-14. Possession of the key, and the one redemption. Its id lives here and nowhere else.
-        lease = registry.redeem(ticket.token, ticket.claims.jti, permit.key, str(uuid.uuid4()))
+        # 14. The one redemption.
+        held = _redeem(permit, ticket, registry)
         handover.delete(permit)
-        try:
-            checkpoints.witness(registry, lease.checkpoint)
-        except LogInconsistent as refusal:  # said loudly at submission; a run that holds a lease is not lost over it
-            say(refusal.detail)
-        if on_lease is not None:
-            on_lease(lease)
+        if isinstance(held, wire.Lease):
+            try:
+                checkpoints.witness(registry, held.checkpoint)
+            except LogInconsistent as refusal:  # said loudly at submission; no run is lost over it
+                say(refusal.detail)
+            if on_lease is not None:
+                on_lease(held)
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
             started = datetime.now(UTC)
-            outcome = _train(job, spec, registry, lease, watch)
-            return _close(job, permit, ticket, registry, lease, outcome, started)
+            outcome = _train(job, spec, registry, held, watch)
+            return _close(job, permit, ticket, registry, held, outcome, started)
 
 
-def _train(job: Job, spec: RunSpec, registry: Registry, lease: wire.Lease, watch: Watch) -> Outcome:
+def _check_possession(permit: Permit, ticket: VerifiedTicket) -> None:
+    if permit.key.thumbprint != ticket.claims.cnf.jkt:
+        raise TicketInvalid("the ticket is refused: the key at hand is not the one that it names", step=13)
+
+
+def _redeem(permit: Permit, ticket: VerifiedTicket, registry: Registry) -> Held:
+    """Online, the redemption's id lives in this process and nowhere else; a refusal is on record where it was made."""
+    if ticket.claims.redeem == "online":
+        return registry.redeem(ticket.token, ticket.claims.jti, permit.key, str(uuid.uuid4()))
+    with _refusals_told(permit):
+        redeemed = offline.redeem(ticket, permit.key, permit.folder, permit.settings)
+    _announce(permit, ticket, redeemed)
+    return redeemed
+
+
+def _announce(permit: Permit, ticket: VerifiedTicket, redeemed: offline.Redeemed) -> None:
+    """Offline means that nobody has to answer. A registry that does answer hears of the redemption at once, and what it
+    refuses (a second use, a revoked ticket) does not start."""
+    settings = replace(permit.settings, timeout_s=min(TELL_WITHIN_S, permit.settings.timeout_s))
     try:
-        with Heartbeats(registry, lease, watch):
+        with Registry(settings) as registry:
+            registry.upload(ticket.token, redeemed.jti, wire.Upload(record=redeemed.record))
+    except FOR_EVER:
+        raise
+    except Problem as away:
+        log.info("the redemption is told later: %s", away.detail)
+
+
+@contextlib.contextmanager
+def _refusals_told(permit: Permit) -> Iterator[None]:
+    """What is refused here goes on record at the registry, if it answers and knows the ticket."""
+    try:
+        yield
+    except (TicketInvalid, TicketUsed) as refusal:
+        if "step" not in refusal.facts:  # there is no ticket to speak of
+            raise
+        settings = replace(permit.settings, timeout_s=min(TELL_WITHIN_S, permit.settings.timeout_s))
+        with contextlib.suppress(Problem, OSError, UnicodeDecodeError), Registry(settings) as registry:
+            token = permit.folder.ticket.read_text("ascii").strip()
+            jti = str(unverified_claims(token).get("jti"))
+            registry.refuse(token, jti, permit.key, int(refusal.facts["step"]), refusal.detail)
+        raise
+
+
+def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch) -> Outcome:
+    beating = Heartbeats(registry, held, watch) if isinstance(held, wire.Lease) else contextlib.nullcontext()
+    try:
+        with beating:
             recipe: Recipe = recipes.load(spec.profile.recipe)
             return recipe.train(job)
     except KeyboardInterrupt:
         when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
-        _close_without_model(job, registry, lease, watch, "interrupted", f"interrupted {when}")
+        _close_without_model(job, registry, held, watch, "interrupted", f"interrupted {when}")
         raise
     except Problem as problem:  # what the recipe found wrong with the data or the arguments keeps its own name
-        _close_without_model(job, registry, lease, watch, "failed", problem.detail)
+        _close_without_model(job, registry, held, watch, "failed", problem.detail)
         raise
     except (Exception, SystemExit) as error:
         what = f"`{type(error).__name__}`: {error}"
         log.exception("training stopped")
-        _close_without_model(job, registry, lease, watch, "failed", what)
+        _close_without_model(job, registry, held, watch, "failed", what)
         raise TrainingFailed(f"training stopped with {what}"[:2_000], run_id=job.run_id) from error
 
 
@@ -110,7 +168,7 @@ def _close(
     permit: Permit,
     ticket: VerifiedTicket,
     registry: Registry,
-    lease: wire.Lease,
+    held: Held,
     outcome: Outcome,
     started: datetime,
 ) -> Done:
@@ -120,15 +178,15 @@ def _close(
         reporting.write_card(job.folder, ticket.spec, outcome.scores)
     report = evidence.sign(permit, ticket, report, started)
     try:
-        return Done(job, outcome, reporting.send(registry, job.folder, report, lease))
+        return Done(job, outcome, reporting.send(registry, job.folder, report, held))
     except Problem as refusal:
         return Done(job, outcome, None, refused=refusal)
 
 
-def _close_without_model(job: Job, registry: Registry, lease: wire.Lease, watch: Watch, state: Any, why: str) -> None:
+def _close_without_model(job: Job, registry: Registry, held: Held, watch: Watch, state: Any, why: str) -> None:
     report = wire.Report(state=state, steps=watch.step, error=why[:2_000])
     try:
-        reporting.send(registry, job.folder, report, lease)
+        reporting.send(registry, job.folder, report, held)
     except Problem as refusal:  # the news is how the run ended, not that the registry knew better
         log.error("the report of this end was refused: `%s`: %s", refusal.code, refusal.detail)
 

@@ -88,6 +88,10 @@ def _move_the_stamp() -> None:
                 )
 
 
+def _add_partial_index(name: str, table: str, columns: list[str], where: str) -> None:
+    op.create_index(name, table, columns, unique=False, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
 def upgrade() -> None:
     op.create_table('api_token',
     sa.Column('id', sa.String(), nullable=False),
@@ -230,10 +234,12 @@ def upgrade() -> None:
     sa.Column('gates', sa.JSON(), nullable=False),
     sa.Column('verdict', sa.String(), nullable=True),
     sa.Column('report_digest', sa.String(), nullable=True),
-    sa.CheckConstraint("state in ('permitted', 'running', 'finished', 'failed', 'interrupted')", name='state'),
+    sa.CheckConstraint("state in ('permitted', 'running', 'lost', 'finished', 'failed', 'interrupted')", name='state'),
     sa.PrimaryKeyConstraint('id'),
     sa.UniqueConstraint('jti')
     )
+    _add_partial_index('silent_runs', 'run', ['lease_expires_at'], "state = 'running'")
+    _add_partial_index('runs_alive', 'run', ['actor', 'id'], "state in ('permitted', 'running', 'lost')")
     op.create_index('run_by_tag', 'run', ['task_type', 'id'], unique=False)
     op.create_index('run_by_unit', 'run', ['business_unit', 'id'], unique=False)
     op.create_table('tag',
@@ -257,10 +263,14 @@ def upgrade() -> None:
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('redeemed_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('redemption_id', sa.String(), nullable=True),
+    sa.Column('redeem', sa.String(), nullable=False),
+    sa.Column('revoked_at', sa.DateTime(timezone=True), nullable=True),
     sa.CheckConstraint("state in ('issued', 'redeemed', 'revoked')", name='state'),
+    sa.CheckConstraint("redeem in ('online', 'offline')", name='redeem'),
     sa.PrimaryKeyConstraint('jti'),
     sa.UniqueConstraint('run_id')
     )
+    _add_partial_index('revoked_tickets', 'ticket', ['expires_at'], "state = 'revoked'")
     op.create_table('alias',
     sa.Column('alias', sa.String(), nullable=False),
     sa.Column('tag', sa.String(), nullable=False),
