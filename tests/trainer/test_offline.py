@@ -128,7 +128,9 @@ def test_a_run_without_a_registry_trains_to_its_end_and_is_uploaded_later(
     assert (again.returncode, json.loads(again.stdout)["code"]) == (8, "ticket-invalid")
     assert away.returncode == 9
     assert (sent.returncode, json.loads(sent.stdout)["verdict"]) == (0, "pass"), sent.stderr
-    assert happened(isolating_registry) == ["ticket.issued", "ticket.redeemed", "run.finished", "gate.pass"]
+    kinds = happened(isolating_registry)
+    assert kinds == ["ticket.issued", "ticket.redeemed", "run.finished", "gate.pass", "run.manifest"]
+    assert (folder / "receipt.json").exists(), "the manifest came with the report, and was countersigned"
 
 
 def test_a_copied_permit_is_refused_by_the_same_cache_and_given_away_by_another(
