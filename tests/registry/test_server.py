@@ -88,13 +88,13 @@ def test_it_says_nothing_of_its_make_and_believes_no_address_that_a_client_write
     """From loopback the web server would take `X-Forwarded-For` as it comes, and guessing would cost nothing."""
     url, _ = served
 
-    def guess(number: int) -> httpx2.Response:
-        forged = {"Authorization": "Bearer guess", "X-Forwarded-For": f"10.0.0.{number}"}
-        return httpx2.get(f"{url}/v1/tags", headers=forged)
+    replies: list[httpx2.Response] = []
+    with httpx2.Client(base_url=url, headers={"Authorization": "Bearer guess"}) as client:
+        while not replies or replies[-1].status_code == 401:  # the budget refills a little meanwhile
+            assert len(replies) < 500, "guessing costs nothing"
+            replies.append(client.get("/v1/tags", headers={"X-Forwarded-For": f"10.0.{len(replies)}.1"}))
 
-    replies = [guess(number) for number in range(70)]
-
-    assert [reply.status_code for reply in replies[:60]] == [401] * 60
+    assert len(replies) > 60
     assert replies[-1].status_code == 429
     assert "server" not in replies[0].headers
 
