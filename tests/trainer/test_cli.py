@@ -34,6 +34,13 @@ def test_a_command_line_that_is_wrong_is_one_problem_document_too(desk: Desk, co
     assert document["detail"]
 
 
+def test_no_command_at_all_is_answered_with_the_help(desk: Desk) -> None:
+    done = desk.cli()
+
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "Commands:" in done.stderr
+
+
 def test_flags_may_stand_before_or_after_the_command(desk: Desk) -> None:
     assert desk.cli("--json", "tags", "list").stdout == desk.cli("tags", "list", "--json").stdout
     assert desk.cli("tags", "list", "-q").stdout.split()[0] == "dpo"

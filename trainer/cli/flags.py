@@ -40,7 +40,7 @@ def last_seen() -> Mapping[str, Any]:
 def form_in(words: Sequence[str]) -> Mapping[str, Any]:
     """The form of output that a command line asks for when it is too wrong to be parsed."""
     form: dict[str, Any] = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, _, value = word.partition("=")
         if word == "--json":
             form["json"] = True
