@@ -99,7 +99,10 @@ def export(count: int, key: SigningKey) -> list[str]:
         events.append({**event, "personal_hash": tlog.personal_hash(salt, event)})
     tree = tiles.in_memory(tlog.leaf_hash(tlog.entry(event)) for event in events)
     note = tlog.sign_checkpoint("registry.example/tlog", tree.size, tree.root, key)
-    return list(tlog.export_lines(note, ((at, event, tree.inclusion(at)) for at, event in enumerate(events))))
+    return [
+        tlog.export_head(note),
+        *(tlog.export_line(at, event, tree.inclusion(at)) for at, event in enumerate(events)),
+    ]
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def seed() -> None:
     settings = _settings()
 
     def plant() -> list[str]:
-        engine = db.open_engine(settings)
-        db.migrate(engine)
-        with db.writing(engine) as session:
+        with db.writing(_migrated(settings)) as session:
             return tags.seed(session, settings.policies_dir)
 
     added = _in_words(plant)
@@ -111,9 +109,7 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, scopes: tuple[st
         unknown += [f"unit `{unit}`"] if unit not in directory.units else []
         if unknown:
             raise click.ClickException(f"{', '.join(unknown)} is not in policies/directory.yaml")
-        engine = db.open_engine(settings)
-        db.migrate(engine)
-        with db.writing(engine) as session:
+        with db.writing(_migrated(settings)) as session:
             life, now = timedelta(days=days), db.utc_now()
             made = identity.create_token(session, user, groups, unit, life=life, now=now, scopes=scopes)
             who = user if ":" in user else f"user:{user}"
@@ -132,9 +128,7 @@ def list_tokens() -> None:
     settings = _settings()
 
     def read() -> list[str]:
-        engine = db.open_engine(settings)
-        db.migrate(engine)
-        with db.reading(engine) as session:
+        with db.reading(_migrated(settings)) as session:
             return [_token_line(row) for row in identity.tokens(session)]
 
     for line in _in_words(read):
@@ -151,9 +145,7 @@ def revoke_token(token_id: str) -> None:
     settings = _settings()
 
     def end() -> None:
-        engine = db.open_engine(settings)
-        db.migrate(engine)
-        with db.writing(engine) as session:
+        with db.writing(_migrated(settings)) as session:
             row = identity.revoke_token(session, token_id)
             actor = identity.Actor(OPERATOR, (), row.business_unit)
             audit_log.record(session, "token.revoked", actor, detail={"user": row.actor, "token": row.id})
@@ -196,8 +188,11 @@ def list_keys() -> None:
     "--now", "at_once", is_flag=True, help="Let it sign at once: for emergencies, verifiers may not know it yet."
 )
 def rotate_key(purpose: Any, alg: str | None, source: str | None, at_once: bool) -> None:
-    """Publish the next key for PURPOSE. It begins to sign a day later (TAGWARDEN_KEY_PUBLISH_AHEAD_S); the one before
-    stays published until the last thing that it signed has expired."""
+    """Publish the next key for PURPOSE.
+
+    It begins to sign a day later (TAGWARDEN_KEY_PUBLISH_AHEAD_S); the one before stays published until the last thing
+    that it signed has expired.
+    """
     from datetime import timedelta
 
     settings = _settings()
@@ -303,8 +298,10 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 def verify_log(
     export: Path | None, database: bool, keys: Path | None, manifest_keys: Path | None, checkpoints: tuple[Path, ...]
 ) -> None:
-    """Check an EXPORT offline: whole as it was signed (--manifest-keys, all formats); and compute the log again from an
-    NDJSON one, or from the database, and compare (--keys).
+    """Check an EXPORT offline, or the database.
+
+    With --manifest-keys: the file is whole, as it was signed (all formats). With --keys: the log is computed again,
+    from an NDJSON export or from the database, and compared.
 
     Without a checkpoint that was kept elsewhere, whoever owns the log's key can have written all of it anew.
     """
@@ -414,15 +411,21 @@ def serve_witness(name: str, logs: tuple[str, ...], key_file: Path, state: Path,
 
 
 @audit.command("export")
-@click.option("--format", "format_", required=True, type=click.Choice(["ndjson", "csv", "cef", "ocsf"]))
+@click.option(
+    "--format",
+    "format_",
+    required=True,
+    type=click.Choice(["ndjson", "csv", "cef", "ocsf"]),
+    help="ndjson has the proofs.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new file; it is readable for you only.")
 @click.option("--unit", "business_unit", help="Only this business unit.")
-@click.option("--task-type")
+@click.option("--task-type", help="Only of this task type.")
 @click.option("--actor", help="Such as user:li.")
 @click.option("--kind", help="Such as ticket.issued.")
-@click.option("--outcome", type=click.Choice(["done", "refused"]))
-@click.option("--run", "run_id")
-@click.option("--ticket", "ticket_id")
+@click.option("--outcome", type=click.Choice(["done", "refused"]), help="Only what was done, or only refusals.")
+@click.option("--run", "run_id", help="Only of this run.")
+@click.option("--ticket", "ticket_id", help="Only of this ticket.")
 @click.option("--since", help="With time zone, such as 2026-11-01T00:00:00Z.")
 @click.option("--until", help="Not including this moment.")
 def export_events(format_: str, out: Path, **asked: str | None) -> None:
@@ -501,7 +504,7 @@ def hold() -> None:
 
 
 @hold.command("place")
-@click.option("--reason", required=True)
+@click.option("--reason", required=True, help="Why; it is on record.")
 @click.option("--unit", "business_unit", help="Events of this business unit.")
 @click.option("--actor", help="Events by or about them, such as user:li.")
 @click.option("--run", "run_id", help="Events of this run.")
@@ -525,7 +528,7 @@ def place_hold(reason: str, everything: bool, **covers: str | None) -> None:
 
 @hold.command("release")
 @click.argument("hold_id")
-@click.option("--reason", required=True)
+@click.option("--reason", required=True, help="Why; it is on record.")
 def release_hold(hold_id: str, reason: str) -> None:
     """End a hold."""
     from registry import db, erasure, identity
@@ -572,9 +575,7 @@ def _write(act: Any) -> Any:
     """Do this in one transaction on the configured database."""
     from registry import db
 
-    engine = db.open_engine(_settings())
-    db.migrate(engine)
-    with db.writing(engine) as session:
+    with db.writing(_migrated(_settings())) as session:
         return act(session)
 
 
@@ -605,9 +606,7 @@ def _turn_keys(settings: Any, change: Any) -> Any:
     from registry.keyring import Keyring
 
     def turn() -> Any:
-        engine = db.open_engine(settings)
-        db.migrate(engine)
-        on_record = partial(audit_log.record_keys, engine, identity.Actor(OPERATOR, (), "all"))
+        on_record = partial(audit_log.record_keys, _migrated(settings), identity.Actor(OPERATOR, (), "all"))
         return change(Keyring(settings.keys_dir), on_record, db.utc_now())
 
     return _in_words(turn)

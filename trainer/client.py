@@ -70,9 +70,6 @@ class Registry(Link):
         """A lost answer is asked for again under the same Idempotency-Key: one submission, one ticket."""
         return self._post("/v1/tickets", request, wire.TicketGrant, again=True)
 
-    def ticket_status(self, jti: str) -> wire.TicketStatus:
-        return self._get(f"/v1/tickets/{_part(jti)}", wire.TicketStatus)
-
     def redeem(self, ticket: str, jti: str, key: SigningKey, redemption_id: str) -> wire.Lease:
         """Redeem by proof of possession. Asking again with the same `redemption_id` returns the same lease."""
         path = f"/v1/tickets/{_part(jti)}:redeem"
