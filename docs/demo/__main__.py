@@ -144,6 +144,17 @@ def the_story(world: "World") -> None:
             check((folder / name).exists(), f"the run left {name}")
         world.swift_submit("wang", "ticket", "verify", str(folder), quiet=True)
 
+    with step("qiao proves wang's run offline, from permit to outputs; one changed byte breaks the proof"):
+        trust = OUT / "trust.json"
+        world.swift_submit("qiao", "trust", "save", str(trust), quiet=True)
+        world.swift_submit(
+            "qiao", "verify", str(folder), "--trust", str(trust), expect="permitted to user:wang for retail"
+        )
+        changed = OUT / "changed-run"
+        shutil.copytree(folder, changed)
+        (changed / "metrics.json").write_text((changed / "metrics.json").read_text() + " ")
+        world.swift_submit("qiao", "verify", str(changed), "--trust", str(trust), exit_code=8, expect="metrics.json")
+
     with step("Somebody copied wang's permit while it lay there, key and all: a second use is refused"):
         problem = world.worker(thief.permit)
         check(problem["code"] == "ticket-used", "the ticket starts one run and no second")
