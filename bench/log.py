@@ -2,7 +2,7 @@
 
 append   leaf hash, tiles and root of batches of 1,000, in memory
 proof    one inclusion and one consistency proof from tiles, tiles already read: none cached between proofs
-verify   `tlog.verify_export` over a whole export, one process
+verify   `ndjson.verify` over a whole export, one process
 peer     SHA-256 over two hashes by `hashlib`, the least that any tree must do for a leaf
 """
 
@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 
-from enforcer import tiles, tlog
+from enforcer import ndjson, tiles, tlog
 from enforcer.keys import KeySet, SigningKey
 
 BATCH = 1_000
@@ -60,7 +60,7 @@ def main(leaves: int) -> None:
     key = SigningKey.generate()
     lines = export(EVENTS, key)
     start = time.process_time()
-    found = tlog.verify_export(lines, KeySet.of(key))
+    found = ndjson.verify(lines, KeySet.of(key))
     took_s = time.process_time() - start
     assert found.whole
     print(f"verify   {EVENTS / took_s:12,.0f} events/s of {sum(map(len, lines)) / EVENTS:,.0f} bytes each, offline")
@@ -100,8 +100,8 @@ def export(count: int, key: SigningKey) -> list[str]:
     tree = tiles.in_memory(tlog.leaf_hash(tlog.entry(event)) for event in events)
     note = tlog.sign_checkpoint("registry.example/tlog", tree.size, tree.root, key)
     return [
-        tlog.export_head(note),
-        *(tlog.export_line(at, event, tree.inclusion(at)) for at, event in enumerate(events)),
+        ndjson.head_line(note),
+        *(ndjson.event_line(at, event, tree.inclusion(at)) for at, event in enumerate(events)),
     ]
 
 

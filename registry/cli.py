@@ -305,7 +305,7 @@ def verify_log(
 
     Without a checkpoint that was kept elsewhere, whoever owns the log's key can have written all of it anew.
     """
-    from enforcer import tlog
+    from enforcer import ndjson, tlog
     from enforcer.exports import ExportInvalid
     from enforcer.keys import KeySet, KeyUnusable
 
@@ -325,7 +325,7 @@ def verify_log(
         outside = [tlog.open_checkpoint(file.read_text("utf-8"), known) for file in checkpoints]
         if export is not None:
             with export.open(encoding="utf-8", newline="\n") as lines:
-                found = tlog.verify_export(lines, known, outside=outside)
+                found = ndjson.verify(lines, known, outside=outside)
         else:
             found = _in_words(lambda: _verify_database(known, outside))
     except (ExportInvalid, tlog.LogInvalid, KeyUnusable, UnicodeDecodeError) as error:

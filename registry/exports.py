@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from enforcer import exports, tlog
+from enforcer import exports, ndjson, tlog
 from enforcer.exports import Format, Manifest
 from registry import audit, db, log
 from registry.books import Books
@@ -152,7 +152,7 @@ def ndjson_line(entry: Entry) -> str:
     """The event with its place and proof, for `tagwarden audit verify`."""
     if entry.index is None or entry.proof is None:
         return json.dumps({"manifest": entry.event["detail"]["manifest"]}, separators=(",", ":")) + "\n"
-    return tlog.export_line(entry.index, entry.event, entry.proof)
+    return ndjson.event_line(entry.index, entry.event, entry.proof)
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def _milliseconds(at: str) -> int:
 
 
 FORMS: dict[Format, Form] = {
-    "ndjson": Form("application/x-ndjson", "audit.ndjson", ndjson_line, tlog.export_head),
+    "ndjson": Form("application/x-ndjson", "audit.ndjson", ndjson_line, ndjson.head_line),
     "csv": Form("text/csv; charset=utf-8", "audit.csv", csv_line, lambda _note: _csv_line(audit.COLUMNS)),
     "cef": Form("text/plain; charset=utf-8", "audit.cef", cef_line),
     "ocsf": Form("application/x-ndjson", "audit.ocsf.ndjson", ocsf_line),

@@ -8,8 +8,9 @@ from sqlmodel import Session, col, select
 
 from enforcer import tlog
 from enforcer.keys import KeySet
+from enforcer.ndjson import Verified
 from enforcer.notes import LogInvalid
-from enforcer.tlog import Frontier, Head, Verified
+from enforcer.tlog import Frontier, Head
 from registry import log
 from registry.tables import Event, LogEntry, PendingEntry
 

@@ -25,7 +25,7 @@ import httpx2
 from conftest import free_port, ticket_request
 from sqlalchemy import create_engine, text
 
-from enforcer import proofs, tiles, tlog
+from enforcer import ndjson, proofs, tiles, tlog
 from enforcer.keys import KeySet, SigningKey
 
 TAGWARDEN = [sys.executable, "-P", "-m", "registry"]
@@ -243,14 +243,14 @@ def check(service: Service, history: History, auditor: str) -> int:
         .text.splitlines()
     )
     keys = KeySet.from_jwks(httpx2.get(f"{service.url}/tlog/jwks.json").json())
-    assert tlog.verify_export(lines, keys).whole, "the export is the whole log, and every proof in it holds"
+    assert ndjson.verify(lines, keys).whole, "the export is the whole log, and every proof in it holds"
     records = [json.loads(line) for line in lines]
     events = [record["event"] for record in records if "event" in record]
     books = _books(service)
 
     issued = Counter(event["ticket_id"] for event in events if event["kind"] == "ticket.issued")
     redeemed = Counter(event["ticket_id"] for event in events if event["kind"] == "ticket.redeemed")
-    # Every 201 that a client saw is in the books, in the log, and (by `verify_export`) provable.
+    # Every 201 that a client saw is in the books, in the log, and (by `ndjson.verify`) provable.
     told = {grant["jti"] for grant in history.grants}
     assert told <= books.tickets.keys()
     assert told <= issued.keys()

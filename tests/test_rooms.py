@@ -16,7 +16,8 @@ CLIENT = ["click", "rich", "httpx2"]
 
 ROOMS = {
     "enforcer": (["names", "profiles", "gates", "wire", "problems", "runspec", "tickets", "proofs", "records",
-                  "revoked", "keys", "tlog", "tiles", "notes", "dsse", "manifest", "chain", "access_tokens"],
+                  "revoked", "keys", "tlog", "tiles", "notes", "dsse", "manifest", "chain", "access_tokens",
+                  "exports", "ndjson"],
                  [*TRAINING, *WEB, *CLIENT, "casbin", "registry", "trainer"]),
     "enforcer.policy": (["rules", "conditions", "snapshot", "identity"],
                         [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),

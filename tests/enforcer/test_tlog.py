@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import definition, leaves_of
 
-from enforcer import tlog
+from enforcer import ndjson, tlog
 from enforcer.keys import KeySet, SigningKey
 from enforcer.tiles import in_memory
 from enforcer.tlog import LogInvalid
@@ -113,8 +113,8 @@ def export(count: int = 5) -> list[str]:
     tree = in_memory(tlog.leaf_hash(tlog.entry(event)) for event in events)
     note = tlog.sign_checkpoint("registry.example/tlog", count, tree.root, KEY)
     return [
-        tlog.export_head(note),
-        *(tlog.export_line(number, event, tree.inclusion(number)) for number, event in enumerate(events)),
+        ndjson.head_line(note),
+        *(ndjson.event_line(number, event, tree.inclusion(number)) for number, event in enumerate(events)),
     ]
 
 
@@ -129,10 +129,10 @@ def test_a_checkpoint_is_a_c2sp_signed_note() -> None:
 
 
 def test_an_export_holds() -> None:
-    found = tlog.verify_export(export(), KeySet.of(KEY))
+    found = ndjson.verify(export(), KeySet.of(KEY))
 
     assert (found.events, found.whole) == (5, True)
-    assert tlog.verify_export(export()[:3], KeySet.of(KEY)).whole is False
+    assert ndjson.verify(export()[:3], KeySet.of(KEY)).whole is False
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_an_export_holds() -> None:
 )
 def test_the_first_thing_that_does_not_fit_is_named(spoil, says: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(LogInvalid, match=says):
-        tlog.verify_export(spoil(export()), KeySet.of(KEY))
+        ndjson.verify(spoil(export()), KeySet.of(KEY))

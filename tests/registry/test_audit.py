@@ -10,7 +10,7 @@ from conftest import Registry, ask, ticket_request
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from enforcer import tlog
+from enforcer import ndjson, tlog
 from enforcer.keys import KeySet, SigningKey
 from registry import db, log
 
@@ -111,7 +111,7 @@ def test_a_page_token_belongs_to_its_query(busy: Registry) -> None:
 
 
 def test_an_export_is_verified_offline(busy: Registry) -> None:
-    found = tlog.verify_export(export(busy).text.splitlines(), keys_of(busy))
+    found = ndjson.verify(export(busy).text.splitlines(), keys_of(busy))
 
     assert (found.events, found.whole) == (2, False)
     assert found.head.size > 2
@@ -122,7 +122,7 @@ def test_the_whole_log_is_known_to_be_whole(busy: Registry) -> None:
 
     lines = auditor.get("/v1/audit:export", params={"format": "ndjson"}).text.splitlines()
 
-    assert tlog.verify_export(lines, keys_of(busy)).whole
+    assert ndjson.verify(lines, keys_of(busy)).whole
 
 
 @pytest.mark.parametrize("field", ["actor", "at", "rule", "detail", "outcome"])
@@ -133,7 +133,7 @@ def test_a_changed_event_is_noticed(busy: Registry, field: str) -> None:
     lines[1] = json.dumps(record)
 
     with pytest.raises(tlog.LogInvalid, match="line 2"):
-        tlog.verify_export(lines, keys_of(busy))
+        ndjson.verify(lines, keys_of(busy))
 
 
 def test_a_row_changed_in_the_database_is_noticed(busy: Registry) -> None:
@@ -144,7 +144,7 @@ def test_a_row_changed_in_the_database_is_noticed(busy: Registry) -> None:
         connection.execute(text("update event set actor = 'user:nobody' where kind = 'ticket.issued'"))
 
     with pytest.raises(tlog.LogInvalid, match="its personal part is not what was logged"):
-        tlog.verify_export(export(busy).text.splitlines(), keys_of(busy))
+        ndjson.verify(export(busy).text.splitlines(), keys_of(busy))
 
 
 def test_a_row_changed_before_it_was_sequenced_is_noticed_too(busy: Registry) -> None:
@@ -153,7 +153,7 @@ def test_a_row_changed_before_it_was_sequenced_is_noticed_too(busy: Registry) ->
         connection.execute(text("update event set actor = 'user:nobody' where kind = 'ticket.issued'"))
 
     with pytest.raises(tlog.LogInvalid, match="its personal part is not what was logged"):
-        tlog.verify_export(export(busy).text.splitlines(), keys_of(busy))
+        ndjson.verify(export(busy).text.splitlines(), keys_of(busy))
 
 
 def test_what_is_personal_can_be_erased_and_the_log_still_holds(busy: Registry) -> None:
@@ -164,13 +164,13 @@ def test_what_is_personal_can_be_erased_and_the_log_still_holds(busy: Registry) 
 
     lines = export(busy).text.splitlines()
 
-    assert tlog.verify_export(lines, keys_of(busy)).events >= 2
+    assert ndjson.verify(lines, keys_of(busy)).events >= 2
     assert "user:retail-trainer" not in "".join(lines)
 
 
 def test_a_checkpoint_by_another_key_is_refused(busy: Registry) -> None:
     with pytest.raises(tlog.LogInvalid, match="no key that this verifier knows"):
-        tlog.verify_export(export(busy).text.splitlines(), KeySet.of(SigningKey.generate()))
+        ndjson.verify(export(busy).text.splitlines(), KeySet.of(SigningKey.generate()))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from enforcer import exports as manifests
-from enforcer import tlog
+from enforcer import ndjson
 from enforcer.exports import ExportInvalid, Manifest
 from enforcer.keys import KeySet, SigningKey
 from registry import audit, db, exports, log
@@ -142,7 +142,7 @@ def test_an_export_of_many_chunks_holds_each_event_once(busy: Registry, monkeypa
 
     content = b"".join(exports.stream(busy.books, "ndjson", Filter(), auditor, "all", {}))
 
-    found = tlog.verify_export(
+    found = ndjson.verify(
         content.decode().split("\n"), KeySet.from_jwks(busy.anonymous().get("/tlog/jwks.json").json())
     )
     assert found.whole
