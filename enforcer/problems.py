@@ -218,6 +218,9 @@ class IdempotencyConflict(Invalid):
     code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
 
 
+# --- the audit log ----------------------------------------------------------------------------------------------------
+
+
 class Held(Conflict):
     """What a legal hold covers is not erased. `holds` are their ids."""
 
@@ -226,6 +229,9 @@ class Held(Conflict):
 
 class ErasureRefused(Conflict):
     code, title = "erasure-refused", "this cannot be erased now, or not like this"
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 class Malformed(Invalid):
