@@ -54,7 +54,7 @@ def beat(answers: Answers, watch: Watch) -> Heartbeats:
     return heartbeats
 
 
-def test_an_outage_stops_nothing() -> None:
+def test_heartbeats_that_find_nobody_are_counted_and_go_on() -> None:
     watch = Watch(60)
     answers = Answers(RegistryUnreachable("away"), RegistryUnreachable("away"), None)
 
