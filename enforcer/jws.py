@@ -10,6 +10,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from joserfc import jws
@@ -23,6 +24,7 @@ warnings.filterwarnings("ignore", message="EdDSA is deprecated", module="joserfc
 MAX_LENGTH = 8_192
 MAX_CONTAINERS = 256
 MAX_DEPTH = 16
+_COMPACTLY = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _COMPACT = re.compile(r"[A-Za-z0-9_-]{1,1024}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")
 
 
@@ -94,12 +96,22 @@ def sign(header: dict[str, Any], payload: dict[str, Any], key: Signer) -> str:
     Raises:
         KeyUnusable: the signer gave no signature of 64 bytes (DER, for example).
     """
-    parts = ({"alg": key.alg, **header}, payload)
-    content = ".".join(b64url(json.dumps(part, separators=(",", ":"), ensure_ascii=False).encode()) for part in parts)
+    named = "jwk" not in header  # a key names itself the same way over every signature
+    first = _header(key.alg, **header) if named else b64url(_written({"alg": key.alg, **header}))
+    content = f"{first}.{b64url(_written(payload))}"
     signature = key.sign(content.encode("ascii"))
     if len(signature) != SIGNATURE_BYTES:
         raise KeyUnusable(f"the signer of `{key.kid}` gave {len(signature)} bytes, a JOSE signature has 64")
     return f"{content}.{b64url(signature)}"
+
+
+@lru_cache(maxsize=64)
+def _header(alg: str, **members: str) -> str:
+    return b64url(_written({"alg": alg, **members}))
+
+
+def _written(part: dict[str, Any]) -> bytes:
+    return _COMPACTLY.encode(part).encode()
 
 
 def b64url(content: bytes) -> str:

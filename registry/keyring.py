@@ -188,7 +188,7 @@ class Keyring:
 
     def _stamp(self) -> tuple[int, int, int]:
         try:
-            status = os.stat(self._file, follow_symlinks=False)
+            status = os.stat(f"{self.folder}/ring.json", follow_symlinks=False)  # text: once a signature, and cheaper
         except OSError:
             return (0, 0, 0)
         return (status.st_mtime_ns, status.st_ino, status.st_mode)

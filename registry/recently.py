@@ -3,7 +3,9 @@
 Kept under the stamp (`tables.Stamp`) at which it was read. Nothing here is checked again before it is used: whoever
 drafts by it puts the stamp on the draft, and the writer refuses a draft whose stamp has moved, in the transaction that
 would have written it. So a ticket is never issued to a token that was revoked, or for a task type that was deprecated,
-before the ticket was; whatever else is answered (refusals, plans, every other route) is read from the books each time.
+before the ticket was. The key ring is a file and has no stamp: what a JWT said is kept with the set of token keys that
+it was verified with, which is another one as soon as the ring was changed. Whatever else is answered (refusals, plans,
+every other route) is read from the books each time.
 """
 
 import hashlib
@@ -13,6 +15,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import select
 
+from enforcer.keys import KeySet
 from enforcer.policy.snapshot import Snapshot
 from registry import db, tags
 from registry.books import Books
@@ -29,12 +32,13 @@ class Known:
 
     stamp: int
     gate: Snapshot
-    actors: Mapping[bytes, tuple[Actor, datetime]] = field(default_factory=dict)
+    actors: Mapping[bytes, tuple[Actor, datetime, KeySet | None]] = field(default_factory=dict)
     task_types: Mapping[str, tags.InForce] = field(default_factory=dict)
 
-    def actor(self, token: str, now: datetime) -> Actor | None:
-        actor, until = self.actors.get(_fingerprint(token), (None, now))
-        return actor if now < until else None
+    def actor(self, token: str, now: datetime, books: Books) -> Actor | None:
+        """Whose token this is, while it lives and the keys that it was verified with stand as they did."""
+        actor, until, keys = self.actors.get(_fingerprint(token), (None, now, None))
+        return actor if now < until and (keys is None or keys is books.token_keys) else None
 
 
 class Recently:
@@ -50,6 +54,7 @@ class Recently:
             UnknownTaskType, TaskTypeNotActive.
         """
         now = db.utc_now()
+        keys = self._books.token_keys if token.count(".") == 2 else None  # before the token is verified with them
         with self._books.reading() as session:
             stamp = session.exec(select(Stamp.value)).one()
         actor = recognise(self._books, token, now=now).admitted()  # may ask an issuer, so no session is open
@@ -60,7 +65,7 @@ class Recently:
                 known = Known(stamp, self._books.gate(session))
         actors = dict(known.actors) if len(known.actors) < MAX_TOKENS else {}
         if actor.expires_at is not None:
-            actors[_fingerprint(token)] = actor, min(actor.expires_at, now + LIFE)
+            actors[_fingerprint(token)] = actor, min(actor.expires_at, now + LIFE), keys
         learnt = Known(stamp, known.gate, actors, {**known.task_types, task_type: task})
         if self.known is None or self.known.stamp <= stamp:
             self.known = learnt

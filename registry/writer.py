@@ -19,12 +19,13 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+import pg8000
 from sqlalchemy import JSON, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
@@ -104,6 +105,7 @@ class Writer:
                 self._queue.put(None)
                 self._thread.join()
                 self._thread = None
+                self._store.close()
 
     def _start(self) -> None:
         with self._starting:
@@ -136,15 +138,19 @@ class Writer:
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
         """Settle the outcome of each. Never raises: somebody waits for every one of them."""
+        from_before = self._store.holds_a_connection()
         try:
             outcomes = self._transaction([waiting.draft for waiting in batch])
         except BaseException as error:
-            away = isinstance(error, DBAPIError) and db.is_away(error)
+            away = isinstance(error, ConnectionError) or (isinstance(error, DBAPIError) and db.is_away(error))
+            if away and from_before:  # it died since; what was committed over it all the same is found by its key
+                self._write(batch)
+                return
             if len(batch) > 1 and not away:
                 for waiting in batch:
                     self._write([waiting])
                 return
-            if not isinstance(error, DBAPIError):
+            if not away and not isinstance(error, DBAPIError):
                 log.exception("the writer failed on a batch")
             outcomes = [_copy(error) for _ in batch]
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -153,7 +159,7 @@ class Writer:
     def _transaction(self, drafts: Sequence[Draft]) -> Sequence[str | BaseException]:
         outcomes: list[str | BaseException] = []
         fresh: list[Draft] = []
-        with self._engine.begin() as connection:
+        with self._store.begun(self._engine) as connection:
             stamp, answers = self._store.look_up(connection, [draft.answer for draft in drafts])
             for draft in drafts:
                 own = draft.answer
@@ -210,6 +216,16 @@ Answers = dict[tuple[str, str], tuple[str, str]]
 
 
 class _Store(Protocol):
+    """Statements go to the driver itself: SQLAlchemy's share of them was a third of what a batch costs."""
+
+    def begun(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """A transaction, committed at the end of the block."""
+
+    def holds_a_connection(self) -> bool:
+        """Whether the next batch goes over a connection from before, which may have died since."""
+
+    def close(self) -> None: ...
+
     def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
         """The stamp, and what was answered under these actors and keys: request digest and answer."""
 
@@ -220,18 +236,45 @@ def _found(rows: Sequence[Any]) -> tuple[int, Answers]:
     return rows[0][0], {(actor, key): (digest, answer) for _, actor, key, digest, answer in rows if actor is not None}
 
 
+@contextmanager
+def _driver(connection: Connection) -> Iterator[Any]:
+    """The driver's own connection. What it raises comes out as SQLAlchemy would say it."""
+    raw, dialect = connection.connection.driver_connection, connection.dialect
+    base = dialect.loaded_dbapi.Error
+    try:
+        yield raw
+    except base as error:
+        gone = dialect.is_disconnect(error, raw, None)
+        if gone:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            "a batch", None, error, base, hide_parameters=True, connection_invalidated=gone, dialect=dialect
+        ) from error
+
+
 class _OnSqlite:
-    """One `insert ... values (...), (...)` for each table."""
+    """One `insert ... values (...), (...)` for each table. Each batch gets and gives back a connection: the lock that
+    writers of this process queue at goes with it (`db.py`)."""
 
     def __init__(self) -> None:
-        self._tables: list[tuple[str, str, list[str], list[int]]] = []  # head, marks, columns, which of them are JSON
+        self._tables: list[tuple[str, str, list[str], list[int], list[int]]] = []
         for table in TABLES:
             columns = SQLModel.metadata.tables[str(table.__tablename__)].columns
             names = [column.name for column in columns]
             quoted = ", ".join(f'"{name}"' for name in names)
             head = f'insert into "{table.__tablename__}" ({quoted}) values '  # noqa: S608 names of ours
             as_json = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
-            self._tables.append((head, f"({', '.join('?' * len(names))})", names, as_json))
+            moments = [at for at, column in enumerate(columns) if column.type.python_type is datetime]
+            self._tables.append((head, f"({', '.join('?' * len(names))})", names, as_json, moments))
+
+    def begun(self, engine: Engine) -> AbstractContextManager[Connection]:
+        return engine.begin()
+
+    def holds_a_connection(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
 
     def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
         marks = ", ".join(["(?, ?)"] * len(asked))
@@ -240,54 +283,98 @@ class _OnSqlite:
             "select stamp.value, a.actor, a.key, a.request_digest, a.answer from stamp "
             "left join (asked cross join idempotent_answer a on a.actor = asked.actor and a.key = asked.key)"
         )
-        keys = tuple(part for row in asked for part in (row["actor"], row["key"]))
-        return _found(connection.exec_driver_sql(query, keys).all())
+        keys = [part for row in asked for part in (row["actor"], row["key"])]
+        with _driver(connection) as raw:
+            return _found(raw.execute(query, keys).fetchall())
 
     def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
-        for table, (head, marks, names, as_json) in enumerate(self._tables):
-            values: list[Any] = []
-            for draft in drafts:
-                row = [draft.rows[table].get(name) for name in names]
-                for at in as_json:
-                    row[at] = json.dumps(row[at]) if row[at] else "{}" if row[at] == {} else "[]"
-                values += row
-            # Moments as SQLAlchemy writes them: UTC, without saying so, always with microseconds.
-            values = [
-                value.replace(tzinfo=None).isoformat(" ", "microseconds") if type(value) is datetime else value
-                for value in values
-            ]
-            connection.exec_driver_sql(head + ", ".join([marks] * len(drafts)), tuple(values))
+        with _driver(connection) as raw:
+            for table, (head, marks, names, as_json, moments) in enumerate(self._tables):
+                values: list[Any] = []
+                for draft in drafts:
+                    row: list[Any] = [*map(draft.rows[table].get, names)]
+                    for at in as_json:
+                        row[at] = json.dumps(row[at]) if row[at] else "{}" if row[at] == {} else "[]"
+                    for at in moments:  # as SQLAlchemy writes them: UTC, without saying so, always with microseconds
+                        if row[at] is not None:
+                            row[at] = row[at].replace(tzinfo=None).isoformat(" ", "microseconds")
+                    values += row
+                raw.execute(head + ", ".join([marks] * len(drafts)), values)
 
 
 class _OnPostgresql:
     """All tables in one statement, from one JSON parameter. The stamp is locked in share mode: batches of other
-    processes go on beside this one, and only a change of what they rest on waits for them to commit."""
+    processes go on beside this one, and only a change of what they rest on waits for them to commit.
+
+    The connection is the writer's own from one batch to the next, so its statements are prepared once, and nobody has
+    to ask first whether it still lives: a batch that finds it dead is written over another one.
+    """
 
     _LOOK_UP = (
         "select stamp.value, found.* from stamp left join ("
-        "select a.actor, a.key, a.request_digest, a.answer from json_to_recordset(cast(%s as json)) "
+        "select a.actor, a.key, a.request_digest, a.answer from json_to_recordset(cast(:document as json)) "
         "as asked(actor text, key text) join idempotent_answer a on a.actor = asked.actor and a.key = asked.key"
         ") found on true for share of stamp"
     )
 
     def __init__(self) -> None:
-        # `select *` of its own row type is in the order of the table. Short, since pg8000 reads it letter by letter.
+        # `select *` of its own row type is in the order of the table.
         inserts = ", ".join(
             f'_{table.__tablename__} as (insert into "{table.__tablename__}" select * from '  # noqa: S608 names of ours
-            f"json_populate_recordset(null::\"{table.__tablename__}\", (select j->'{table.__tablename__}' from b)))"
+            f'json_populate_recordset(cast(null as "{table.__tablename__}"), '
+            f"(select j->'{table.__tablename__}' from b)))"
             for table in TABLES
         )
-        self._insert = f"with b as (select cast(%s as json) j), {inserts} select 1"
+        self._insert = f"with b as (select cast(:document as json) j), {inserts} select 1"
+        self._held: Connection | None = None
+
+    @contextmanager
+    def begun(self, engine: Engine) -> Iterator[Connection]:
+        held, self._held = self._held, None
+        connection = held or engine.connect()
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            with suppress(DBAPIError, ConnectionError):
+                connection.close()
+            raise
+        self._held = connection
+
+    def holds_a_connection(self) -> bool:
+        return self._held is not None
+
+    def close(self) -> None:
+        if self._held is not None:
+            with suppress(DBAPIError, ConnectionError):
+                self._held.close()
+            self._held = None
 
     def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
-        keys = json.dumps([{"actor": row["actor"], "key": row["key"]} for row in asked])
-        return _found(connection.exec_driver_sql(self._LOOK_UP, (keys,)).all())
+        return _found(
+            self._run(connection, self._LOOK_UP, [{"actor": row["actor"], "key": row["key"]} for row in asked])
+        )
 
     def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         # In one order everywhere, so that two processes with the same keys wait for each other in one direction only.
         ordered = sorted(drafts, key=lambda draft: (draft.answer["actor"], draft.answer["key"]))
         tables = {str(t.__tablename__): [draft.rows[at] for draft in ordered] for at, t in enumerate(TABLES)}
-        connection.exec_driver_sql(self._insert, (json.dumps(tables, default=self._value),))
+        self._run(connection, self._insert, tables)
+
+    @classmethod
+    def _run(cls, connection: Connection, statement: str, document: object) -> Sequence[Any]:
+        with _driver(connection) as raw:
+            prepared = connection.info.get(statement)  # goes with the driver's connection
+            if prepared is None:
+                prepared = connection.info[statement] = raw.prepare(statement)
+            try:
+                rows: Sequence[Any] = prepared.run(document=json.dumps(document, default=cls._value))
+            except pg8000.DatabaseError as error:
+                said = error.args[0] if error.args else None
+                if isinstance(said, dict) and said.get("C") == "23505":  # its cursors say so, its statements do not
+                    raise pg8000.IntegrityError(said) from error
+                raise
+            return rows
 
     @staticmethod
     def _value(value: Any) -> str:

@@ -86,11 +86,11 @@ class Express:
     async def _look_up(self, token: str, task_type: str) -> tuple[Actor, InForce, Snapshot, int]:
         known, now = self._recently.known, db.utc_now()
         if known is not None:
-            actor, task = known.actor(token, now), known.task_types.get(task_type)
+            actor, task = known.actor(token, now, self._books), known.task_types.get(task_type)
             if actor is not None and task is not None:
                 return actor, task, known.gate, known.stamp
         known = await run_in_threadpool(self._recently.learn, token, task_type)
-        actor, task = known.actor(token, now), known.task_types[task_type]
+        actor, task = known.actor(token, now, self._books), known.task_types[task_type]
         if actor is None:
             raise Unauthenticated("this credential is read from the books each time")
         return actor, task, known.gate, known.stamp

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlmodel import select
 from enforcer import jws
 from enforcer.keys import SigningKey
 from registry import db, exchange
+from registry.keyring import Keyring
 from registry.settings import Settings
 from registry.tables import TradedToken
 
@@ -101,6 +103,20 @@ def test_what_a_job_does_is_on_record_with_the_job_behind_it(registry: Registry,
             "repo:example/reviews:environment:prod",
             "77",
         )
+
+
+def test_a_token_is_worth_nothing_once_its_key_is_over_however_lately_it_was_used(
+    registry: Registry, provider: Provider
+) -> None:
+    client = as_bearer(registry, trade(registry, job(provider)))
+    assert ask(client, ticket_request()).status_code == 201
+    ring, stolen = Keyring(registry.settings.keys_dir), registry.books.token_key.kid
+
+    ring.rotate("token", lambda _: None, alg=None, source=None, dev=False, now=datetime.now(UTC), ahead=timedelta(0))
+    assert ask(client, ticket_request()).status_code == 201  # it signs no more, and is still published
+    ring.retire(stolen, lambda _: None, compromised=True, now=datetime.now(UTC))
+
+    assert ask(client, ticket_request()).status_code == 401
 
 
 def test_the_pod_of_a_workload_is_on_record(registry: Registry, provider: Provider) -> None:

@@ -339,6 +339,19 @@ def test_a_database_that_goes_away_in_the_middle_of_a_batch_is_a_503_and_a_retry
 
 
 @pytest.mark.postgresql
+def test_a_database_that_was_started_again_between_two_batches_fails_none(cluster: Cluster, tmp_path: Path) -> None:
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=cluster.url, tickets_per_minute=0))
+    made = drafts(registry, 3)
+    assert written(registry, made[:1]) == [made[0].answer["answer"]]
+
+    cluster.kill()
+    cluster.start()
+
+    assert written(registry, made[1:]) == [draft.answer["answer"] for draft in made[1:]]
+    assert whole(registry) == 3
+
+
+@pytest.mark.postgresql
 def test_two_processes_asked_with_the_same_keys_issue_each_ticket_once(postgresql: str, tmp_path: Path) -> None:
     one, other = (
         Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql, tickets_per_minute=0))

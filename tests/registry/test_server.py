@@ -16,6 +16,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from conftest import free_port
+from fastapi import FastAPI
+
+from registry import server
+from registry.settings import Settings
 
 TAGWARDEN = [sys.executable, "-m", "registry"]
 
@@ -290,3 +294,16 @@ def test_the_openapi_document_is_valid_and_promises_problem_json_for_each_status
             assert {"422", "500"} <= set(refusals)
             assert {*chain.from_iterable(a["content"] for a in refusals.values())} == {"application/problem+json"}
             assert "default" not in operation["responses"], "it would make every status a documented one"
+
+
+@pytest.mark.parametrize(("module", "what"), [("uvloop", "loop"), ("httptools", "protocol")])
+def test_the_fast_parts_of_the_web_server_are_used_where_they_are_installed(
+    tmp_path: Path, module: str, what: str
+) -> None:
+    pytest.importorskip(module)
+    config = server.web_server(FastAPI(), Settings(state_dir=tmp_path))
+
+    config.load()
+
+    used = config.get_loop_factory() if what == "loop" else config.http_protocol_class
+    assert module in f"{used!r} {getattr(used, '__module__', '')}".lower(), used
