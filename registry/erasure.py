@@ -20,11 +20,10 @@ from enforcer import tlog, wire
 from enforcer.problems import ErasureRefused, Held, NotFound
 from registry import audit, db
 from registry.identity import Actor
-from registry.tables import ApiToken, Event, IdempotentAnswer, LegalHold, Run
+from registry.tables import OPEN_RUNS, ApiToken, Event, IdempotentAnswer, LegalHold, Principal, Run
 
 BATCH = 500
 HOLDS = "legal hold"  # what placing a hold and erasing queue for: none is placed between the check and the change
-OPEN_RUNS = ("permitted", "running")
 
 
 def erase(
@@ -70,6 +69,7 @@ def erase(
     with db.writing(engine) as session:
         answers = _forget_answers(session, person, unit)
         _forget_released_holds(session, person)
+        _forget_disabler(session, person)
         detail = {"events": events, "runs": runs, "answers": answers}
         audit.record(session, "audit.erasure-finished", by, detail=detail, **facts)
     return wire.ErasureReceipt(person_digest=digest, salt=salt, **detail)
@@ -161,7 +161,7 @@ def _refuse_held(holds: Sequence[LegalHold]) -> None:
 
 def _naming(engine: Engine, person: str, unit: str) -> Iterator[list[str]]:
     """Ids of events not erased yet that are by the person or name them, oldest first, up to `BATCH` at a time."""
-    likely = "%" + re.sub(r"([\\%_])", r"\\\1", person) + "%"
+    likely = _like(person)
     about = or_(
         col(Event.actor) == person,
         col(Event.reason).like(likely, escape="\\"),
@@ -185,6 +185,10 @@ def _naming(engine: Engine, person: str, unit: str) -> Iterator[list[str]]:
 
 def _is_about(person: str, event: Event) -> bool:
     return _names(person, event.reason or "") or _names(person, json.dumps(event.detail, ensure_ascii=False))
+
+
+def _like(person: str) -> str:
+    return "%" + re.sub(r"([\\%_])", r"\\\1", person) + "%"
 
 
 def _names(person: str, text: str) -> bool:
@@ -220,22 +224,24 @@ def _end_tokens(session: Session, person: str, unit: str) -> None:
 
 
 def _erase_runs(engine: Engine, person: str, unit: str) -> int:
-    """The name of whoever asked for a run, and of whoever cancelled it."""
-    count = 0
-    mine = or_(col(Run.actor) == person, col(Run.stop) == f"cancelled by {person}")
-    query = select(Run).where(mine, col(Run.state).not_in(OPEN_RUNS)).limit(BATCH)
+    """The name of whoever asked for a run, and of whoever stopped it or was named as they did."""
+    count, after = 0, ""
+    mine = or_(col(Run.actor) == person, col(Run.stop).like(_like(person), escape="\\"))
+    query = select(Run).where(mine, col(Run.state).not_in(OPEN_RUNS)).order_by(col(Run.id)).limit(BATCH)
     if unit != "all":
         query = query.where(Run.business_unit == unit)
     while True:
         with db.writing(engine) as session:
-            runs = session.exec(query).all()
-            for run in runs:
+            found = session.exec(query.where(col(Run.id) > after)).all()
+            for run in found:
+                told = run.stop is not None and _names(person, run.stop)
+                count += told or run.actor == person
                 run.actor = tlog.ERASED["actor"] if run.actor == person else run.actor
-                run.stop = "cancelled" if run.stop is not None and _names(person, run.stop) else run.stop
+                run.stop = run.stop.split()[0] if run.stop is not None and told else run.stop
                 session.add(run)
-            count += len(runs)
-            if len(runs) < BATCH:
+            if len(found) < BATCH:
                 return count
+            after = found[-1].id
 
 
 def _forget_answers(session: Session, person: str, unit: str) -> int:
@@ -258,3 +264,12 @@ def _forget_released_holds(session: Session, person: str) -> None:
         session.connection().execute(
             update(LegalHold).where(col(column) == person, released).values({col(column): tlog.ERASED["actor"]})
         )
+
+
+def _forget_disabler(session: Session, person: str) -> None:
+    """That somebody is let in no longer stays, with their name: it is what keeps them out."""
+    named = or_(col(Principal.disabled_by) == person, col(Principal.reason).like(_like(person), escape="\\"))
+    for row in session.exec(select(Principal).where(named)):
+        row.disabled_by = tlog.ERASED["actor"] if row.disabled_by == person else row.disabled_by
+        row.reason = tlog.ERASED["actor"] if _names(person, row.reason) else row.reason
+        session.add(row)

@@ -60,7 +60,8 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(cast("Iterable[tuple[bytes, bytes]]", scope["headers"]))
+        # Of a header that stands twice the first counts, as for the routes: the one that is checked is the one used.
+        headers = dict(reversed(list(cast("Iterable[tuple[bytes, bytes]]", scope["headers"]))))
         state, started = scope.setdefault("state", {}), False
         authorization = headers.get(b"authorization", b"").decode("latin-1")
 

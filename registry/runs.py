@@ -12,9 +12,9 @@ from registry import audit, db, manifests
 from registry.access import Permit
 from registry.books import Books
 from registry.identity import Actor
-from registry.tables import Run, Ticket
+from registry.tables import OPEN_RUNS, Run, Ticket
 
-OPEN = ("permitted", "running", "lost")
+OPEN = OPEN_RUNS
 SWEEP_AT_ONCE = 200
 
 

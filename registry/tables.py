@@ -180,6 +180,9 @@ class Ticket(SQLModel, table=True):
     revoked_at: datetime | None = _moment(nullable=True)
 
 
+OPEN_RUNS = ("permitted", "running", "lost")  # a lost run comes back by being heard of
+
+
 class Run(SQLModel, table=True):
     """One run, from its permit on."""
 

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from sqlmodel import Session, col, delete, select
 from starlette.concurrency import run_in_threadpool
 
-from enforcer import gates, tickets, wire
+from enforcer import gates, tickets, tlog, wire
 from enforcer.policy.rules import Directory
 from enforcer.problems import (
     ArgumentInvalid,
@@ -292,8 +292,10 @@ def find(session: Session, claims: tickets.Claims) -> tuple[Ticket, Run]:
         TicketNeverIssued: signed with our key, yet not what we wrote down: somebody else has the key.
     """
     ticket, run = session.get(Ticket, claims.jti), session.get(Run, claims.txn)
-    written = ticket and run and (ticket.run_id, ticket.jkt, run.run_spec_digest, run.actor)
-    if ticket is None or run is None or written != (claims.txn, claims.cnf.jkt, claims.run_spec_digest, claims.sub):
+    written = ticket and run and (ticket.run_id, ticket.jkt, run.run_spec_digest)
+    signed = claims.txn, claims.cnf.jkt, claims.run_spec_digest
+    # Of whom the run is, is not known any more where they were erased; nobody forged it for that.
+    if ticket is None or run is None or written != signed or run.actor not in (claims.sub, tlog.ERASED["actor"]):
         raise TicketNeverIssued(f"ticket `{claims.jti}` is not in the books as it is here; who else has our key?")
     return ticket, run
 

@@ -17,11 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from enforcer import ndjson, wire
 from enforcer.keys import KeySet, SigningKey
 from enforcer.policy.rules import PolicyInvalid
-from enforcer.problems import Held
-from registry import db, erasure, retention
+from enforcer.problems import ErasureRefused, Held
+from registry import db, erasure, principals, retention, revocations, runs
 from registry.cli import main
 from registry.identity import Actor
 from registry.settings import Settings
+from registry.tables import Principal
 
 OPERATOR = Actor("system:operator", (), "all")
 REASON = "request 4711 of the data subject"
@@ -110,6 +111,42 @@ def test_a_token_of_the_erased_signs_in_no_more(registry: Registry, person: str)
     erase(registry, person)
 
     assert client.get("/v1/tags").status_code == 401
+
+
+def test_a_lost_run_has_not_ended_so_its_user_is_not_erased_yet(registry: Registry, person: str) -> None:
+    key = SigningKey.generate()
+    client = registry.as_(person.removeprefix("user:"), "trainers")
+    grant = ask(client, ticket_request(jkt=key.thumbprint)).json()
+    redeem(registry, grant, key)
+    with registry.books.engine.begin() as connection:
+        connection.execute(text("update run set state = 'lost' where id = :id"), {"id": grant["run_id"]})
+
+    with pytest.raises(ErasureRefused, match="has not ended"):
+        erase(registry, person)
+
+
+def test_whoever_took_back_a_ticket_is_erased_from_its_run(registry: Registry, person: str) -> None:
+    grant = ask(registry.as_("wang", "trainers"), ticket_request()).json()
+    with registry.books.writing() as session:
+        revocations.revoke(session, grant["jti"], Actor(person, (), "retail"), f"{person} says so")
+
+    erase(registry, person)
+
+    with registry.books.reading() as session:
+        assert runs.get(session, grant["run_id"]).stop == "revoked"
+
+
+def test_whoever_disabled_somebody_is_erased_and_the_other_stays_out(registry: Registry, person: str) -> None:
+    other = f"user:o-{db.uuid7()[-12:]}"
+    with registry.books.writing() as session:
+        principals.disable(session, other, Actor(person, (), "all"), f"told by {person}")
+
+    erase(registry, person)
+
+    with registry.books.reading() as session:
+        row = session.get(Principal, other)
+        assert row is not None
+        assert (row.disabled_by, row.reason) == ("erased", "erased")
 
 
 def test_who_has_a_run_going_on_is_not_erased_yet(registry: Registry, person: str) -> None:

@@ -12,8 +12,9 @@ from policy_folders import changed_policy
 from enforcer import jws, records, tickets
 from enforcer.keys import SigningKey
 from enforcer.runspec import canonical_bytes, digest
-from enforcer.wire import Report
-from registry import db, server
+from enforcer.wire import ErasureRequest, Report
+from registry import db, erasure, server
+from registry.identity import Actor
 from registry.settings import Settings
 
 GOOD = {"macro_f1": {"value": 0.80, "n": 400, "low": 0.75, "high": 0.85, "confidence": 0.95}}
@@ -105,6 +106,22 @@ def test_an_uploaded_run_is_entered_at_its_time_and_judged(
     kinds = [event.kind for event in isolated.events() if event.ticket_id == grant["jti"]]
     assert kinds == ["ticket.issued", "ticket.redeemed", "run.finished", "gate.pass"]
     assert isolated.events("ticket.redeemed")[0].detail["host"] == "node-7"
+
+
+def test_the_same_record_of_a_run_whose_user_was_erased_is_no_alarm(
+    isolated: Registry, grant: dict[str, Any], run_key: SigningKey
+) -> None:
+    said, redemption_id = record(grant, run_key)
+    whole = with_report(grant, run_key, redemption_id)
+    assert upload(isolated, grant, said, **whole).status_code == 200
+    asked = ErasureRequest(actor="user:wang", reason="request 4711")
+    erasure.erase(isolated.books.engine, asked, Actor("system:operator", (), "all"), "all", {})
+
+    again = upload(isolated, grant, said, **whole)
+    copied = upload(isolated, grant, record(grant, run_key, host="node-8")[0])
+
+    assert again.status_code == 200
+    assert copied.json()["code"] == "ticket-used-twice"
 
 
 def test_a_second_redemption_is_an_alarm_that_auditors_see(

@@ -230,3 +230,14 @@ def test_an_ipv6_customer_is_one_address() -> None:
     assert address({"client": ("2001:db8:1:2:aaaa::1", 1)}) == address({"client": ("2001:db8:1:2:bbbb::9", 2)})
     assert address({"client": ("2001:db8:1:3::1", 1)}) != address({"client": ("2001:db8:1:2::1", 1)})
     assert address({"client": ("192.0.2.7", 1)}) == "192.0.2.7"
+
+
+def test_of_two_credentials_the_one_that_is_tried_is_the_one_that_counts(strict: Registry) -> None:
+    good = strict.as_("wang", "trainers")
+    assert good.get("/v1/me").status_code == 200
+    known = good.headers["authorization"]
+    guesses = [("Authorization", "Bearer twp_guess"), ("Authorization", known)]
+
+    said = [strict.anonymous().get("/v1/me", headers=guesses).status_code for _ in range(40)]
+
+    assert said[-1] == 429
