@@ -212,6 +212,18 @@ def test_a_record_that_claims_a_time_beyond_the_tickets_life_is_refused(
     assert [(reply.status_code, reply.json()["step"]) for reply in replies] == [(401, 10)] * 2
 
 
+def test_a_ticket_signed_again_with_a_longer_life_gets_no_longer_one(
+    isolated: Registry, grant: dict[str, Any], run_key: SigningKey
+) -> None:
+    claims = tickets.Claims.model_validate(jws.read(grant["ticket"], ("alg", "typ", "kid"))[1])
+    longer = claims.model_copy(update={"exp": claims.exp + 2_000})
+    grant["ticket"] = tickets.sign(longer, isolated.books.ticket_key)
+
+    reply = upload(isolated, grant, record(grant, run_key, age_s=-1_500)[0])
+
+    assert (reply.status_code, reply.json()["step"]) == (401, 10)
+
+
 def test_a_record_does_not_stand_for_the_redemption_of_an_online_ticket(
     isolated: Registry, run_key: SigningKey
 ) -> None:
