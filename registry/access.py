@@ -317,11 +317,13 @@ def proof_reader(
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         with books.reading() as session:
-            query = select(Run.lease_sha256).join(Event, col(Event.run_id) == Run.id).where(Event.id == event_id)
-            stored = session.exec(query).first()
-        if stored is not None and hmac.compare_digest(stored, lease_hash(token)):
-            return
-    identify(request, _documented)
+            query = select(Run).join(Event, col(Event.run_id) == Run.id).where(Event.id == event_id)
+            run = session.exec(query).first()
+            stored = run.lease_sha256 if run else None
+            if run is not None and stored is not None and hmac.compare_digest(stored, lease_hash(token)):
+                admit(request, Actor(run.actor, (), run.business_unit), counted=run.id)
+                return
+    admit(request, identify(request, _documented))
 
 
 proof_reader.access = "signed in, or holds the run's lease"  # type: ignore[attr-defined]

@@ -45,6 +45,7 @@ class Cluster:
         """As our own child, so that it can be reaped: a zombie still owns its lock file."""
         command = [str(BINARIES[0] / "postgres"), "-D", f"{self.folder}/data", "-p", str(self.port)]
         command += ["-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"]
+        command += ["-c", "max_connections=500"]  # each registry of a test keeps a pool
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as_user)  # type: ignore[call-overload]
         self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), until_done_s=30)

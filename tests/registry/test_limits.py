@@ -159,8 +159,9 @@ def test_an_unknown_query_parameter_is_refused_on_every_route(registry: Registry
     for name, value in (("proposal_id", "x"), ("name", "dpo"), ("version", "1"), ("jti", "x"), ("run_id", "x")):
         path = path.replace(f"{{{name}}}", value)
     client = registry.as_("root", "platform-admins", "trainers", "auditors", "nlp", "tag-stewards")
+    body = {} if method == "get" else {"data": {"grant_type": "x"}} if path == "/v1/token" else {"json": {}}
 
-    reply = client.request(method, path, params={"busines_unit": "retail"}, **({} if method == "get" else {"json": {}}))
+    reply = client.request(method, path, params={"busines_unit": "retail"}, **body)
 
     assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
     assert "`busines_unit` is not a query parameter" in reply.json()["detail"]
