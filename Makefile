@@ -42,7 +42,7 @@ lock: ## renew requirements/*.txt from the ranges in pyproject.toml
 	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 
-test: install ## run the checks and tests (about ten minutes)
+test: install ## run the checks and tests (about twenty minutes)
 	$(MAKE) check
 	$(BIN)/python -m pytest -m 'not slow'
 
