@@ -14,10 +14,9 @@ from enforcer import records, wire
 from enforcer.problems import Malformed, RevokedTicketUsed, TicketInvalid, TicketUsedTwice
 from enforcer.runspec import RunSpec, canonical_bytes, digest
 from enforcer.tickets import LEEWAY_S
-from registry import audit, runs, tickets
+from registry import runs, tickets
 from registry.access import BorneTicket
 from registry.books import Books
-from registry.identity import Actor
 from registry.tables import Run, Ticket
 
 
@@ -75,16 +74,5 @@ def _register(session: Session, ticket: Ticket, run: Run, borne: BorneTicket, re
     # It sends no heartbeats: its time limit is its lease, and after that it is lost like any other.
     run.lease_expires_at = redeemed_at + timedelta(seconds=spec.limits.max_runtime_s)
     session.add(run)
-    audit.record(
-        session,
-        "ticket.redeemed",
-        Actor(run.actor, (), run.business_unit),
-        task_type=run.task_type,
-        version=run.version,
-        run_id=run.id,
-        ticket_id=ticket.jti,
-        rule=run.policy_rule,
-        policy_revision=borne.claims.policy_digest,
-        detail={"audience": borne.claims.aud, "offline": True, "host": record.host, "at": redeemed_at.isoformat()},
-    )
+    tickets.record_redeemed(session, run, borne.claims, offline=True, host=record.host, at=redeemed_at.isoformat())
     session.flush()

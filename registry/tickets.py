@@ -4,6 +4,7 @@ import re
 import secrets
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import update
 from sqlmodel import Session, col, delete, select
@@ -236,18 +237,7 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
     run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
     if won.rowcount:
         run.state, run.started_at = "running", now
-        audit.record(
-            session,
-            "ticket.redeemed",
-            Actor(run.actor, (), run.business_unit),
-            task_type=run.task_type,
-            version=run.version,
-            run_id=run.id,
-            ticket_id=claims.jti,
-            rule=run.policy_rule,
-            policy_revision=claims.policy_digest,
-            detail={"audience": claims.aud},
-        )
+        record_redeemed(session, run, claims)
     session.add(run)
     return wire.Lease(
         run_id=run.id,
@@ -317,6 +307,22 @@ def refuse_offline_elsewhere(request: wire.TicketRequest, directory: Directory) 
         )
     if not _ONE_PLACE.fullmatch(request.audience):
         raise Malformed(f"`audience`: `{request.audience}` names neither one host nor one cluster")
+
+
+def record_redeemed(session: Session, run: Run, claims: tickets.Claims, **detail: Any) -> None:
+    """The event of a run's one redemption."""
+    audit.record(
+        session,
+        "ticket.redeemed",
+        Actor(run.actor, (), run.business_unit),
+        task_type=run.task_type,
+        version=run.version,
+        run_id=run.id,
+        ticket_id=run.jti,
+        rule=run.policy_rule,
+        policy_revision=claims.policy_digest,
+        detail={"audience": claims.aud, **detail},
+    )
 
 
 def _refuse_replay(session: Session, proof_id: str) -> None:
