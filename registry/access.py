@@ -26,8 +26,10 @@ from sqlmodel import col, select
 from enforcer import proofs, tickets
 from enforcer.keys import KeySet
 from enforcer.policy.conditions import Context
-from enforcer.policy.snapshot import ANY_TAG, Decision, Snapshot
-from enforcer.policy.snapshot import Request as Question
+from enforcer.policy.decision import Decision
+from enforcer.policy.decision import Request as Question
+from enforcer.policy.rules import ANY_TAG
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import NotPermitted, RateLimited, TicketInvalid, Unauthenticated
 from registry import db, limits
 from registry.books import Books, TheBooks
@@ -131,11 +133,11 @@ def May(  # noqa: N802
             noted.facts["business_unit"] = unit
         else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
             noted.facts["detail"] = {**noted.facts.get("detail", {}), "asked_for_unit": unit}
-        if matter.owner == actor.id:
-            return Permit(actor, unit, Decision(True, "allow", gate.revision, OWNER))
         decision = decide(gate, actor, action, matter)
+        if matter.owner == actor.id:
+            return Permit(actor, unit, Decision(decision.request, True, "allow", gate.revision, OWNER))
         if not decision.allowed:
-            raise refusal(actor, action, matter, unit, decision)
+            raise refusal(gate, actor, decision)
         return Permit(actor, unit, decision)
 
     permitted.access = f"may {action}"  # type: ignore[attr-defined]
@@ -154,35 +156,36 @@ def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decisio
     )
     decision = gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
     if decision.allowed and not actor.in_scope(action):
-        return Decision(False, "not-in-scope", gate.revision)
+        return Decision(decision.request, False, "not-in-scope", gate.revision)
     return decision
 
 
-def refusal(actor: Actor, action: str, matter: Matter, unit: str, decision: Decision) -> NotPermitted:
+def refusal(gate: Snapshot, actor: Actor, decision: Decision) -> NotPermitted:
     """The refusal in words: who, what, why not, and who may."""
+    asked = decision.request
+    nearest = gate.nearest(asked) if decision.reason == "no-matching-rule" else ()
     who = f"`{actor.id}` (groups: {', '.join(actor.groups) or 'none'})"
-    what = f"{action} `{matter.tag}` for `{unit}`" if matter.tag != ANY_TAG else f"{action} for `{unit}`"
+    what = f"{asked.action} `{asked.tag}`" if asked.tag != ANY_TAG else asked.action
     match decision.reason:
         case "explicit-deny":
             why = f"rule `{decision.rule}` denies it"
-        case "no-matching-rule" if decision.nearest:
-            nearest = decision.nearest[0]
-            why = f"rule `{nearest.rule}` is the nearest that allows it, and it fails on {nearest.failed}"
+        case "no-matching-rule" if nearest:
+            why = f"rule `{nearest[0].rule}` is the nearest that allows it, and it fails on {nearest[0].failed[0]}"
         case "no-matching-rule":
             why = "no rule of the policy allows it to anybody"
         case "not-in-scope":
             why = f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
         case "unit-holds-others":
-            why = f"a run is for one business unit, and `{unit}` holds others; name one of them"
+            why = f"a run is for one business unit, and `{asked.unit}` holds others; name one of them"
         case "target-holds-others":
-            why = f"a run starts in one place, and `{matter.target}` holds others; name one of them"
+            why = f"a run starts in one place, and `{asked.target}` holds others; name one of them"
         case _:
             why = f"the policy answers `{decision.reason}`"
     return NotPermitted(
-        f"{who} may not {what}: {why}",
+        f"{who} may not {what} for `{asked.unit}`: {why}",
         reason_code=decision.reason,
-        rule=decision.rule or (decision.nearest[0].rule if decision.nearest else None),
-        who_may=list(decision.who_may) or None,
+        rule=decision.rule or (nearest[0].rule if nearest else None),
+        who_may=list(dict.fromkeys(who for miss in nearest for who in miss.who)) or None,
         policy_revision=decision.revision,
     )
 

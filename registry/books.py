@@ -12,7 +12,9 @@ from sqlmodel import Session, col, select
 
 from enforcer import tlog
 from enforcer.keys import KeySet, Signer
-from enforcer.policy import identity, rules
+from enforcer.policy import folder, identity
+from enforcer.policy.revision import Policy
+from enforcer.policy.rules import Directory
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import LogInconsistent
 from registry import db
@@ -31,7 +33,7 @@ class Books:
     settings: Settings
     engine: Engine
     ring: Keyring
-    policy: rules.Policy
+    policy: Policy
     issuers: Issuers
     rates: Rates = field(init=False, repr=False)
     writer: Writer = field(init=False, repr=False)
@@ -55,7 +57,7 @@ class Books:
             PolicyInvalid: the policy, or `identity.yaml`, cannot go live.
             KeyUnusable: no complete key ring (`server.prepare` makes it), or a key that cannot be trusted.
         """
-        policy = rules.load(settings.policies_dir)
+        policy = folder.load(settings.policies_dir)
         issuers = Issuers(whom_to_believe(settings, policy.directory))
         return cls(settings, db.open_engine(settings), Keyring.open(settings.keys_dir), policy, issuers)
 
@@ -146,7 +148,7 @@ async def the_books(request: Request) -> Books:  # async: a plain function would
 TheBooks = Annotated[Books, Depends(the_books)]
 
 
-def whom_to_believe(settings: Settings, directory: rules.Directory) -> identity.IdentityPolicy:
+def whom_to_believe(settings: Settings, directory: Directory) -> identity.IdentityPolicy:
     """The issuers and trust rules. A file that was named must be there; the default one need not be.
 
     Raises:

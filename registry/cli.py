@@ -97,14 +97,14 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, scopes: tuple[st
     """
     from datetime import timedelta
 
-    from enforcer.policy import rules
+    from enforcer.policy import folder
     from registry import audit as audit_log
     from registry import db, identity
 
     settings = _settings()
 
     def make() -> str:
-        directory = rules.load(settings.policies_dir).directory
+        directory = folder.load(settings.policies_dir).directory
         unknown = [f"group `{group}`" for group in groups if group not in directory.groups]
         unknown += [f"unit `{unit}`"] if unit not in directory.units else []
         if unknown:

@@ -30,8 +30,7 @@ from sqlmodel import Session, col, delete, select
 
 from enforcer import access_tokens, canonical, jws
 from enforcer.policy.identity import ANY_SCOPE, Issuer, safe_subject
-from enforcer.policy.rules import ACTIONS
-from enforcer.policy.snapshot import ROOT_UNIT
+from enforcer.policy.rules import ACTIONS, ROOT_UNIT
 from enforcer.problems import (
     GroupsOverage,
     Invalid,

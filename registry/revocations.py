@@ -12,7 +12,8 @@ from typing import Any
 from sqlmodel import Session, col, or_, select
 
 from enforcer import revoked
-from enforcer.policy.snapshot import Decision, Snapshot
+from enforcer.policy.decision import Decision
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import TicketRevoked, UnknownTicket
 from enforcer.tickets import LEEWAY_S
 from registry import access, audit, db, runs
@@ -136,7 +137,8 @@ def _revoke_if_denied(session: Session, jti: str, gate: Snapshot, books: Books) 
         if ticket.redeem == "online" or run.target in books.policy.directory.offline:
             return False
         why = f"policy {gate.revision[:19]} lists `{run.target}` as offline no more"
-    rule = decision.rule or (decision.nearest[0].rule if decision.nearest else None)
+    nearest = [miss.rule for miss in gate.nearest(decision.request, limit=1)]
+    rule = decision.rule or next(iter(nearest), None)
     system = Actor(POLICY, (), run.business_unit)
     return _revoke_if_alive(session, jti, system, why, rule=rule, policy_revision=gate.revision)
 

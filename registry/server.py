@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from enforcer.policy import rules
+from enforcer.policy import folder
 from enforcer.problems import LogInconsistent
 from registry import audit, db, logs, publishing, retention, revocations, runs, tags, tickets
 from registry import log as tlog
@@ -192,7 +192,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _has_issuer(settings: Settings) -> bool:
-    policy = whom_to_believe(settings, rules.load(settings.policies_dir).directory)
+    policy = whom_to_believe(settings, folder.load(settings.policies_dir).directory)
     return bool(policy.issuers or policy.trust_rules)
 
 

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from enforcer.policy.rules import ACTIONS, Directory, PolicyInvalid, parse
+from enforcer.policy.folder import parse
+from enforcer.policy.rules import ACTIONS, Directory, PolicyInvalid
 from enforcer.runspec import digest
 
 MAX_TTL_S = 900

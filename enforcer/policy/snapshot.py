@@ -17,7 +17,7 @@ import importlib.metadata
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import casbin
@@ -25,57 +25,19 @@ from casbin.persist import Adapter
 from casbin.rbac import RoleManager
 
 from enforcer.policy.conditions import Context
-from enforcer.policy.rules import ACTIONS, Policy, PolicyInvalid, Rule
+from enforcer.policy.decision import Decision, Match, NearMiss, Request
+from enforcer.policy.exceptions import PolicyException
+from enforcer.policy.revision import Policy
+from enforcer.policy.rules import ACTIONS, ANY_TAG, PolicyInvalid, Rule
 
 log = logging.getLogger(__name__)
 
-ANY_TAG = "any"
-ROOT_UNIT = "all"
 _KNOWN_EFFECT = "some(where (p_eft == allow)) && !some(where (p_eft == deny))"
 _KNOWN_MATCHER = (
     '(r_act == p_act || p_act == "*") && g3(r_obj, p_obj) && g2(r_dom, p_dom) && g4(r_env, p_env) '
     "&& member(r_sub, p_sub) && when(p_cond, r_ctx)"
 )
 _ONE_AT_A_TIME = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question. `principals` are `user:<id>` and `group:<name>`, from a verified token and nowhere else."""
-
-    principals: tuple[str, ...]
-    action: str
-    context: Context
-    tag: str = ANY_TAG
-    unit: str = ROOT_UNIT
-    target: str = "any"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The answer, with what an auditor needs. `reason` is `allow`, `explicit-deny`, `no-matching-rule`, `unknown-tag`,
-    `unknown-unit`, `unknown-target`, `unknown-action`, `unit-holds-others`, `target-holds-others` or `engine-error`.
-    `registry.access` adds `not-in-scope`: the credential is for other actions."""
-
-    allowed: bool
-    reason: str
-    revision: str
-    rule: str | None = None
-    nearest: tuple["NearMiss", ...] = field(default=())
-
-    @property
-    def who_may(self) -> tuple[str, ...]:
-        """Whom the nearest rules would allow, without repetition."""
-        return tuple(dict.fromkeys(miss.who for miss in self.nearest))
-
-
-@dataclass(frozen=True)
-class NearMiss:
-    """An allow rule for this action and task type, and the first clause of it that the request failed."""
-
-    rule: str
-    who: str
-    failed: str
 
 
 class Snapshot:
@@ -85,7 +47,8 @@ class Snapshot:
         _refuse_the_frozen_casbin()
         self.policy = policy
         self.tag_parents = dict(tag_parents)
-        self._rules = {rule.id: rule for rule in policy.rules}
+        scopes: list[Rule | PolicyException] = [*policy.rules, *policy.exceptions]
+        self._rules = {scope.id: scope for scope in scopes}
         self._groups = _Closure()
         self._units = _Closure()
         self._tags = _Closure()
@@ -94,7 +57,7 @@ class Snapshot:
         model = self._enforcer.model
         known = (model["m"]["m"].value, model["e"]["e"].value) == (_KNOWN_MATCHER, _KNOWN_EFFECT)
         self._decide = self._ask_the_rules if known else self._ask_casbin
-        self._candidates: dict[tuple[str, str], tuple[Rule, ...]] = {}
+        self._candidates: dict[tuple[str, str], tuple[Rule | PolicyException, ...]] = {}
 
     @property
     def revision(self) -> str:
@@ -104,16 +67,25 @@ class Snapshot:
         """The one question. Never raises: whatever goes wrong is a denial."""
         try:
             if unfit := self._unfit(request):
-                return Decision(False, unfit, self.revision)
+                return Decision(request, False, unfit, self.revision)
             allowed, rule = self._decide(request)
             if allowed is True and rule in self._rules:
-                return Decision(True, "allow", self.revision, rule)
+                return Decision(request, True, "allow", self.revision, rule, self._matched(request))
             if rule is not None and self._rules[rule].effect == "deny":
-                return Decision(False, "explicit-deny", self.revision, rule)
-            return Decision(False, "no-matching-rule", self.revision, nearest=self._near_misses(request))
+                return Decision(request, False, "explicit-deny", self.revision, rule, self._matched(request))
+            return Decision(request, False, "no-matching-rule", self.revision, matched=self._matched(request))
         except Exception:
             log.exception("the policy engine failed; the request is denied")
-            return Decision(False, "engine-error", self.revision)
+            return Decision(request, False, "engine-error", self.revision)
+
+    def nearest(self, request: Request, limit: int = 3) -> tuple[NearMiss, ...]:
+        """Allow rules that speak of this action and task type, those that fail the fewest clauses first."""
+        found: list[NearMiss] = []
+        for rule in self.policy.rules:
+            if rule.effect == "allow" and request.action in rule.may and self._covers_tag(rule, request.tag):
+                failed = tuple(self._failed_clauses(rule, request))
+                found.append(NearMiss(rule.id, rule.who, self.policy.owners[rule.id], failed))
+        return tuple(sorted(found, key=lambda miss: len(miss.failed))[:limit])
 
     def _ask_casbin(self, request: Request) -> tuple[bool, str | None]:
         """Whether it is allowed, and by which rule: the first that denies, or the last that allows."""
@@ -125,26 +97,40 @@ class Snapshot:
 
     def _ask_the_rules(self, request: Request) -> tuple[bool, str | None]:
         """The same by the known matcher and effect."""
+        counting = [match for match in self._matched(request) if match.decides]
+        denies = [match.id for match in counting if match.effect == "deny"]
+        if denies:
+            return False, denies[0]
+        return bool(counting), counting[-1].id if counting else None
+
+    def _matched(self, request: Request) -> tuple[Match, ...]:
+        """All that fit, in the order of the policy, exceptions last."""
         asked = request.action, request.tag
         candidates = self._candidates.get(asked)
         if candidates is None:  # by names that `_unfit` has checked, so there is an end to them
             candidates = self._candidates[asked] = tuple(
-                rule
-                for rule in self.policy.rules
-                if (request.action in rule.may or "*" in rule.may) and self._covers_tag(rule, request.tag)
+                scope
+                for scope in self._rules.values()
+                if (request.action in scope.may or "*" in scope.may) and self._covers_tag(scope, request.tag)
             )
-        last = None
-        for rule in candidates:
-            if (
-                any(self._units.has_link(request.unit, unit) for unit in rule.unit)
-                and any(self._targets.has_link(request.target, target) for target in rule.target)
-                and self._member(request.principals, rule.who)
-                and rule.when.first_failing(request.context) is None
-            ):
-                if rule.effect == "deny":
-                    return False, rule.id
-                last = rule.id
-        return last is not None, last
+        fitting = [scope for scope in candidates if self._fits(scope, request)]
+        lifting = {e.lifts: e.id for e in fitting if isinstance(e, PolicyException) and e.lifts}
+        found = []
+        for scope in fitting:
+            if isinstance(scope, PolicyException):
+                if scope.lifts is None:
+                    found.append(Match(scope.id, scope.effect))
+            elif (level := scope.level_at(request.context.point)) != "off":
+                found.append(Match(scope.id, scope.effect, level, lifting.get(scope.id)))
+        return tuple(found)
+
+    def _fits(self, scope: Rule | PolicyException, request: Request) -> bool:
+        return (
+            any(self._units.has_link(request.unit, unit) for unit in scope.unit)
+            and any(self._targets.has_link(request.target, target) for target in scope.target)
+            and self._member(request.principals, scope.who)
+            and scope.first_failing(request.context) is None
+        )
 
     def units_below(self, unit: str | None) -> frozenset[str]:
         """A business unit with all units under it; empty for an unknown one."""
@@ -168,26 +154,17 @@ class Snapshot:
             return "target-holds-others"
         return None
 
-    def _near_misses(self, request: Request) -> tuple[NearMiss, ...]:
-        """Allow rules that speak of this action and task type, those that fail the latest clause first."""
-        found: list[tuple[int, NearMiss]] = []
-        for rule in self.policy.rules:
-            if rule.effect != "allow" or request.action not in rule.may or not self._covers_tag(rule, request.tag):
-                continue
-            depth, failed = self._first_failed_clause(rule, request)
-            found.append((-depth, NearMiss(rule.id, rule.who, failed)))
-        return tuple(miss for _, miss in sorted(found, key=lambda pair: pair[0]))
-
-    def _first_failed_clause(self, rule: Rule, request: Request) -> tuple[int, str]:
-        if not any(self._groups.has_link(principal, rule.who) for principal in request.principals):
-            return 0, f"who: only {rule.who}"
+    def _failed_clauses(self, rule: Rule, request: Request) -> Iterable[str]:
+        if not self._member(request.principals, rule.who):
+            yield f"who: only {', '.join(rule.who)}"
         if not any(self._units.has_link(request.unit, unit) for unit in rule.unit):
-            return 1, f"unit: only {', '.join(rule.unit)}"
+            yield f"unit: only {', '.join(rule.unit)}"
         if not any(self._targets.has_link(request.target, target) for target in rule.target):
-            return 2, f"target: only {', '.join(rule.target)}"
-        return 3, f"when: {rule.when.first_failing(request.context) or 'another rule denies it'}"
+            yield f"target: only {', '.join(rule.target)}"
+        if failing := rule.when.first_failing(request.context):
+            yield f"when: {failing}"
 
-    def _covers_tag(self, rule: Rule, tag: str) -> bool:
+    def _covers_tag(self, rule: Rule | PolicyException, tag: str) -> bool:
         return any(self._tags.has_link(tag, covered) for covered in rule.tag)
 
     def _compile(self) -> casbin.Enforcer:
@@ -208,11 +185,8 @@ class Snapshot:
         """The policy as Casbin takes it: typed tuples, never comma-separated text."""
         directory = self.policy.directory
         for rule in self.policy.rules:
-            for act in rule.may:
-                for tag in rule.tag:
-                    for unit in rule.unit:
-                        for target in rule.target:
-                            yield "p", (rule.id, rule.who, unit, tag, act, target, rule.id, rule.effect)
+            for who, act, tag, unit, target in product(rule.who, rule.may, rule.tag, rule.unit, rule.target):
+                yield "p", (rule.id, who, unit, tag, act, target, rule.id, rule.effect)
         for group, wider in directory.groups.items():
             for above in wider:
                 yield "g", (f"group:{group}", f"group:{above}")
@@ -225,11 +199,12 @@ class Snapshot:
             if parent:
                 yield "g4", (target, parent)
 
-    def _member(self, principals: tuple[str, ...], who: str) -> bool:
-        return any(self._groups.has_link(principal, who) for principal in principals)
+    def _member(self, principals: tuple[str, ...], who: str | tuple[str, ...]) -> bool:
+        wanted = (who,) if isinstance(who, str) else who
+        return any(self._groups.has_link(principal, one) for principal in principals for one in wanted)
 
     def _when(self, rule_id: str, context: Context) -> bool:
-        return self._rules[rule_id].when.first_failing(context) is None
+        return self._rules[rule_id].first_failing(context) is None
 
 
 class _Closure(RoleManager):  # type: ignore[misc]

@@ -1,11 +1,9 @@
 """`/access/v1/evaluation`: the gate as a service (OpenID AuthZEN 1.0), for the caller's own rights."""
 
-from dataclasses import asdict
-
 from fastapi import APIRouter
 
 from enforcer import wire
-from enforcer.policy.snapshot import ANY_TAG
+from enforcer.policy.rules import ANY_TAG
 from registry import access, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
@@ -28,6 +26,9 @@ def evaluate(asked: wire.EvaluationRequest, caller: SignedIn, books: TheBooks) -
             reason=decision.reason,
             rule=decision.rule,
             policy_revision=decision.revision,
-            nearest=[wire.NearRule(**asdict(miss)) for miss in decision.nearest],
+            nearest=[
+                wire.NearRule(rule=miss.rule, who=", ".join(miss.who), failed="; ".join(miss.failed))
+                for miss in (() if decision.rule else gate.nearest(decision.request))
+            ],
         ),
     )

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
-from enforcer.policy.snapshot import ANY_TAG
+from enforcer.policy.rules import ANY_TAG
 from registry import proposals, tags
 from registry.access import Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks

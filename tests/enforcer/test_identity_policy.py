@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.policy import identity, rules
+from enforcer.policy import folder, identity
 from enforcer.policy.identity import IdentityPolicy, TrustRule, safe_subject
 from enforcer.policy.rules import PolicyInvalid
 
-DIRECTORY = rules.load(Path("policies")).directory
+DIRECTORY = folder.load(Path("policies")).directory
 EXAMPLE = Path("policies/identity.example.yaml")
 GITHUB, KUBERNETES = yaml.safe_load(EXAMPLE.read_text())["trust_rules"]
 ISSUER = {"name": "corp", "issuer": "https://login.example", "audience": "urn:x", "business_unit": "retail"}

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcer.policy.conditions import Conditions, Context
-from enforcer.policy.rules import Directory, PolicyInvalid, Rule, load
-from enforcer.policy.snapshot import Decision, Request, Snapshot
+from enforcer.policy.decision import Decision, Request
+from enforcer.policy.folder import load
+from enforcer.policy.rules import Directory, PolicyInvalid, Rule
+from enforcer.policy.snapshot import Snapshot
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 TAGS = {
@@ -58,14 +60,19 @@ def test_every_rule_decides_a_case_of_the_table() -> None:
 def test_a_refusal_names_the_nearest_rule_and_who_may() -> None:
     decision = decide("group:search-ml")
 
-    assert (decision.reason, decision.who_may) == ("no-matching-rule", ("group:nlp",))
-    assert decision.nearest[0].failed == "who: only group:nlp"
+    nearest = GATE.nearest(decision.request)[0]
+    assert (decision.reason, nearest.rule, nearest.who) == (
+        "no-matching-rule",
+        "nlp-trains-preference-alignment",
+        ("group:nlp",),
+    )
+    assert nearest.failed == ("who: only group:nlp",)
 
 
-def test_the_nearest_rule_is_the_one_that_failed_last() -> None:
+def test_the_nearest_rule_is_the_one_that_fails_the_fewest_clauses() -> None:
     decision = decide("group:nlp", context={"gpus": 9})
 
-    assert decision.nearest[0].failed == "when: max_gpus 8, asked for 9"
+    assert GATE.nearest(decision.request)[0].failed == ("when: max_gpus 8, asked for 9",)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,11 @@ def test_an_offline_ticket_is_for_one_host_or_one_cluster(isolated: Registry, au
 
 
 def test_a_policy_that_lists_an_unknown_place_as_offline_does_not_load(tmp_path: Path) -> None:
-    from enforcer.policy import rules
+    from enforcer.policy import folder
+    from enforcer.policy.rules import PolicyInvalid
 
-    with pytest.raises(rules.PolicyInvalid, match="`offline` names `moon`"):
-        rules.load(changed_policy(tmp_path, offline=["moon"]))
+    with pytest.raises(PolicyInvalid, match="`offline` names `moon`"):
+        folder.load(changed_policy(tmp_path, offline=["moon"]))
 
 
 def test_an_offline_ticket_says_so_and_is_not_redeemed_online(

@@ -14,8 +14,8 @@ from conftest import Registry
 from issuers import AUDIENCE, Provider, unsigned
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from enforcer.policy import folder
 from enforcer.policy import identity as believed
-from enforcer.policy import rules
 from enforcer.problems import Unauthenticated, Unavailable
 from registry import oidc
 from registry.oidc import Issuers
@@ -52,7 +52,7 @@ def me(registry: Registry, token: str) -> Any:
 def issuers(provider: Provider, tmp_path: Path, now: Callable[[], float] | None = None, **how: Any) -> Issuers:
     file = tmp_path / "believed.yaml"
     file.write_text(yaml.safe_dump({"issuers": [issuer(provider, **how)]}))
-    policy = believed.load(file, rules.load(Path("policies")).directory)
+    policy = believed.load(file, folder.load(Path("policies")).directory)
     return Issuers(policy, now=now) if now else Issuers(policy)
 
 
