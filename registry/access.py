@@ -49,6 +49,7 @@ class Matter:
     gpus: int = 0
     model: str | None = None
     owner: str | None = None  # who may do it whatever the rules say
+    action: str | None = None  # instead of the route's, where it depends on what the route is asked about
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,13 @@ def May(  # noqa: N802
         with books.reading() as session:
             gate = books.gate(session)
         noted: Attempt = request.state.attempt
+        noted.action = action_ = matter.action or action
         noted.facts["task_type"] = None if matter.tag == ANY_TAG else matter.tag
         if unit in books.policy.directory.units:
             noted.facts["business_unit"] = unit
         else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
             noted.facts["detail"] = {**noted.facts.get("detail", {}), "asked_for_unit": unit}
-        decision = decide(gate, actor, action, matter)
+        decision = decide(gate, actor, action_, matter)
         if matter.owner == actor.id:
             return Permit(actor, unit, Decision(decision.request, True, "allow", gate.revision, OWNER))
         if not decision.allowed:

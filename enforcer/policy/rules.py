@@ -10,7 +10,7 @@ Left out, `tag`, `unit` and `target` mean all of them; each covers what is below
 everywhere, or by enforcement point: `level: {admission: warn}`, the others being `enforce`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -84,6 +84,19 @@ class Directory(BaseModel):
     targets: dict[str, str | None]
     groups: dict[str, list[str]]
     offline: list[str] = Field(default_factory=list)
+
+    def covers(self, who: Iterable[str], principals: Iterable[str]) -> bool:
+        """Whether one of these principals is meant by `who`: named there, or in a group that belongs to one."""
+        meant, todo, seen = set(who), list(principals), set[str]()
+        while todo:
+            one = todo.pop()
+            if one in meant:
+                return True
+            kind, _, name = one.partition(":")
+            if kind == "group" and one not in seen:
+                seen.add(one)
+                todo += [f"group:{wider}" for wider in self.groups.get(name, ())]
+        return False
 
     @property
     def trees(self) -> Mapping[str, Mapping[str, list[str]]]:
