@@ -153,7 +153,21 @@ class StaleReview(Conflict):
     code, title = "stale-review", "the proposal changed after you saw it"
 
 
-# --- the policy and exceptions from it --------------------------------------------------------------------------------
+# --- the policy -----------------------------------------------------------------------------------------------------
+
+
+class UnknownPolicy(NotFound):
+    code, title = "unknown-policy", "no such revision of the policy"
+
+
+class PolicyMoved(Conflict):
+    """Somebody published meanwhile: what was made from the policy as it was has to be made again."""
+
+    code, title = "policy-moved", "the policy was changed meanwhile"
+
+
+class PolicyUnchanged(Conflict):
+    code, title = "policy-unchanged", "this policy is live already"
 
 
 class PolicyRefused(Invalid):

@@ -14,6 +14,9 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from enforcer import tlog, wire
+from enforcer.policy.conditions import Context
+from enforcer.policy.decision import Decision, Request
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Problem
 from registry import db
 from registry.identity import Actor
@@ -77,6 +80,49 @@ def record_keys(engine: Engine, actor: Actor, steps: Sequence[Step]) -> None:
     with db.writing(engine) as session:
         for step in steps:
             record(session, f"key.{step.kind}", actor, detail=step.detail)
+
+
+def asked(decision: Decision, actor: Actor) -> dict[str, Any]:
+    """What the gate was asked, and all that fitted: beside the event's actor and groups it is enough to ask again.
+
+    It stands in the event's detail as `asked`, so it is erased with the person.
+    """
+    request, context = decision.request, decision.request.context
+    return {
+        "action": request.action,
+        "tag": request.tag,
+        "unit": request.unit,
+        "target": request.target,
+        "gpus": context.gpus,
+        "model": context.model,
+        "change_ticket": context.change_ticket,
+        "point": context.point,
+        "own_unit": actor.business_unit,
+        "now": moment(context.now),
+        "reason": decision.reason,
+        "matched": [[match.id, match.effect, match.level] for match in decision.matched],
+    }
+
+
+def request_of(event: Event, gate: Snapshot) -> Request | None:
+    """The question behind an event, to be asked of this gate; None where it was not recorded, or is erased.
+
+    Which units are below the caller's own is for the gate to say, as it was then.
+    """
+    said = event.detail.get("asked")
+    if said is None:
+        return None
+    context = Context(
+        now=datetime.fromisoformat(said["now"]),
+        gpus=said["gpus"],
+        model=said["model"],
+        unit=said["unit"],
+        own_units=gate.units_below(said["own_unit"]),
+        change_ticket=said["change_ticket"],
+        point=said["point"],
+    )
+    principals = (event.actor, *(f"group:{group}" for group in event.groups))
+    return Request(principals, said["action"], context, said["tag"], said["unit"], said["target"])
 
 
 def document(row: Mapping[Any, Any]) -> dict[str, Any]:
