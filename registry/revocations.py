@@ -149,11 +149,13 @@ def _decide_again(session: Session, ticket: Ticket, run: Run, gate: Snapshot) ->
     spec = json.loads(ticket.run_spec)
     # Erased facts allow nothing: a denial is what is left of a person whose record was erased.
     groups = tuple(issued.groups) if issued else ()
-    unit = str(issued.detail.get("unit_of_actor", run.business_unit)) if issued else run.business_unit
-    actor = Actor(run.actor, groups, unit)
+    asked = issued.detail.get("asked", {}) if issued else {}
+    actor = Actor(run.actor, groups, asked.get("own_unit", run.business_unit))
     model = spec["inputs"]["model"]["name"]
-    about = Matter(run.task_type, run.business_unit, run.target, spec["gpus"], model)
-    return access.decide(gate, actor, "submit", about)
+    about = Matter(
+        run.task_type, run.business_unit, run.target, spec["gpus"], model, change_ticket=asked.get("change_ticket")
+    )
+    return access.decide(gate, actor, "submit", about, point="trainer")
 
 
 def _take_back(session: Session, ticket: Ticket, run: Run, by: Actor, reason: str, **provenance: Any) -> None:

@@ -52,6 +52,7 @@ def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.
         limits=spec.limits,
         arguments=spec.arguments,
         gates=[_gate_in_words(gate) for gate in spec.profile.gates],
+        warnings=permit.warnings,
     )
 
 
@@ -109,11 +110,8 @@ def draft(
         **permit.provenance,
         detail={
             "run_spec_digest": run_spec_digest,
-            "target": spec.target,
-            "gpus": spec.gpus,
             "jkt": request.jkt,
             "redeem": request.redeem,
-            "unit_of_actor": permit.actor.business_unit,  # with groups: what `revocations.recheck` decides again on
         },
     )
     issued_at = int(now.timestamp())
@@ -156,6 +154,7 @@ def draft(
         run_spec_digest=run_spec_digest,
         expires_at=now + timedelta(seconds=books.settings.ticket_ttl_s),
         policy_rule=rule,
+        warnings=permit.warnings,
         checkpoint=head,
     )
     event["digest"] = digest(token.encode())

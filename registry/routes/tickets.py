@@ -25,7 +25,12 @@ def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -
             raise
         name = tag.name
     return Matter(
-        tag=name, unit=asked.business_unit, target=asked.target, gpus=asked.gpus, model=asked.inputs.model.name
+        tag=name,
+        unit=asked.business_unit,
+        target=asked.target,
+        gpus=asked.gpus,
+        model=asked.inputs.model.name,
+        change_ticket=asked.change_ticket,
     )
 
 

@@ -39,7 +39,7 @@ def test_the_question_of_an_event_is_the_one_that_was_asked(registry: Registry) 
 
     assert audit.request_of(event, gate) == asked
     assert gate.decide(asked) == decision
-    assert event.detail["asked"]["matched"] == [["trainers-train-classifiers", "allow", "enforce"]]
+    assert event.detail["asked"]["matched"] == [["trainers-train-classifiers", "allow", "enforce", None]]
 
 
 def test_an_event_without_a_question_has_none_to_ask_again(registry: Registry) -> None:
