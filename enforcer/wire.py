@@ -268,9 +268,17 @@ class ExceptionRevocation(_Request):
     reason: Reason
 
 
+class ExceptionUse(_Answer):
+    """In how many decisions it had a part, and how many of them would be otherwise without it. None: not needed."""
+
+    decisions: int
+    changed: int
+
+
 class GrantedException(_Answer):
     """An exception or override. `state` is what was last told of it (`live`, `expiring` from a week before its end,
-    `ended`, `revoked`), at most a minute late; `live` is whether it counts at this moment."""
+    `ended`, `revoked`), at most a minute late; `live` is whether it counts at this moment. `use` is told where it was
+    asked for (`unneeded=true`)."""
 
     id: str
     kind: Literal["exception", "override"]
@@ -290,6 +298,7 @@ class GrantedException(_Answer):
     state: Literal["live", "expiring", "ended", "revoked"]
     live: bool
     days_left: int
+    use: ExceptionUse | None
 
 
 class ExceptionCounts(_Answer):

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, func, select
 from enforcer import wire
 from enforcer.policy.exceptions import MAX_OVERRIDE, PolicyException
 from enforcer.policy.revision import Policy
-from enforcer.policy.rules import PolicyInvalid, Rule
+from enforcer.policy.rules import ANY_TAG, PolicyInvalid, Rule
 from enforcer.problems import (
     BeneficiaryApproval,
     ExceptionExists,
@@ -28,6 +28,7 @@ from registry import audit, db, policies, tags
 from registry.access import Permit
 from registry.identity import Actor
 from registry.tables import KnownException
+from registry.unneeded import Use
 
 OPEN = ("live", "expiring")
 
@@ -49,14 +50,14 @@ def override(session: Session, asked: wire.OverrideRequest, permit: Permit) -> K
         "id": f"override-{db.uuid7()}",
         "kind": "override",
         "lifts": asked.rule,
-        "tag": tags.find(session, asked.tag).name if asked.tag != "any" else "any",
+        "tag": tags.find(session, asked.tag).name if asked.tag != ANY_TAG else ANY_TAG,
         **asked.model_dump(mode="json", exclude={"rule", "tag"}),
     }
     exception = granted(terms, now, [permit.actor.id])
-    head = policies.head(session)
-    policy = with_exceptions(live, [*live.exceptions, exception])
-    policies.publish(session, policy, source="override", author=permit.actor.id, approver=None, seen=head.version)
-    return _note(session, exception, "override.granted", permit, policy.revision)
+    policy = _publish(session, with_exceptions(live, [*live.exceptions, exception]), "override", permit)
+    row = _enter(session, exception)
+    _record_grant(session, "override.granted", row, permit, policy)
+    return row
 
 
 def grant(
@@ -69,11 +70,12 @@ def grant(
     """
     db.queue_for(session, "policy")
     refuse_known(session, exception.id)
-    live, head = policies.live(session), policies.head(session)
+    live = policies.live(session)
     policy = with_exceptions(live, [*live.exceptions, exception])
-    by = {"author": author, "approver": permit.actor.id, "proposal_id": proposal_id}
-    policies.publish(session, policy, source="proposal", seen=head.version, **by)
-    return _note(session, exception, "exception.granted", permit, policy.revision, proposal_id)
+    _publish(session, policy, "proposal", permit, author=author, proposal_id=proposal_id)
+    row = _enter(session, exception, proposal_id)
+    _record_grant(session, "exception.granted", row, permit, policy)
+    return row
 
 
 def revoke(session: Session, name: str, permit: Permit, reason: str, *, from_folder: bool) -> KnownException:
@@ -93,10 +95,11 @@ def revoke(session: Session, name: str, permit: Permit, reason: str, *, from_fol
         raise ExceptionOver(f"`{name}` is over: it was {'revoked' if known.state == 'revoked' else 'for a time'}")
     if from_folder and known.proposal_id is None and exception.kind == "exception":
         raise PolicyRefused(f"`{name}` stands in `exceptions.yaml` of the policy folder; take it out there")
-    live, head = policies.live(session), policies.head(session)
+    live = policies.live(session)
     policy = with_exceptions(live, [one for one in live.exceptions if one.id != name])
-    policies.publish(session, policy, source="revocation", author=permit.actor.id, approver=None, seen=head.version)
-    _turn(session, known, "revoked", permit.actor, reason=reason, rule=permit.decision.rule, revision=policy.revision)
+    _publish(session, policy, "revocation", permit)
+    detail = {"revision": policy.revision}
+    _turn(session, known, "revoked", permit.actor, reason=reason, detail=detail, **permit.provenance)
     return known
 
 
@@ -149,10 +152,9 @@ def stage(known: KnownException, standing: PolicyException | None, now: datetime
 
 
 def anything_to_tell(session: Session, policy: Policy, now: datetime) -> bool:
-    standing = {exception.id: exception for exception in policy.exceptions}
     known = {row.name: row for row in session.exec(select(KnownException))}
-    unknown = standing.keys() - known.keys()
-    return bool(unknown) or any(
+    standing = {exception.id: exception for exception in policy.exceptions}
+    return any(_is_news(known.get(name), exception) for name, exception in standing.items()) or any(
         row.state in OPEN and stage(row, standing.get(row.name), now) != row.state for row in known.values()
     )
 
@@ -164,15 +166,17 @@ def tell(session: Session, policy: Policy, now: datetime, by: Actor) -> int:
     """
     db.queue_for(session, "exceptions")
     standing = {exception.id: exception for exception in policy.exceptions}
+    for exception in standing.values():
+        known = session.get(KnownException, exception.id)
+        if _is_news(known, exception):
+            session.merge(_row(exception))
+    session.flush()
     told = 0
     for row in session.exec(select(KnownException).where(col(KnownException.state).in_(OPEN))).all():
         now_is = stage(row, standing.get(row.name), now)
         if now_is != row.state:
-            _turn(session, row, now_is, by, revision=policy.revision)
+            _turn(session, row, now_is, by, policy_revision=policy.revision)
             told += 1
-    for exception in standing.values():
-        if session.get(KnownException, exception.id) is None:
-            session.add(_row(exception, None, stage(_row(exception, None), exception, now)))
     return told
 
 
@@ -182,7 +186,7 @@ def counts(session: Session) -> dict[str, int]:
     return dict.fromkeys(("live", "expiring", "ended", "revoked"), 0) | dict(found.all())
 
 
-def as_wire(known: KnownException, now: datetime) -> wire.GrantedException:
+def as_wire(known: KnownException, now: datetime, use: Use | None = None) -> wire.GrantedException:
     exception = of(known)
     return wire.GrantedException.model_validate(
         {
@@ -192,6 +196,7 @@ def as_wire(known: KnownException, now: datetime) -> wire.GrantedException:
             "state": known.state,
             "live": known.state != "revoked" and exception.live(now),
             "days_left": max((exception.until - now).days, 0),
+            "use": use,
         }
     )
 
@@ -206,52 +211,65 @@ def _refuse_hard(policy: Policy, rule_id: str) -> None:
         )
 
 
-def _note(
-    session: Session, exception: PolicyException, kind: str, permit: Permit, revision: str, proposal_id: str | None = None
-) -> KnownException:
+def _publish(
+    session: Session,
+    policy: Policy,
+    source: policies.Source,
+    permit: Permit,
+    *,
+    author: str | None = None,
+    proposal_id: str | None = None,
+) -> Policy:
+    """By the one who did it now: who agreed last to what another proposed, or who took it on themselves."""
+    policies.publish(
+        session,
+        policy,
+        source=source,
+        author=author or permit.actor.id,
+        approver=permit.actor.id if author else None,
+        seen=policies.head(session).version,
+        proposal_id=proposal_id,
+        by=permit.actor,
+    )
+    return policy
+
+
+def _record_grant(session: Session, kind: str, row: KnownException, permit: Permit, policy: Policy) -> None:
+    detail = {"revision": policy.revision, "terms": row.terms}
+    _record(session, kind, row, permit.actor, reason=row.terms["reason"], detail=detail, **permit.provenance)
+
+
+def _enter(session: Session, exception: PolicyException, proposal_id: str | None = None) -> KnownException:
     row = _row(exception, proposal_id)
     session.add(row)
-    detail = {"exception": exception.id, "until": audit.moment(exception.until), "terms": row.terms}
-    _record(session, kind, permit.actor, exception, detail, permit.decision.rule, revision, proposal_id)
+    session.flush()
     return row
 
 
-def _row(exception: PolicyException, proposal_id: str | None, state: str = "live") -> KnownException:
+def _row(exception: PolicyException, proposal_id: str | None = None) -> KnownException:
     terms = exception.model_dump(mode="json")
     return KnownException(
-        name=exception.id, terms=terms, proposal_id=proposal_id, state=state, until=exception.until
+        name=exception.id, terms=terms, proposal_id=proposal_id, state="live", until=exception.until
     )
 
 
-def _turn(
-    session: Session,
-    row: KnownException,
-    state: str,
-    by: Actor,
-    *,
-    revision: str,
-    reason: str | None = None,
-    rule: str | None = None,
-) -> None:
+def _is_news(known: KnownException | None, exception: PolicyException) -> bool:
+    """Whether it came with a policy folder, or has other terms there now."""
+    return known is None or of(known) != exception
+
+
+def _turn(session: Session, row: KnownException, state: str, by: Actor, **facts: Any) -> None:
     row.state = state
     session.add(row)
-    detail = {"exception": row.name, "until": audit.moment(row.until)}
-    _record(session, f"exception.{state}", by, of(row), detail, rule, revision, row.proposal_id, reason)
+    _record(session, f"exception.{state}", row, by, **facts)
 
 
-def _record(
-    session: Session,
-    kind: str,
-    by: Actor,
-    exception: PolicyException,
-    detail: dict[str, Any],
-    rule: str | None,
-    revision: str,
-    proposal_id: str | None,
-    reason: str | None = None,
-) -> None:
+def _record(session: Session, kind: str, row: KnownException, by: Actor, **facts: Any) -> None:
     """The event belongs to the unit and the task type that the exception is for, where it is for one."""
+    exception = of(row)
     unit = exception.unit[0] if len(exception.unit) == 1 else by.business_unit
-    tag = exception.tag[0] if len(exception.tag) == 1 and exception.tag[0] != "any" else None
-    facts = {"rule": rule, "policy_revision": revision, "proposal_id": proposal_id, "reason": reason}
-    audit.record(session, kind, by, business_unit=unit, task_type=tag, detail=detail, **facts)
+    tag = exception.tag[0] if len(exception.tag) == 1 and exception.tag[0] != ANY_TAG else None
+    detail = {"exception": row.name, "until": audit.moment(row.until), **facts.pop("detail", {})}
+    audit.record(
+        session, kind, by, business_unit=unit, task_type=tag, proposal_id=row.proposal_id, detail=detail, **facts
+    )

@@ -20,7 +20,7 @@ from registry.tables import PolicyHead, PolicyPublication, Tag
 
 __all__ = ["Source", "head", "keep", "live", "load", "publish", "seen"]
 
-Source = Literal["folder", "proposal", "override"]
+Source = Literal["folder", "proposal", "override", "revocation"]
 
 
 def publish(

@@ -39,6 +39,13 @@ def _proposal_to(what: Literal["PROPOSE", "REVIEW"]) -> Callable[..., Matter]:
     return proposal_in_path
 
 
+def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Matter:
+    with books.reading() as session:
+        proposal = proposals.get(session, proposal_id)
+    request.state.attempt.facts.update(proposal_id=proposal.id)
+    return Matter(owner=proposal.author)
+
+
 def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewException) -> dict[str, str]:
     if isinstance(change, wire.PolicyFiles):
         return {}
@@ -87,6 +94,18 @@ def get_proposal(proposal_id: str, _caller: SignedIn, books: TheBooks) -> wire.P
     """One proposal with its reviews."""
     with books.reading() as session:
         return proposals.as_wire(session, proposals.get(session, proposal_id))
+
+
+@router.get(
+    "/{proposal_id}/files",
+    operation_id="getProposalFiles",
+    dependencies=[Depends(May("policy-read", about=_proposal_to_read))],
+)
+def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
+    """The files of a proposed policy revision; none for other proposals. For those who read the policy, and its author."""
+    with books.reading() as session:
+        proposal = proposals.get(session, proposal_id)
+        return wire.ProposalFiles(files=policy_changes.files(session, proposal))
 
 
 @router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal")
