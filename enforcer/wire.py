@@ -18,7 +18,10 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_N
 ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Names = Annotated[list[Name], Field(min_length=1, max_length=50)]
 PolicyFileName = Annotated[
-    str, StringConstraints(pattern=r"^(model\.conf|(directory|quotas)\.yaml|(rules|tests)/[a-z0-9][a-z0-9._-]{0,80}\.yaml)$")
+    str,
+    StringConstraints(
+        pattern=r"^(model\.conf|(directory|quotas)\.yaml|(rules|tests)/[a-z0-9][a-z0-9._-]{0,80}\.yaml)$"
+    ),
 ]
 FileText = Annotated[str, StringConstraints(max_length=1_048_576, pattern=_NO_NUL)]
 VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]

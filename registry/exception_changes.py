@@ -29,7 +29,7 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
     return about_tag(session, names[0]) if len(names) == 1 else Matter()
 
 
-def draft(session: Session, request: wire.ProposalRequest, checks: object, /) -> Draft:
+def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
     """Raises PolicyRefused, ExceptionExists, UnknownTaskType."""
     change = request.change
     assert isinstance(change, wire.NewException)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlmodel import Session, col, func, select
 
 from enforcer import wire
-from enforcer.policy.exceptions import MAX_OVERRIDE, PolicyException
+from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import ANY_TAG, PolicyInvalid, Rule
 from enforcer.problems import (
@@ -248,9 +248,7 @@ def _enter(session: Session, exception: PolicyException, proposal_id: str | None
 
 def _row(exception: PolicyException, proposal_id: str | None = None) -> KnownException:
     terms = exception.model_dump(mode="json")
-    return KnownException(
-        name=exception.id, terms=terms, proposal_id=proposal_id, state="live", until=exception.until
-    )
+    return KnownException(name=exception.id, terms=terms, proposal_id=proposal_id, state="live", until=exception.until)
 
 
 def _is_news(known: KnownException | None, exception: PolicyException) -> bool:

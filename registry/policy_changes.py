@@ -26,7 +26,7 @@ from registry.access import Matter, Permit
 from registry.books import Books
 from registry.changes import Draft
 from registry.identity import Actor
-from registry.tables import ProposedFile, Proposal
+from registry.tables import Proposal, ProposedFile
 
 PROPOSE, REVIEW = "policy-write", "policy-approve"
 SUBJECT = "policy"
@@ -102,7 +102,7 @@ def _compiled(policy: Policy, tags: Mapping[str, str | None]) -> Snapshot:
         raise PolicyInvalid(f"model.conf: {error}") from error
 
 
-def matter(session: Session, change: Mapping[str, Any], /) -> Matter:
+def matter(_session: Session, _change: Mapping[str, Any], /) -> Matter:
     return Matter()
 
 
@@ -121,11 +121,11 @@ def draft(session: Session, request: wire.ProposalRequest, checks: wire.PolicyCh
     )
 
 
-def refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, /) -> None:
+def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever answers for the policy approves any of its revisions but their own."""
 
 
-def apply(session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:
+def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list[str], /) -> None:
     """The revision is live, with the exceptions that go on.
 
     Raises:
@@ -165,8 +165,8 @@ def _refuse_where_folder(books: Books) -> None:
 def _refuse_moved(live: Policy, base: str) -> None:
     if live.with_exceptions(()).revision != base:
         raise StaleReview(
-            "another policy went live since this one was tried, so what was agreed to is not what would apply; withdraw "
-            "it, and propose the change again from what is live"
+            "another policy went live since this one was tried, so what was agreed to is not what would apply; "
+            "withdraw it, and propose the change again from what is live"
         )
 
 
@@ -196,7 +196,7 @@ def _differences(before: Policy, after: Policy) -> dict[str, list[str]]:
     old, new = ({rule.id: (rule, policy.owners[rule.id]) for rule in policy.rules} for policy in (before, after))
     return {
         "rules_added": sorted(new.keys() - old.keys()),
-        "rules_changed": sorted(id for id in new.keys() & old.keys() if new[id] != old[id]),
+        "rules_changed": sorted(one for one in new.keys() & old.keys() if new[one] != old[one]),
         "rules_removed": sorted(old.keys() - new.keys()),
     }
 

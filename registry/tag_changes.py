@@ -26,7 +26,7 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
     return about_tag(session, change["tag"] if change["kind"] == "new-version" else change["parent"])
 
 
-def draft(session: Session, request: wire.ProposalRequest, checks: object, /) -> Draft:
+def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
     """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType."""
     change = request.change
     assert isinstance(change, TagChange)
@@ -35,11 +35,11 @@ def draft(session: Session, request: wire.ProposalRequest, checks: object, /) ->
     return Draft(f"tag:{name}", change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")})
 
 
-def refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, /) -> None:
+def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever may approve, may approve any."""
 
 
-def apply(session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:
+def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list[str], /) -> None:
     """The version takes effect. Name and profile are checked again: the vocabulary may have moved meanwhile.
 
     Raises:

@@ -102,7 +102,7 @@ def get_proposal(proposal_id: str, _caller: SignedIn, books: TheBooks) -> wire.P
     dependencies=[Depends(May("policy-read", about=_proposal_to_read))],
 )
 def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
-    """The files of a proposed policy revision; none for other proposals. For those who read the policy, and its author."""
+    """The files of a proposed policy; none for other proposals. For those who read the policy, and the author."""
     with books.reading() as session:
         proposal = proposals.get(session, proposal_id)
         return wire.ProposalFiles(files=policy_changes.files(session, proposal))

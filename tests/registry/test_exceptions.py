@@ -347,9 +347,7 @@ def test_a_soft_rule_is_overridden_for_somebody_else_at_once_and_for_a_while(off
         ({"reason": ""}, 422, "malformed-request"),
     ],
 )
-def test_an_override_that_is_none_is_refused(
-    office: Office, changes: dict[str, Any], status: int, code: str
-) -> None:
+def test_an_override_that_is_none_is_refused(office: Office, changes: dict[str, Any], status: int, code: str) -> None:
     reply = office.override(office.as_("boss", "project-managers"), **changes)
 
     assert (reply.status_code, reply.json()["code"]) == (status, code), reply.text
