@@ -128,7 +128,7 @@ class ProposedFile(SQLModel, table=True):
 class KnownException(SQLModel, table=True):
     """An exception that was ever in force, and what was said of it last. What decides is the policy revision.
 
-    `state` follows the clock by a minute at most: `live`, `expiring` (told that the end is near), `ended`; or `revoked`.
+    `state` follows the clock by a minute: `live`, `expiring` (told that the end is near), `ended`; or `revoked`.
     `name` is the exception's id, which is never given again.
     """
 
