@@ -133,11 +133,17 @@ class AlreadyDecided(Conflict):
 
 
 class AlreadyProposed(Conflict):
-    code, title = "already-proposed", "an open proposal exists for this tag"
+    code, title = "already-proposed", "an open proposal exists for this"
 
 
 class SelfApproval(NotPermitted):
     code, title = "self-approval", "nobody approves their own proposal"
+
+
+class BeneficiaryApproval(NotPermitted):
+    """An exception is agreed to by people who gain nothing by it, themselves or through a group."""
+
+    code, title = "beneficiary-approval", "nobody approves what they gain by"
 
 
 class AlreadyReviewed(Conflict):
@@ -163,6 +169,36 @@ class PolicyMoved(Conflict):
 
 class PolicyUnchanged(Conflict):
     code, title = "policy-unchanged", "this policy is live already"
+
+
+class PolicyRefused(Invalid):
+    """A policy or an exception that cannot go live. `findings` lists what is wrong with it, where that is much."""
+
+    code, title = "policy-refused", "the policy cannot go live like this"
+
+
+class PolicyComesFromFolder(Conflict):
+    code, title = "policy-comes-from-folder", "this registry takes its policy from a folder"
+
+
+class UnknownRule(NotFound):
+    code, title = "unknown-rule", "no such rule"
+
+
+class NotOverridable(Conflict):
+    code, title = "not-overridable", "this rule is not overridden"
+
+
+class UnknownException(NotFound):
+    code, title = "unknown-exception", "no such exception"
+
+
+class ExceptionExists(Conflict):
+    code, title = "exception-exists", "an exception's id is given once"
+
+
+class ExceptionOver(Conflict):
+    code, title = "exception-over", "the exception is over"
 
 
 # --- tickets and runs -------------------------------------------------------------------------------------------------

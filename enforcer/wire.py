@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from enforcer.gates import Judgement, Score, Verdict
 from enforcer.profiles import Kind, Limits, Profile, ProfileOverrides, Value
@@ -16,6 +16,14 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, m
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=_NO_NUL)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
 ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Names = Annotated[list[Name], Field(min_length=1, max_length=50)]
+PolicyFileName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(model\.conf|(directory|quotas)\.yaml|(rules|tests)/[a-z0-9][a-z0-9._-]{0,80}\.yaml)$"
+    ),
+]
+FileText = Annotated[str, StringConstraints(max_length=1_048_576, pattern=_NO_NUL)]
 VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
 Note = Annotated[str, StringConstraints(max_length=65_536)]
 Envelope = Annotated[str, StringConstraints(max_length=48 * 1024, pattern=r"^[\x20-\x7e]*$")]
@@ -112,7 +120,45 @@ class NewVersion(_Request):
     overrides: ProfileOverrides | None = None
 
 
-Change = Annotated[NewTag | NewVersion, Field(discriminator="kind")]
+class PolicyFiles(_Request):
+    """The next policy revision, whole: `model.conf`, `directory.yaml`, `rules/*.yaml`, `quotas.yaml`, and the cases in
+    `tests/*.yaml` that it has to decide as written. Exceptions are no part of it: they have proposals of their own."""
+
+    kind: Literal["policy"]
+    files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
+
+
+class NewException(_Request):
+    """What somebody shall be let do until an end, 90 days away at most, although the policy does not let them.
+
+    `lifts` names the one deny that is set aside; without it the exception allows, which no deny may stand against. The
+    reason is the proposal's.
+    """
+
+    kind: Literal["exception"]
+    id: Name
+    who: Names
+    may: Names
+    tag: Names = Field(default=["any"])
+    unit: Names = Field(default=["all"])
+    target: Names = Field(default=["any"])
+    when: dict[Name, Any] = Field(default_factory=dict, max_length=20)
+    lifts: Name | None = None
+    reference: Line | None = None
+    until: AwareDatetime
+
+
+Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException, Field(discriminator="kind")]
+
+
+class PolicyDigests(_Answer):
+    """A proposed policy revision: its files by digest. `GET /v1/proposals/{id}/files` has their content."""
+
+    kind: Literal["policy"]
+    files: dict[str, Digest]
+
+
+ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
 
 
 class ProposalRequest(_Request):
@@ -128,6 +174,43 @@ class Review(_Request):
     reason: Reason
 
 
+class ReplayedPart(_Answer):
+    """Of one business unit and task type: how many decisions would have come out otherwise."""
+
+    unit: str
+    tag: str
+    allow_to_deny: int
+    deny_to_allow: int
+
+
+class PolicyReplay(_Answer):
+    """The decisions of the last `days`, made again by the proposed revision. `left_out`: those that were not recorded
+    whole, or erased since."""
+
+    days: int
+    decisions: int
+    same: int
+    allow_to_deny: int
+    deny_to_allow: int
+    errors: int
+    left_out: int
+    parts: list[ReplayedPart]
+
+
+class PolicyChecks(_Answer):
+    """What the registry found out about a proposed revision. `base` is the live one then, exceptions left aside:
+    once it moved, this has to be proposed again. `deny_to_allow` in the replay needs one approval more."""
+
+    base: Digest
+    revision: Digest
+    rules_added: list[str]
+    rules_changed: list[str]
+    rules_removed: list[str]
+    tests: int
+    warnings: list[str]
+    replay: PolicyReplay
+
+
 class ReviewGiven(_Answer):
     reviewer: str
     verdict: str
@@ -136,9 +219,15 @@ class ReviewGiven(_Answer):
 
 
 class Proposal(_Answer):
+    """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
+    about a policy revision when it was proposed; the digest binds it, too. Applied, a change of the vocabulary has a
+    `version` and one of the policy a `policy_revision`."""
+
     id: str
     state: str
-    change: Change
+    subject: str
+    change: ProposedChange
+    checks: PolicyChecks | None
     digest: Digest
     reason: str
     author: str
@@ -147,11 +236,85 @@ class Proposal(_Answer):
     approvals_needed: int
     reviews: list[ReviewGiven]
     version: int | None
+    policy_revision: Digest | None
+
+
+class ProposalFiles(_Answer):
+    """The files of a proposed policy revision, by name."""
+
+    files: dict[str, str]
 
 
 class ProposalPage(_Answer):
     items: list[Proposal]
     next_page_token: str | None
+
+
+# --- exceptions from the policy ---------------------------------------------------------------------------------------
+
+
+class OverrideRequest(_Request):
+    """Set one `overridable` deny aside for somebody else, at once, until an end at most a day away."""
+
+    rule: Name
+    who: Names
+    may: Names
+    tag: Name
+    unit: Name
+    target: Name = "any"
+    reference: Line | None = None
+    reason: Reason
+    until: AwareDatetime
+
+
+class ExceptionRevocation(_Request):
+    reason: Reason
+
+
+class ExceptionUse(_Answer):
+    """In how many decisions it had a part, and how many of them would be otherwise without it. None: not needed."""
+
+    decisions: int
+    changed: int
+
+
+class GrantedException(_Answer):
+    """An exception or override. `state` is what was last told of it (`live`, `expiring` from a week before its end,
+    `ended`, `revoked`), at most a minute late; `live` is whether it counts at this moment. `use` is told where it was
+    asked for (`unneeded=true`)."""
+
+    id: str
+    kind: Literal["exception", "override"]
+    who: list[str]
+    may: list[str]
+    tag: list[str]
+    unit: list[str]
+    target: list[str]
+    when: dict[str, Any]
+    lifts: str | None
+    reason: str
+    reference: str | None
+    granted_at: datetime
+    until: datetime
+    approved_by: list[str]
+    proposal_id: str | None
+    state: Literal["live", "expiring", "ended", "revoked"]
+    live: bool
+    days_left: int
+    use: ExceptionUse | None
+
+
+class ExceptionCounts(_Answer):
+    live: int
+    expiring: int
+    ended: int
+    revoked: int
+
+
+class ExceptionPage(_Answer):
+    items: list[GrantedException]
+    next_page_token: str | None
+    counts: ExceptionCounts
 
 
 # --- decisions (OpenID AuthZEN Authorization API 1.0) -----------------------------------------------------------------

@@ -50,6 +50,7 @@ class Matter:
     model: str | None = None
     change_ticket: str | None = None
     owner: str | None = None  # who may do it whatever the rules say
+    action: str | None = None  # instead of the route's, where it depends on what the route is asked about
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def May(  # noqa: N802
         actor: Annotated[Actor, Depends(tried)],
         matter: Annotated[Matter, Depends(about)],
     ) -> Permit:
-        return permit(request, books, actor, action, matter)
+        return permit(request, books, actor, matter.action or action, matter)
 
     permitted.access = f"may {action}"  # type: ignore[attr-defined]
     return permitted

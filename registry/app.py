@@ -20,7 +20,7 @@ from registry.books import Books
 from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
-from registry.routes import decisions, health, identity, keys, proposals, runs, tags, tickets
+from registry.routes import decisions, exceptions, health, identity, keys, proposals, runs, tags, tickets
 from registry.routes import log as log_routes
 from registry.routes.express import Express
 from registry.settings import Settings
@@ -32,6 +32,7 @@ ROUTERS = (
     keys.router,
     tags.router,
     proposals.router,
+    exceptions.router,
     decisions.router,
     tickets.router,
     runs.router,

@@ -23,7 +23,7 @@ from registry.tables import Event, PolicyHead, PolicyPublication, Tag
 __all__ = ["Source", "head", "keep", "live", "live_revision", "load", "publish", "seen"]
 
 SYSTEM = Actor("system:policy", (), "all")
-Source = Literal["folder", "proposal", "override"]
+Source = Literal["folder", "proposal", "override", "revocation"]
 
 
 def publish(

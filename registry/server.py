@@ -14,7 +14,20 @@ from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
 from enforcer.problems import LogInconsistent
-from registry import audit, db, logs, policies, policy_folder, publishing, retention, revocations, runs, tags, tickets
+from registry import (
+    audit,
+    db,
+    exceptions,
+    logs,
+    policies,
+    policy_folder,
+    publishing,
+    retention,
+    revocations,
+    runs,
+    tags,
+    tickets,
+)
 from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -93,6 +106,9 @@ def serve(settings: Settings) -> None:
     threading.Thread(target=_keep_following_policy, args=(app.state.books,), name="policy", daemon=True).start()
     threading.Thread(target=_keep_marking_lost, args=(app.state.books,), name="silent runs", daemon=True).start()
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
+    threading.Thread(
+        target=_keep_telling_of_exceptions, args=(app.state.books,), name="exceptions", daemon=True
+    ).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
     threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
@@ -182,6 +198,28 @@ def _keep_marking_lost(books: Books) -> None:
         except Exception:
             log.exception("silent runs were not looked for; it is tried again")
         time.sleep(MARK_LOST_EVERY_S)
+
+
+def _keep_telling_of_exceptions(books: Books) -> None:
+    while True:
+        try:
+            tell_of_exceptions(books)
+        except Exception:
+            log.exception("the ends of exceptions were not told; it is tried again")
+        time.sleep(SWEEP_EVERY_S)
+
+
+def tell_of_exceptions(books: Books) -> int:
+    """Write the events of exceptions that end soon, or ended; returns how many."""
+    with books.reading() as session:
+        policy = books.gate(session).policy
+        if not exceptions.anything_to_tell(session, policy, db.utc_now()):  # nearly always: no write lock is taken
+            return 0
+    with books.writing() as session:
+        told = exceptions.tell(session, books.gate(session).policy, db.utc_now(), SERVICE)
+    if told:
+        log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)
+    return told
 
 
 def mark_lost(books: Books) -> int:

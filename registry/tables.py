@@ -89,26 +89,57 @@ class TagVersion(SQLModel, table=True):
 
 
 class Proposal(SQLModel, table=True):
-    """A governed change. `digest` binds `change` and the resolved `profile`, which is what reviewers agree to."""
+    """A governed change. `digest` binds `change` and the `result` it leads to, which is what reviewers agree to.
+
+    `subject` is what it changes: `tag:<name>`, `policy`, or `exception:<id>`.
+    """
 
     __table_args__ = (
         CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name="state"),
-        Index("one_open_proposal", "tag", unique=True, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
+        Index("one_open_proposal", "subject", unique=True, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
     )
 
     id: str = Field(primary_key=True)
     kind: str
-    tag: str = Field(index=True)
+    subject: str = Field(index=True)
     change: dict[str, Any] = _json()
-    profile: dict[str, Any] = _json()
+    result: dict[str, Any] = _json()
     digest: str
     reason: str
     author: str
     state: str = Field(index=True)
     approvals_needed: int
     version: int | None = None
+    policy_revision: str | None = None
     opened_at: datetime = _moment()
     decided_at: datetime | None = _moment(nullable=True)
+
+
+class ProposedFile(SQLModel, table=True):
+    """A file of a policy that was proposed; the proposal's `change` has its digest."""
+
+    __tablename__ = "proposed_file"
+
+    proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    name: str = Field(primary_key=True)
+    content: str
+
+
+class KnownException(SQLModel, table=True):
+    """An exception that was ever in force, and what was said of it last. What decides is the policy revision.
+
+    `state` follows the clock by a minute: `live`, `expiring` (told that the end is near), `ended`; or `revoked`.
+    `name` is the exception's id, which is never given again.
+    """
+
+    __tablename__ = "known_exception"
+    __table_args__ = (CheckConstraint("state in ('live', 'expiring', 'ended', 'revoked')", name="state"),)
+
+    name: str = Field(primary_key=True)
+    terms: dict[str, Any] = _json()
+    proposal_id: str | None = Field(default=None, foreign_key="proposal.id")
+    state: str = Field(default="live", index=True)
+    until: datetime = _moment()
 
 
 class Review(SQLModel, table=True):
@@ -168,7 +199,7 @@ class PolicyPublication(SQLModel, table=True):
 
     __tablename__ = "policy_publication"
     __table_args__ = (
-        CheckConstraint("source in ('folder', 'proposal', 'override')", name="source"),
+        CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name="source"),
         CheckConstraint("approver is null or approver <> author", name="nobody_approves_their_own"),
         CheckConstraint(
             "source <> 'proposal' or (approver is not null and proposal_id is not null)", name="proposal_is_approved"

@@ -166,7 +166,7 @@ def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any,
 
 def _raise_if_proposed(registry: Registry, tag: str) -> None:
     try:
-        waiting = next((p for p in registry.proposals(state="open") if p.change.tag == tag), None)
+        waiting = next((p for p in registry.proposals(state="open") if p.subject == f"tag:{tag}"), None)
     except Problem:  # who may not read proposals learns nothing from them
         return
     if waiting is not None:

@@ -13,7 +13,8 @@ branch_labels = None
 depends_on = None
 
 IMMUTABLE = (
-    "log_entry", "tag_version", "review", "run_manifest", "policy_rule", "policy_revision", "policy_publication"
+    "log_entry", "tag_version", "review", "run_manifest", "proposed_file", "policy_rule", "policy_revision",
+    "policy_publication",
 )
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
@@ -191,26 +192,45 @@ def upgrade() -> None:
     op.create_table('proposal',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('kind', sa.String(), nullable=False),
-    sa.Column('tag', sa.String(), nullable=False),
+    sa.Column('subject', sa.String(), nullable=False),
     sa.Column('change', sa.JSON(), nullable=False),
-    sa.Column('profile', sa.JSON(), nullable=False),
+    sa.Column('result', sa.JSON(), nullable=False),
     sa.Column('digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=False),
     sa.Column('author', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('approvals_needed', sa.Integer(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=True),
+    sa.Column('policy_revision', sa.String(), nullable=True),
     sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('decided_at', sa.DateTime(timezone=True), nullable=True),
     sa.CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name='state'),
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
-    op.create_index('ix_proposal_tag', 'proposal', ['tag'], unique=False)
+    op.create_index('ix_proposal_subject', 'proposal', ['subject'], unique=False)
     open_ = sa.text("state = 'open'")
     op.create_index(
-        'one_open_proposal', 'proposal', ['tag'], unique=True, sqlite_where=open_, postgresql_where=open_
+        'one_open_proposal', 'proposal', ['subject'], unique=True, sqlite_where=open_, postgresql_where=open_
     )
+    op.create_table('proposed_file',
+    sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('content', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('proposal_id', 'name')
+    )
+    op.create_table('known_exception',
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('terms', sa.JSON(), nullable=False),
+    sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('until', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("state in ('live', 'expiring', 'ended', 'revoked')", name='state'),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('name')
+    )
+    op.create_index('ix_known_exception_state', 'known_exception', ['state'], unique=False)
     op.create_table('run',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('jti', sa.String(), nullable=False),
@@ -378,7 +398,7 @@ def upgrade() -> None:
     sa.Column('approver', sa.String(), nullable=True),
     sa.Column('proposal_id', sa.String(), nullable=True),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
-    sa.CheckConstraint("source in ('folder', 'proposal', 'override')", name='source'),
+    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name='source'),
     sa.CheckConstraint("approver is null or approver <> author", name='nobody_approves_their_own'),
     sa.CheckConstraint(
         "source <> 'proposal' or (approver is not null and proposal_id is not null)", name='proposal_is_approved'
