@@ -38,8 +38,15 @@ def asking(*principals: str, **asked: Any) -> Request:
 
 def test_every_clause_that_failed_is_told() -> None:
     strict = {
-        **{"max_gpus": 2, "models": ["Qwen/*"], "until": "2026-12-01T00:00:00Z", "change_ticket": ["CHG-*"]},
-        **{"hours": "08:00-20:00", "weekdays": ["mon"], "zone": "UTC", "points": ["admission"], "own_unit": True},
+        "max_gpus": 2,
+        "models": ["Qwen/*"],
+        "until": "2026-12-01T00:00:00Z",
+        "change_ticket": ["CHG-*"],
+        "hours": "08:00-20:00",
+        "weekdays": ["mon"],
+        "zone": "UTC",
+        "points": ["admission"],
+        "own_unit": True,
     }
     one = gate({"unit": "bank", "target": "k8s", "when": strict})
 
