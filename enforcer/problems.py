@@ -53,7 +53,8 @@ class Unauthenticated(Problem):
 
 
 class NotPermitted(Problem):
-    """The policy says no. `reason_code`, `rule`, `who_may` and `policy_revision` tell which part of it."""
+    """The policy says no. `reason_code`, `rule` and `policy_revision` tell which part of it, `ask` which groups can
+    change that; `nearest` are the rules that came near, for those who may read the policy."""
 
     status, code, title = 403, "not-permitted", "the policy does not allow this"
 
@@ -147,6 +148,23 @@ class StaleReview(Conflict):
     code, title = "stale-review", "the proposal changed after you saw it"
 
 
+# --- the policy -----------------------------------------------------------------------------------------------------
+
+
+class UnknownPolicy(NotFound):
+    code, title = "unknown-policy", "no such revision of the policy"
+
+
+class PolicyMoved(Conflict):
+    """Somebody published meanwhile: what was made from the policy as it was has to be made again."""
+
+    code, title = "policy-moved", "the policy was changed meanwhile"
+
+
+class PolicyUnchanged(Conflict):
+    code, title = "policy-unchanged", "this policy is live already"
+
+
 # --- tickets and runs -------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +172,10 @@ class TicketInvalid(Unauthenticated):
     """A ticket or proof that does not verify. `step` is the number of the check that failed (`enforcer.tickets`)."""
 
     code, title = "ticket-invalid", "the run ticket does not verify"
+
+
+class UnknownDecision(NotFound):
+    code, title = "unknown-decision", "there is no such decision"
 
 
 class UnknownTicket(NotFound):

@@ -156,6 +156,25 @@ class ProposalPage(_Answer):
 
 # --- decisions (OpenID AuthZEN Authorization API 1.0) -----------------------------------------------------------------
 
+PrincipalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._/:|+=~-]{0,199}$")]
+
+
+class SubjectProperties(_Request):
+    """What a gateway has verified about somebody: nothing of it is looked up."""
+
+    groups: list[Name] = Field(default_factory=list, max_length=200)
+    business_unit: Name | None = None
+
+
+class EvaluationSubject(_Request):
+    type: Literal["user", "service", "ci", "workload"]
+    id: PrincipalId
+    properties: SubjectProperties = Field(default_factory=SubjectProperties)
+
+    @property
+    def principal(self) -> str:
+        return self.id if self.id.startswith(f"{self.type}:") else f"{self.type}:{self.id}"
+
 
 class EvaluationResource(_Request):
     type: Literal["task-type"]
@@ -171,32 +190,112 @@ class EvaluationContext(_Request):
     target: Name = "local"
     gpus: int = Field(default=0, ge=0, le=4096)
     model: Line | None = None
+    change_ticket: Line | None = None
 
 
 class EvaluationRequest(_Request):
-    """May the caller do this? The subject is always the caller: asking for others is a right of its own."""
+    """May the subject do this? Without a subject, or with oneself, it is the caller; to ask for others, for whom one
+    guards a gate, is a right of its own (`evaluate`)."""
 
+    subject: EvaluationSubject | None = None
     resource: EvaluationResource
     action: EvaluationAction
     context: EvaluationContext = Field(default_factory=EvaluationContext)
 
 
+class EvaluationItem(_Request):
+    """One of many questions; what it leaves out is that of the request around it."""
+
+    subject: EvaluationSubject | None = None
+    resource: EvaluationResource | None = None
+    action: EvaluationAction | None = None
+    context: EvaluationContext | None = None
+
+
+class EvaluationOptions(_Request):
+    evaluations_semantic: Literal["execute_all", "deny_on_first_deny", "permit_on_first_permit"] = "execute_all"
+
+
+class EvaluationsRequest(EvaluationItem):
+    """Many questions at once (section 7): the members beside `evaluations` are what each of them leaves out."""
+
+    evaluations: list[EvaluationItem] = Field(default_factory=list, max_length=100)
+    options: EvaluationOptions = Field(default_factory=EvaluationOptions)
+
+
+class RuleMatch(_Answer):
+    """A rule that fits. It counts unless its level is `shadow`, or `warn` for a deny, or an exception lifts it."""
+
+    id: str
+    effect: str
+    level: str
+    lifted_by: str | None
+
+
 class NearRule(_Answer):
+    """An allow rule that fits but for these clauses; `owner` is the group that answers for it."""
+
     rule: str
-    who: str
-    failed: str
+    who: list[str]
+    owner: str
+    failed: list[str]
 
 
-class EvaluationReason(_Answer):
+class DecisionReason(_Answer):
+    """Why. `nearest` is shown to those who may read the policy; `ask` are groups that can change it."""
+
     reason: str
     rule: str | None
+    matched: list[RuleMatch]
+    warnings: list[str]
     policy_revision: Digest
     nearest: list[NearRule]
+    ask: list[str]
+
+
+class EvaluationReason(DecisionReason):
+    """`decision_id` is that of the event, where the question was asked for somebody else."""
+
+    decision_id: str | None
 
 
 class Evaluation(_Answer):
     decision: bool
     context: EvaluationReason
+
+
+class Evaluations(_Answer):
+    evaluations: list[Evaluation]
+
+
+class DecisionPoint(_Answer):
+    """AuthZEN metadata (section 9)."""
+
+    policy_decision_point: str
+    access_evaluation_endpoint: str
+    access_evaluations_endpoint: str
+
+
+class PastDecision(_Answer):
+    """A decision that is on record: what was asked, what was answered and why, and what the answer would be now.
+
+    `now` is null where the question was erased, or the policy of then is not ours any more.
+    """
+
+    id: str
+    at: datetime
+    actor: str
+    action: str
+    task_type: str | None
+    business_unit: str
+    target: str
+    gpus: int
+    model: str | None
+    change_ticket: str | None
+    point: str
+    allowed: bool
+    then: DecisionReason
+    now: Evaluation | None
 
 
 # --- tickets ----------------------------------------------------------------------------------------------------------
@@ -216,6 +315,7 @@ class TicketRequest(_Request):
     jkt: Thumbprint
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,100}$")]
     redeem: Redeem = "online"
+    change_ticket: Line | None = None
 
 
 class TicketGrant(_Answer):
@@ -231,6 +331,7 @@ class TicketGrant(_Answer):
     run_spec_digest: Digest
     expires_at: datetime
     policy_rule: str
+    warnings: list[str]
     checkpoint: Note
 
 
@@ -244,6 +345,7 @@ class TicketPlan(_Answer):
     limits: Limits
     arguments: dict[str, Any]
     gates: list[str]
+    warnings: list[str]
 
 
 class TicketStatus(_Answer):

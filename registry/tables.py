@@ -124,6 +124,80 @@ class Review(SQLModel, table=True):
     at: datetime = _moment()
 
 
+class PolicyRule(SQLModel, table=True):
+    """One rule of a rule set. A set is named by the digest of its rules, so revisions that share it hold it once."""
+
+    __tablename__ = "policy_rule"
+    __table_args__ = (CheckConstraint("effect in ('allow', 'deny')", name="effect"),)
+
+    rule_set: str = Field(primary_key=True)
+    ordinal: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    rule_id: str
+    owner: str
+    effect: str
+    who: list[str] = _json()
+    may: list[str] = _json()
+    tag: list[str] = _json()
+    unit: list[str] = _json()
+    target: list[str] = _json()
+    conditions: dict[str, Any] = _json()
+    level: str | dict[str, str] = _json()
+    overridable: bool
+    reason: str
+
+
+class PolicyRevision(SQLModel, table=True):
+    """What one revision of the policy says, whether or not it was ever live. Rows are never changed (trigger, 0001)."""
+
+    __tablename__ = "policy_revision"
+
+    revision: str = Field(primary_key=True)
+    model: str
+    directory: dict[str, Any] = _json()
+    rule_set: str
+    exceptions: list[dict[str, Any]] = _json()
+    quotas: list[dict[str, Any]] = _json()
+    kept_at: datetime = _moment()
+
+
+class PolicyPublication(SQLModel, table=True):
+    """A revision that went live, by whom. `version` counts without gaps; a revision may come back. Never changed.
+
+    `folder` is the revision that the folder said: what was published has the exceptions granted here besides.
+    """
+
+    __tablename__ = "policy_publication"
+    __table_args__ = (
+        CheckConstraint("source in ('folder', 'proposal', 'override')", name="source"),
+        CheckConstraint("approver is null or approver <> author", name="nobody_approves_their_own"),
+        CheckConstraint(
+            "source <> 'proposal' or (approver is not null and proposal_id is not null)", name="proposal_is_approved"
+        ),
+        CheckConstraint("(source = 'folder') = (folder is not null)", name="folder_says"),
+    )
+
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    revision: str = Field(foreign_key="policy_revision.revision", index=True)
+    parent: str | None = Field(default=None, foreign_key="policy_revision.revision")
+    source: str
+    folder: str | None = Field(default=None, foreign_key="policy_revision.revision", index=True)
+    author: str
+    approver: str | None = None
+    proposal_id: str | None = None
+    at: datetime = _moment()
+
+
+class PolicyHead(SQLModel, table=True):
+    """Which revision decides (`live`), and which one is only watched beside it (`shadow`), where there is one."""
+
+    __tablename__ = "policy_head"
+    __table_args__ = (CheckConstraint("role in ('live', 'shadow')", name="role"),)
+
+    role: str = Field(primary_key=True)
+    revision: str = Field(foreign_key="policy_revision.revision")
+    version: int
+
+
 class ApiToken(SQLModel, table=True):
     """An API token: the secret is only here as SHA-256 (256 random bits need no slow hash)."""
 
@@ -355,7 +429,8 @@ class UsedProof(SQLModel, table=True):
 
 class Stamp(SQLModel, table=True):
     """One row, whose value moves with every change of what a ticket rests on (triggers, migration 0001): an API token
-    that ends, a task type, the version in force, an alias. What was read under a stamp holds while the stamp stands."""
+    that ends, a task type, the version in force, an alias, the policy. What was read under a stamp holds while the
+    stamp stands."""
 
     id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     value: int = Field(sa_column=Column(BigInteger, nullable=False))

@@ -12,18 +12,29 @@ own_unit: true                   the business unit is the caller's own, or below
 """
 
 import functools
+import re
 import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Point = Literal["api", "cli", "trainer", "admission"]
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 POINTS: tuple[Point, ...] = get_args(Point)
+
+
+def _written_out(value: object) -> object:
+    """pydantic takes numbers as seconds since 1970, and `20261215` would have ended in August of that year."""
+    if not isinstance(value, datetime) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", str(value)):
+        raise ValueError("write a time with its zone, like `2026-12-15T00:00:00Z`")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Conditions(BaseModel):
 
     max_gpus: int | None = Field(default=None, ge=0)
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
-    until: AwareDatetime | None = None
+    until: Moment | None = None
     hours: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")
     weekdays: tuple[Weekday, ...] | None = Field(default=None, min_length=1)
     zone: str | None = None
@@ -91,15 +102,19 @@ class Conditions(BaseModel):
         """Whether the rule matches whatever the facts, now and later: then its answers may be remembered."""
         return self.__dict__ == _NONE.__dict__
 
-    def first_failing(self, context: Context) -> str | None:
+    def first_failing(self, context: Context, *, of_deny: bool = False) -> str | None:
         """A clause that does not hold, in words; None when all hold."""
-        return None if self.is_empty else next(self.failing(context), None)
+        return None if self.is_empty else next(self.failing(context, of_deny=of_deny), None)
 
-    def failing(self, context: Context) -> Iterator[str]:
-        """The clauses that do not hold, in words."""
+    def failing(self, context: Context, *, of_deny: bool = False) -> Iterator[str]:
+        """The clauses that do not hold, in words.
+
+        A request that does not say its model may be for any: no allow by model covers it, no deny by model spares it.
+        """
         if self.max_gpus is not None and context.gpus > self.max_gpus:
             yield f"max_gpus {self.max_gpus}, asked for {context.gpus}"
-        if self.models is not None and not _fits(self.models, context.model):
+        unsaid = of_deny and context.model is None
+        if self.models is not None and not unsaid and not _fits(self.models, context.model):
             yield f"models {', '.join(self.models)}"
         if self.until is not None and context.now >= self.until:
             yield f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -7,9 +7,9 @@ deny, for what it describes, and grants nothing itself. Whether it is live is de
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from enforcer.policy.conditions import Context
+from enforcer.policy.conditions import Context, Moment
 from enforcer.policy.rules import RuleId, Scope
 
 MAX_LIFE = timedelta(days=90)
@@ -24,8 +24,8 @@ class PolicyException(Scope):
     kind: Literal["exception", "override"] = "exception"
     lifts: RuleId | None = None
     reference: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
-    granted_at: AwareDatetime
-    until: AwareDatetime
+    granted_at: Moment
+    until: Moment
     approved_by: list[str] = Field(min_length=1)
 
     @property

@@ -5,23 +5,41 @@
     rules/<owner>.yaml   the rules, by who answers for them
     exceptions.yaml      exceptions with an end, where there are any
     quotas.yaml          quotas, where there are any
+    vocabulary/*.yaml    the task types of an empty registry; here, only which belongs to which
 
-A misspelt key, group or effect would silently do nothing, so anything unknown refuses the whole revision.
+A misspelt key, group or effect would silently do nothing, so one bad line refuses the whole revision. All that is wrong
+is told at once, by file and line.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from enforcer.policy import documents
+from enforcer.policy.documents import Document, text_of
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.quotas import Quota
 from enforcer.policy.revision import Policy
-from enforcer.policy.rules import Directory, PolicyInvalid, Rule
+from enforcer.policy.rules import Directory, Fault, PolicyInvalid, Rule
 
-Document = TypeVar("Document", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Place(NamedTuple):
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A policy with the place of each rule, exception and quota, by id."""
+
+    policy: Policy
+    places: Mapping[str, Place]
 
 
 class _RuleFile(BaseModel):
@@ -56,42 +74,111 @@ def files_of(folder: Path) -> dict[str, str]:
     """The texts a revision is made of, by their names in the folder. Raises PolicyInvalid."""
     there = [folder / "model.conf", folder / "directory.yaml", *sorted((folder / "rules").glob("*.yaml"))]
     there += [file for file in (folder / "exceptions.yaml", folder / "quotas.yaml") if file.exists()]
-    return {file.relative_to(folder).as_posix(): text(file) for file in there}
+    return {name: text_of(file, name) for file in there for name in [file.relative_to(folder).as_posix()]}
 
 
 def read(files: Mapping[str, str]) -> Policy:
     """The revision that these files say, whoever sent them. Raises PolicyInvalid."""
-    for name in ("model.conf", "directory.yaml"):
-        if name not in files:
-            raise PolicyInvalid(f"`{name}` is missing")
-    rules: list[Rule] = []
-    owners: dict[str, str] = {}
-    for name in sorted(files):
-        if name.startswith("rules/"):
-            content = parsed(_RuleFile, files[name], name)
-            rules += content.rules
-            owners |= dict.fromkeys((rule.id for rule in content.rules), content.owner)
-    exceptions = parsed(_ExceptionFile, files.get("exceptions.yaml", "{}"), "exceptions.yaml").exceptions
-    quotas = parsed(_QuotaFile, files.get("quotas.yaml", "{}"), "quotas.yaml").quotas
-    directory = parsed(Directory, files["directory.yaml"], "directory.yaml")
-    return Policy.of(files["model.conf"], directory, rules, owners=owners, exceptions=exceptions, quotas=quotas)
+    return written(files).policy
 
 
-def text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyInvalid(f"{file} cannot be read: {error}") from error
+def written(files: Mapping[str, str]) -> Written:
+    """The revision that these files say, and where they say it. Raises PolicyInvalid."""
+    return _Reading(files).finish()
 
 
-def parsed(kind: type[Document], content: str, name: str) -> Document:
-    """YAML as this model. Raises PolicyInvalid."""
-    try:
-        return kind.model_validate(yaml.safe_load(content))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise PolicyInvalid(f"{name}: {error}") from error
+@dataclass
+class _Reading:
+    files: Mapping[str, str]
+    faults: list[Fault] = field(default_factory=list)
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def finish(self) -> Written:
+        owners: dict[str, str] = {}
+        rules: list[Rule] = []
+        for name in sorted(name for name in self.files if name.startswith("rules/")):
+            if file := self._file(_RuleFile, name, "rules"):
+                rules += file.rules
+                owners |= dict.fromkeys((rule.id for rule in file.rules), file.owner)
+        exceptions = self._file(_ExceptionFile, "exceptions.yaml", "exceptions", "{}")
+        quotas = self._file(_QuotaFile, "quotas.yaml", "quotas", "{}")
+        directory = self._file(Directory, "directory.yaml")
+        if "model.conf" not in self.files:
+            self.faults.append(Fault("is missing", file="model.conf"))
+        if self.faults or exceptions is None or quotas is None or directory is None:
+            raise PolicyInvalid(*self.faults)
+        try:
+            policy = Policy.of(
+                self.files["model.conf"],
+                directory,
+                rules,
+                owners=owners,
+                exceptions=exceptions.exceptions,
+                quotas=quotas.quotas,
+            )
+        except PolicyInvalid as invalid:
+            raise PolicyInvalid(*map(self._placed, invalid.faults)) from invalid
+        return Written(policy, self.places)
+
+    def _file(
+        self, kind: type[Model], name: str, listed: str | None = None, default: str | None = None
+    ) -> Model | None:
+        """This file as this model, or None and the faults of it are noted; `listed` is the key of what has an id."""
+        content = self.files.get(name, default)
+        if content is None:
+            self.faults.append(Fault("is missing", file=name))
+            return None
+        try:
+            document = documents.read(content, name)
+            found = document.as_(kind)
+        except PolicyInvalid as invalid:
+            self.faults += invalid.faults
+            return None
+        if listed:
+            self._note_places(document, listed)
+        else:
+            self._note_names(document)
+        return found
+
+    def _note_names(self, document: Document) -> None:
+        for kind in ("unit", "target", "group"):
+            for name in document.content.get(f"{kind}s", ()):
+                self.places[f"{kind} {name}"] = Place(document.name, document.line_of((f"{kind}s", name)))
+
+    def _note_places(self, document: Document, listed: str) -> None:
+        """The last place of an id that stands twice is the one to tell of."""
+        for at, entry in enumerate(document.content.get(listed, ())):
+            self.places[entry["id"]] = Place(document.name, document.line_of((listed, at)))
+
+    def _placed(self, fault: Fault) -> Fault:
+        place = self.places.get(fault.about or "")
+        return replace(fault, file=place.file, line=place.line) if place else fault
 
 
-def parse(kind: type[Document], file: Path) -> Document:
-    """A YAML file as this model. Raises PolicyInvalid."""
-    return parsed(kind, text(file), file.name)
+class _SeedTag(BaseModel):
+    name: str
+    parent: str | None = None
+
+
+class _Vocabulary(BaseModel):
+    tags: list[_SeedTag]
+
+
+def tag_tree(folder: Path) -> dict[str, str | None]:
+    """`{tag: parent}` of the vocabulary. Its files are no part of a revision; the registry reads all they say.
+
+    Raises:
+        PolicyInvalid: a file that cannot be read, or that holds no tags.
+    """
+    parents: dict[str, str | None] = {}
+    for file in sorted((folder / "vocabulary").glob("*.yaml")):
+        try:
+            found = _Vocabulary.model_validate(yaml.safe_load(text_of(file)))  # with anchors, which rules may not have
+        except (yaml.YAMLError, ValidationError) as error:
+            raise PolicyInvalid(Fault(f"holds no task types: {error}", file=f"vocabulary/{file.name}")) from error
+        for tag in found.tags:
+            if tag.parent is not None and tag.parent not in parents:
+                said = f"`{tag.name}` stands before its parent `{tag.parent}`, or the parent is not there"
+                raise PolicyInvalid(Fault(said, file=f"vocabulary/{file.name}"))
+            parents[tag.name] = tag.parent
+    return parents

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from enforcer.policy.folder import parse
+from enforcer.policy.documents import parse
 from enforcer.policy.rules import ACTIONS, Directory, PolicyInvalid
 from enforcer.runspec import digest
 

@@ -4,25 +4,28 @@ Whatever decides comes from one revision, so a decision can be made again from i
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
+
+from pydantic import BaseModel
 
 from enforcer import canonical
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.quotas import Quota
-from enforcer.policy.rules import ACTIONS, ANY_TAG, Directory, PolicyInvalid, Rule, Scope
+from enforcer.policy.rules import ACTIONS, ANY_TAG, Directory, Fault, PolicyInvalid, Rule, Scope, did_you_mean
 from enforcer.runspec import digest
 
 MAX_DEPTH = 32
+MAX_RULES = 100_000
 _TAG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """One revision. Made by `Policy.of`, which checks it; `revision` is the digest of all that decides.
+    """One revision. Made by `Policy.of`, which checks it; `revision` is the digest of it all.
 
-    `owners` says who answers for a rule (a group); it decides nothing and is no part of the digest.
+    `owners` says who answers for a rule (a group). It decides nothing, but people are sent there.
     """
 
     model: str
@@ -47,7 +50,7 @@ class Policy:
         """Check the parts against each other.
 
         Raises:
-            PolicyInvalid: naming the first name that does not exist, id that stands twice, or tree that is none.
+            PolicyInvalid: naming each unknown name and each id that stands twice, or else the first tree that is none.
         """
         policy = cls(model, directory, tuple(rules), tuple(exceptions), tuple(quotas), owners, revision="")
         policy._check()
@@ -64,68 +67,97 @@ class Policy:
             quotas=self.quotas,
         )
 
+    @property
+    def rule_set(self) -> str:
+        """The digest of the rules alone: what revisions share that differ by an exception."""
+        return digest(canonical.dumps([[self.owners.get(rule.id), said(rule)] for rule in self.rules]))
+
     def _document(self) -> dict[str, Any]:
         return {
             "model": self.model,
-            "directory": self.directory.model_dump(mode="json"),
-            **{
-                name: [part.model_dump(mode="json") for part in parts]
-                for name, parts in (("rules", self.rules), ("exceptions", self.exceptions), ("quotas", self.quotas))
-            },
+            "directory": said(self.directory),
+            "rules": self.rule_set,
+            "exceptions": [said(exception) for exception in self.exceptions],
+            "quotas": [said(quota) for quota in self.quotas],
         }
 
     def _check(self) -> None:
         if not self.rules:
             raise PolicyInvalid("there is no rule; an empty policy is refused, not obeyed")
+        if len(self.rules) > MAX_RULES:
+            raise PolicyInvalid(f"there are {len(self.rules)} rules; at most {MAX_RULES} are taken")
         for kind, links in self.directory.trees.items():
             _check_tree(kind, links)
-        if unknown := [target for target in self.directory.offline if target not in self.directory.targets]:
-            raise PolicyInvalid(f"directory: `offline` names `{unknown[0]}`, which is not among the targets")
-        _refuse_twice("id", [scope.id for scope in (*self.rules, *self.exceptions)])
-        _refuse_twice("quota", [quota.id for quota in self.quotas])
+        if faults := list(self._faults()):
+            raise PolicyInvalid(*faults)
+
+    def _faults(self) -> Iterator[Fault]:
+        """All that is wrong between the parts, over trees that are sound."""
+        known = _Known(self.directory)
+        for target in self.directory.offline:
+            if target not in self.directory.targets:
+                yield Fault(f"directory: `offline` names `{target}`, which is not among the targets")
+        yield from _twice("id", (scope.id for scope in (*self.rules, *self.exceptions)))
+        yield from _twice("quota", (quota.id for quota in self.quotas))
         for rule in self.rules:
-            self._check_names(f"rule `{rule.id}`", rule)
+            yield from known.faults(f"rule `{rule.id}`", rule)
             if rule.effect == "allow" and "*" in rule.may:
-                raise PolicyInvalid(f"rule `{rule.id}` allows every action; name the actions")
+                yield Fault(f"rule `{rule.id}` allows every action; name the actions", rule.id)
             if rule.effect == "allow" and rule.overridable:
-                raise PolicyInvalid(f"rule `{rule.id}` is an allow: only a deny can be `overridable`")
-            if self.owners.get(rule.id) not in self.directory.groups:
-                raise PolicyInvalid(f"owner `{self.owners.get(rule.id)}` of rule `{rule.id}` is not a known group")
+                yield Fault(f"rule `{rule.id}` is an allow: only a deny can be `overridable`", rule.id)
+            if (owner := self.owners.get(rule.id)) not in self.directory.groups:
+                meant = did_you_mean(owner, self.directory.groups)
+                yield Fault(f"owner `{owner}` of rule `{rule.id}` is not a known group{meant}", rule.id)
         denies = {rule.id: rule for rule in self.rules if rule.effect == "deny"}
         for exception in self.exceptions:
-            self._check_exception(exception, denies)
+            yield from known.faults(f"exception `{exception.id}`", exception)
+            yield from _faults_of_exception(exception, denies)
         for quota in self.quotas:
             if quota.unit not in self.directory.units or not _TAG.fullmatch(quota.tag):
-                raise PolicyInvalid(f"quota `{quota.id}` speaks of unknown unit `{quota.unit}` or tag `{quota.tag}`")
+                yield Fault(f"quota `{quota.id}` speaks of unknown unit `{quota.unit}` or tag `{quota.tag}`", quota.id)
 
-    def _check_exception(self, exception: PolicyException, denies: Mapping[str, Rule]) -> None:
-        self._check_names(f"exception `{exception.id}`", exception)
-        if "*" in exception.may:
-            raise PolicyInvalid(f"exception `{exception.id}` is for every action; name the actions")
-        if exception.lifts is not None and exception.lifts not in denies:
-            raise PolicyInvalid(f"exception `{exception.id}` lifts `{exception.lifts}`, which is no deny rule")
-        if exception.kind == "override" and (exception.lifts is None or not denies[exception.lifts].overridable):
-            raise PolicyInvalid(f"override `{exception.id}` must lift a rule that is `overridable`")
 
-    def _check_names(self, what: str, scope: Scope) -> None:
-        directory = self.directory
+class _Known:
+    """The names that a rule may use."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._of: dict[str, Mapping[str, object]] = {
+            "unit": directory.units,
+            "target": directory.targets,
+            "group": directory.groups,
+        }
+
+    def faults(self, what: str, scope: Scope) -> Iterator[Fault]:
         groups = [name for kind, _, name in (who.partition(":") for who in scope.who) if kind == "group"]
-        unknown = [
-            *(f"action `{act}`" for act in scope.may if act not in ACTIONS and act != "*"),
-            *(f"unit `{unit}`" for unit in scope.unit if unit not in directory.units),
-            *(f"target `{target}`" for target in scope.target if target not in directory.targets),
-            *(f"tag `{tag}`" for tag in scope.tag if tag != ANY_TAG and not _TAG.fullmatch(tag)),
-            *(f"group `{group}`" for group in groups if group not in directory.groups),
-        ]
+        unknown = [f"action `{act}`{did_you_mean(act, ACTIONS)}" for act in scope.may if act not in ACTIONS | {"*"}]
+        for kind, names in (("unit", scope.unit), ("target", scope.target), ("group", groups)):
+            known = self._of[kind]
+            unknown += [f"{kind} `{name}`{did_you_mean(name, known)}" for name in names if name not in known]
+        unknown += [f"tag `{tag}`" for tag in scope.tag if tag != ANY_TAG and not _TAG.fullmatch(tag)]
         if unknown:
-            raise PolicyInvalid(f"{what} speaks of unknown {', '.join(unknown)}")
+            yield Fault(f"{what} speaks of unknown {', '.join(unknown)}", scope.id)
 
 
-def _refuse_twice(what: str, names: list[str]) -> None:
+def said(part: BaseModel) -> dict[str, Any]:
+    """A part without its defaults, so that a member which a later release adds changes no digest of today."""
+    return part.model_dump(mode="json", exclude_defaults=True)
+
+
+def _faults_of_exception(exception: PolicyException, denies: Mapping[str, Rule]) -> Iterator[Fault]:
+    if "*" in exception.may:
+        yield Fault(f"exception `{exception.id}` is for every action; name the actions", exception.id)
+    if exception.lifts is not None and exception.lifts not in denies:
+        lifts = f"`{exception.lifts}`, which is no deny rule{did_you_mean(exception.lifts, denies)}"
+        yield Fault(f"exception `{exception.id}` lifts {lifts}", exception.id)
+    elif exception.kind == "override" and (exception.lifts is None or not denies[exception.lifts].overridable):
+        yield Fault(f"override `{exception.id}` must lift a rule that is `overridable`", exception.id)
+
+
+def _twice(what: str, names: Iterable[str]) -> Iterator[Fault]:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise PolicyInvalid(f"{what} `{name}` is used twice")
+            yield Fault(f"{what} `{name}` is used twice", name)
         seen.add(name)
 
 
@@ -137,7 +169,10 @@ def _check_tree(kind: str, links: Mapping[str, list[str]]) -> None:
             seen += 1
             unknown = [parent for parent in level if parent not in links]
             if unknown:
-                raise PolicyInvalid(f"directory: {kind} `{name}` belongs to `{unknown[0]}`, which is not listed")
+                meant = did_you_mean(unknown[0], links)
+                said = f"directory: {kind} `{name}` belongs to `{unknown[0]}`, which is not listed{meant}"
+                raise PolicyInvalid(Fault(said, f"{kind} {name}"))
             if seen > MAX_DEPTH:
-                raise PolicyInvalid(f"directory: {kind} `{name}` stands in a cycle or more than {MAX_DEPTH} deep")
+                said = f"directory: {kind} `{name}` stands in a cycle or more than {MAX_DEPTH} deep"
+                raise PolicyInvalid(Fault(said, f"{kind} {name}"))
             level = [parent for child in level for parent in links[child]]

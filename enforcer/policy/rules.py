@@ -10,7 +10,9 @@ Left out, `tag`, `unit` and `target` mean all of them; each covers what is below
 everywhere, or by enforcement point: `level: {admission: warn}`, the others being `enforce`.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -32,17 +34,41 @@ Effect = Literal["allow", "deny"]
 Level = Literal["off", "shadow", "warn", "enforce"]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a policy: of which rule, exception or quota, and where it is written."""
+
+    message: str
+    about: str | None = None
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return f"{place}: {self.message}" if place else self.message
+
+
 class PolicyInvalid(Exception):
     """The policy cannot go live. The message names the file, the line where there is one, and what is wrong."""
 
+    def __init__(self, *faults: Fault | str) -> None:
+        self.faults = tuple(Fault(fault) if isinstance(fault, str) else fault for fault in faults)
+        super().__init__("\n".join(map(str, self.faults)))
 
-def _as_list(value: object) -> object:
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.7)
+    return f" (did you mean `{near[0]}`?)" if near else ""
+
+
+def as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
 Who = Annotated[str, StringConstraints(pattern=r"^(user|service|ci|workload|group):[A-Za-z0-9@._/:~-]+$")]
 RuleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=80)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class Scope(BaseModel):
@@ -51,7 +77,7 @@ class Scope(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: RuleId
-    who: Annotated[tuple[Who, ...], BeforeValidator(_as_list), Field(min_length=1)]
+    who: Annotated[tuple[Who, ...], BeforeValidator(as_list), Field(min_length=1)]
     may: Names
     tag: Names = (ANY_TAG,)
     unit: Names = (ROOT_UNIT,)
@@ -72,7 +98,7 @@ class Rule(Scope):
 
     def first_failing(self, context: Context) -> str | None:
         """The condition that does not hold, in words; None when all hold."""
-        return self.when.first_failing(context)
+        return self.when.first_failing(context, of_deny=self.effect == "deny")
 
 
 class Directory(BaseModel):

@@ -12,7 +12,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-IMMUTABLE = ("log_entry", "tag_version", "review", "run_manifest")
+IMMUTABLE = (
+    "log_entry", "tag_version", "review", "run_manifest", "policy_rule", "policy_revision", "policy_publication"
+)
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
     "ticket_id", "proposal_id", "digest", "groups_digest", "personal_hash",
@@ -66,6 +68,7 @@ STAMPED = {
     "alias": ("update", "delete"),
     "api_token": ("update of secret_sha256, actor, groups, scopes, business_unit, expires_at", "delete"),
     "principal": ("insert", "update", "delete"),
+    "policy_head": ("insert", "update", "delete"),
 }
 
 
@@ -336,6 +339,65 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('tag', 'version')
+    )
+    op.create_table('policy_rule',
+    sa.Column('rule_set', sa.String(), nullable=False),
+    sa.Column('ordinal', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('rule_id', sa.String(), nullable=False),
+    sa.Column('owner', sa.String(), nullable=False),
+    sa.Column('effect', sa.String(), nullable=False),
+    sa.Column('who', sa.JSON(), nullable=False),
+    sa.Column('may', sa.JSON(), nullable=False),
+    sa.Column('tag', sa.JSON(), nullable=False),
+    sa.Column('unit', sa.JSON(), nullable=False),
+    sa.Column('target', sa.JSON(), nullable=False),
+    sa.Column('conditions', sa.JSON(), nullable=False),
+    sa.Column('level', sa.JSON(), nullable=False),
+    sa.Column('overridable', sa.Boolean(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.CheckConstraint("effect in ('allow', 'deny')", name='effect'),
+    sa.PrimaryKeyConstraint('rule_set', 'ordinal')
+    )
+    op.create_table('policy_revision',
+    sa.Column('revision', sa.String(), nullable=False),
+    sa.Column('model', sa.String(), nullable=False),
+    sa.Column('directory', sa.JSON(), nullable=False),
+    sa.Column('rule_set', sa.String(), nullable=False),
+    sa.Column('exceptions', sa.JSON(), nullable=False),
+    sa.Column('quotas', sa.JSON(), nullable=False),
+    sa.Column('kept_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('revision')
+    )
+    op.create_table('policy_publication',
+    sa.Column('version', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('revision', sa.String(), nullable=False),
+    sa.Column('parent', sa.String(), nullable=True),
+    sa.Column('source', sa.String(), nullable=False),
+    sa.Column('folder', sa.String(), nullable=True),
+    sa.Column('author', sa.String(), nullable=False),
+    sa.Column('approver', sa.String(), nullable=True),
+    sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("source in ('folder', 'proposal', 'override')", name='source'),
+    sa.CheckConstraint("approver is null or approver <> author", name='nobody_approves_their_own'),
+    sa.CheckConstraint(
+        "source <> 'proposal' or (approver is not null and proposal_id is not null)", name='proposal_is_approved'
+    ),
+    sa.CheckConstraint("(source = 'folder') = (folder is not null)", name='folder_says'),
+    sa.ForeignKeyConstraint(['revision'], ['policy_revision.revision'], ),
+    sa.ForeignKeyConstraint(['parent'], ['policy_revision.revision'], ),
+    sa.ForeignKeyConstraint(['folder'], ['policy_revision.revision'], ),
+    sa.PrimaryKeyConstraint('version')
+    )
+    op.create_index('ix_policy_publication_revision', 'policy_publication', ['revision'], unique=False)
+    op.create_index('ix_policy_publication_folder', 'policy_publication', ['folder'], unique=False)
+    op.create_table('policy_head',
+    sa.Column('role', sa.String(), nullable=False),
+    sa.Column('revision', sa.String(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.CheckConstraint("role in ('live', 'shadow')", name='role'),
+    sa.ForeignKeyConstraint(['revision'], ['policy_revision.revision'], ),
+    sa.PrimaryKeyConstraint('role')
     )
     op.create_table('stamp',
     sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),

@@ -1,0 +1,34 @@
+"""What can be mended by whoever called a command is said in a sentence, without a traceback."""
+
+import sys
+from typing import Any, NoReturn
+
+import click
+
+EXIT_USAGE = 2
+
+
+def in_words(act: Any) -> Any:
+    """Run a command's work; what can be mended by whoever called it is said without a traceback."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from enforcer.keys import KeyUnusable
+    from enforcer.policy.rules import PolicyInvalid
+    from enforcer.problems import Problem
+    from registry.server import RefusedToStart
+
+    try:
+        return act()
+    except RefusedToStart as error:
+        stop(str(error))
+    except (Problem, PolicyInvalid, KeyUnusable) as error:
+        raise click.ClickException(str(error)) from error
+    except SQLAlchemyError as error:
+        raise click.ClickException(f"the database does not answer: {str(error.__cause__ or error)[:300]}") from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def stop(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(EXIT_USAGE)
