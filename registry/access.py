@@ -157,6 +157,21 @@ def permit(request: Request, books: Books, actor: Actor, action: str, matter: Ma
     return Permit(actor, asked.unit, decision, explaining.warnings(gate, decision))
 
 
+def still_permitted(gate: Snapshot, permit: Permit) -> Permit:
+    """The permit by this gate: as it is by the revision that gave it, or decided again.
+
+    Raises:
+        NotPermitted: the policy was changed meanwhile, and denies it now.
+    """
+    if gate.revision == permit.decision.revision or permit.decision.rule == OWNER:
+        return permit
+    decision = gate.decide(permit.decision.request)
+    if not decision.allowed:
+        whole = reads_policy(gate, permit.actor, permit.unit)
+        raise explaining.refusal(gate, decision, permit.actor, whole=whole)
+    return replace(permit, decision=decision, warnings=explaining.warnings(gate, decision))
+
+
 def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter, point: Point = "api") -> Decision:
     """What the policy allows to the actor, cut down to what the credential is for."""
     unit = matter.unit or actor.business_unit

@@ -5,21 +5,24 @@
 - A publication moves the stamp (migration 0001), so no ticket drafted under the old policy is written after it.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from sqlalchemy import update
+from sqlalchemy import Engine, update
 from sqlmodel import Session, col, select
 
 from enforcer.policy.revision import Policy
+from enforcer.policy.rules import PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import PolicyMoved, PolicyUnchanged
 from registry import audit, db
 from registry.identity import Actor
-from registry.revisions import head, keep, live, load
-from registry.tables import PolicyHead, PolicyPublication, Tag
+from registry.revisions import head, keep, live, live_revision, load
+from registry.tables import Event, PolicyHead, PolicyPublication, Tag
 
-__all__ = ["Source", "head", "keep", "live", "load", "publish", "seen"]
+__all__ = ["Source", "head", "keep", "live", "live_revision", "load", "publish", "seen"]
 
+SYSTEM = Actor("system:policy", (), "all")
 Source = Literal["folder", "proposal", "override", "revocation"]
 
 
@@ -34,11 +37,13 @@ def publish(
     proposal_id: str | None = None,
     folder: Policy | None = None,
     by: Actor | None = None,
+    detail: Mapping[str, Any] | None = None,
 ) -> PolicyPublication:
     """Make this policy the one that decides, from the end of the caller's transaction on.
 
     `seen` is the version of the head that it was made from, 0 for the first. `folder` is what the folder said, for a
-    source of that name. `by` is on record as the one who did it; left out, the author.
+    source of that name. `by` is on record as the one who did it; left out, the author. `detail` goes
+    into the event besides.
 
     Raises:
         PolicyInvalid: it does not compile.
@@ -46,7 +51,7 @@ def publish(
         PolicyUnchanged: this revision is live.
     """
     db.queue_for(session, "policy")  # before the stamp is locked, which tickets wait for
-    Snapshot(policy, dict(session.exec(select(Tag.name, Tag.parent)).all()))
+    _compile(session, policy)
     before = session.get(PolicyHead, "live", populate_existing=True)
     if before is not None and before.revision == policy.revision:
         raise PolicyUnchanged(f"revision `{policy.revision[:19]}` is live already")
@@ -67,7 +72,8 @@ def publish(
         at=db.utc_now(),
     )
     session.add(published)
-    detail = {
+    told = {
+        **(detail or {}),
         "source": source,
         "version": published.version,
         "parent": parent,
@@ -79,14 +85,31 @@ def publish(
     }
     who = by or Actor(author, (), "all")
     audit.record(
-        session, "policy.published", who, policy_revision=policy.revision, proposal_id=proposal_id, detail=detail
+        session, "policy.published", who, policy_revision=policy.revision, proposal_id=proposal_id, detail=told
     )
     return published
+
+
+def _compile(session: Session, policy: Policy) -> None:
+    try:
+        Snapshot(policy, dict(session.exec(select(Tag.name, Tag.parent)).all()))
+    except PolicyInvalid:
+        raise
+    except Exception as error:  # whatever the engine says of a model that it does not understand
+        raise PolicyInvalid(f"the policy does not compile: {error}") from error
 
 
 def seen(session: Session) -> int:
     """The version of the head, for whoever is about to make another policy from it; 0 before the first."""
     return session.exec(select(PolicyHead.version).where(PolicyHead.role == "live")).first() or 0
+
+
+def record_unusable(engine: Engine, revision: str, reason: str) -> None:
+    """Put on record, once for a revision, that it is live and cannot be used."""
+    with db.writing(engine) as session:
+        same = select(Event.id).where(Event.kind == "policy.unusable", Event.policy_revision == revision)
+        if session.exec(same.limit(1)).first() is None:
+            audit.record(session, "policy.unusable", SYSTEM, outcome="refused", reason=reason, policy_revision=revision)
 
 
 def _swap(session: Session, revision: str, seen: int, before: PolicyHead | None) -> None:

@@ -79,9 +79,15 @@ def head(session: Session) -> PolicyHead:
     return found
 
 
+def live_revision(session: Session) -> str:
+    """As the database has it now, whatever this session has read before. Raises as `head`."""
+    found = session.exec(select(PolicyHead.revision).where(PolicyHead.role == "live")).first()
+    return found or head(session).revision
+
+
 def live(session: Session) -> Policy:
     """The policy that decides. Raises as `head` and `load`."""
-    return load(session, head(session).revision)
+    return load(session, live_revision(session))
 
 
 def _rows(policy: Policy, rule_set: str) -> list[dict[str, Any]]:

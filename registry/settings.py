@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         default_factory=lambda: CHECKED_OUT_POLICIES if CHECKED_OUT_POLICIES.is_dir() else PACKAGED_POLICIES,
         description="model.conf, directory.yaml, rules/ and vocabulary/",
     )
+    policy_source: Literal["folder", "registry"] = Field(
+        default="folder",
+        description="where the policy is changed: in `policies_dir`, which is followed, or by proposals",
+    )
     identity_file: Path | None = Field(
         default=None, description="issuers and trust rules. Left out, `identity.yaml` in `policies_dir`, if there"
     )

@@ -27,7 +27,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import RunSpec, canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
-from registry import audit, db, tags
+from registry import access, audit, db, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
@@ -61,6 +61,7 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
 
     Raises:
         ArgumentInvalid, SpecificationInvalid: the run cannot be resolved.
+        NotPermitted, OfflineNotPermitted: by the policy that is live when it is drafted.
         IdempotencyConflict: this key came with another request before.
         Unavailable: task types or tokens change faster than a ticket is written.
     """
@@ -69,14 +70,17 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
             return await run_in_threadpool(
                 _answered, books, request, permit, idempotency_key
             ) or await books.writer.write(await run_in_threadpool(_draft_now, books, request, permit, idempotency_key))
-    raise Unavailable("task types are being changed just now; nothing was issued. Try again")
+    raise Unavailable("task types or the policy are being changed just now; nothing was issued. Try again")
 
 
 def _draft_now(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> Draft:
     with books.reading() as session:
         stamp = session.exec(select(Stamp.value)).one()
+        gate = books.gate(session)
         task = tags.in_force(session, request.task_type)
         head = books.head(session)
+    refuse_offline_elsewhere(request, gate.policy.directory)
+    permit = access.still_permitted(gate, permit)  # the policy may be another since the route was entered
     return draft(books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
 
 

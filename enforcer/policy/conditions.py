@@ -11,8 +11,10 @@ points: [api, admission]         it is asked at one of these enforcement points
 own_unit: true                   the business unit is the caller's own, or below it
 """
 
+import functools
 import re
 import zoneinfo
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self, get_args
@@ -78,7 +80,7 @@ class Conditions(BaseModel):
     @field_validator("zone")
     @classmethod
     def zone_exists(cls, zone: str | None) -> str | None:
-        if zone is not None and zone not in zoneinfo.available_timezones():
+        if zone is not None and zone not in _zones():
             raise ValueError(f"`{zone}` is not a time zone; write one like `Asia/Shanghai`")
         return zone
 
@@ -98,42 +100,48 @@ class Conditions(BaseModel):
     @property
     def is_empty(self) -> bool:
         """Whether the rule matches whatever the facts, now and later: then its answers may be remembered."""
-        return self == Conditions()
+        return self.__dict__ == _NONE.__dict__
 
     def first_failing(self, context: Context, *, of_deny: bool = False) -> str | None:
-        """The clause that does not hold, in words; None when all hold.
+        """A clause that does not hold, in words; None when all hold."""
+        return None if self.is_empty else next(self.failing(context, of_deny=of_deny), None)
+
+    def failing(self, context: Context, *, of_deny: bool = False) -> Iterator[str]:
+        """The clauses that do not hold, in words.
 
         A request that does not say its model may be for any: no allow by model covers it, no deny by model spares it.
         """
         if self.max_gpus is not None and context.gpus > self.max_gpus:
-            return f"max_gpus {self.max_gpus}, asked for {context.gpus}"
-        unsaid = context.model is None and of_deny
+            yield f"max_gpus {self.max_gpus}, asked for {context.gpus}"
+        unsaid = of_deny and context.model is None
         if self.models is not None and not unsaid and not _fits(self.models, context.model):
-            return f"models {', '.join(self.models)}"
+            yield f"models {', '.join(self.models)}"
         if self.until is not None and context.now >= self.until:
-            return f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        if self.zone is not None and (failing := self._local_time_failing(context.now)):
-            return failing
+            yield f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        if self.zone is not None:
+            yield from self._local_time_failing(context.now.astimezone(zoneinfo.ZoneInfo(self.zone)))
         if self.change_ticket is not None and not _fits(self.change_ticket, context.change_ticket):
-            return f"change_ticket {', '.join(self.change_ticket)}"
+            yield f"change_ticket {', '.join(self.change_ticket)}"
         if self.points is not None and context.point not in self.points:
-            return f"points {', '.join(self.points)}, asked at {context.point}"
+            yield f"points {', '.join(self.points)}, asked at {context.point}"
         if self.own_unit and context.unit not in context.own_units:
-            return "own_unit: only the caller's own business unit"
-        return None
+            yield "own_unit: only the caller's own business unit"
 
-    def _local_time_failing(self, now: datetime) -> str | None:
-        assert self.zone is not None
-        local = now.astimezone(zoneinfo.ZoneInfo(self.zone))
+    def _local_time_failing(self, local: datetime) -> Iterator[str]:
         if self.weekdays is not None and WEEKDAYS[local.weekday()] not in self.weekdays:
-            return f"weekdays {', '.join(self.weekdays)} ({self.zone})"
+            yield f"weekdays {', '.join(self.weekdays)} ({self.zone})"
         if self.hours is not None:
             start, _, end = self.hours.partition("-")
             minute = f"{local:%H:%M}"
             inside = start <= minute < end if start < end else minute >= start or minute < end
             if not inside:
-                return f"hours {self.hours} ({self.zone})"
-        return None
+                yield f"hours {self.hours} ({self.zone})"
+
+
+_NONE = Conditions()
+
+
+_zones = functools.cache(zoneinfo.available_timezones)  # reads a folder
 
 
 def _fits(patterns: tuple[str, ...], value: str | None) -> bool:

@@ -28,8 +28,6 @@ _PLAIN_WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
-_INSIDE_OF_PYDANTIC = re.compile(r"(function-|literal\[|dict\[|\[key\])")
-_NESTED = (["when"], ["level"])
 _OF_FORM = {"string_pattern_mismatch", "model_type"}
 _WRITE = {  # in place of a regular expression
     "": "keys and values are expected here",
@@ -62,13 +60,19 @@ class Document(NamedTuple):
     content: Any
 
     def line_of(self, path: tuple[Any, ...]) -> int:
-        """Where this is written, or else what holds it. Steps that are not in the file are passed over: pydantic
-        tells of some inside of it."""
+        """Where this is written, or else what holds it."""
+        return self._follow(path)[0]
+
+    def _follow(self, path: tuple[Any, ...]) -> tuple[int, list[str]]:
+        """The line of this path, and the keys to it from the entry of a list that it is in. Steps that are not in the
+        file are passed over: pydantic tells of some inside of it."""
         at, line = self.content, getattr(self.content, "line", 1)
+        keys: list[str] = []
         for step in path:
             with contextlib.suppress(LookupError, TypeError, AttributeError):
                 at, line = at[step], at.lines[step]
-        return line
+                keys = [*keys, step] if isinstance(step, str) else [] if isinstance(at, Keys) else keys
+        return line, keys
 
     def as_(self, kind: type[Model]) -> Model:
         """Raises PolicyInvalid with all that is wrong, each with its line."""
@@ -76,9 +80,12 @@ class Document(NamedTuple):
             return kind.model_validate(self.content)
         except ValidationError as error:
             words = sorted(_field_names(kind))
-            told = [e for e in error.errors() if not _of_another_form(e)]
-            faults = [Fault(_say(e, words), file=self.name, line=self.line_of(e["loc"])) for e in told]
+            faults = [self._fault(e, words) for e in error.errors() if not _of_another_form(e)]
             raise PolicyInvalid(*dict.fromkeys(faults)) from error
+
+    def _fault(self, error: ErrorDetails, words: list[str]) -> Fault:
+        line, keys = self._follow(error["loc"])
+        return Fault(_say(error, keys, words), file=self.name, line=line)
 
 
 def text_of(file: Path, name: str | None = None) -> str:
@@ -185,15 +192,13 @@ def _scalar(text: str) -> Any:
     return text
 
 
-def _say(error: ErrorDetails, words: list[str]) -> str:
+def _say(error: ErrorDetails, keys: list[str], words: list[str]) -> str:
     """One mistake in words: under which key, what is wrong, what was given. The line says which entry of a list."""
-    steps = [str(step) for step in error["loc"] if isinstance(step, str) and not _INSIDE_OF_PYDANTIC.match(step)]
-    last = steps[-1] if steps else ""
-    key = ".".join(steps[-2:] if steps[-2:-1] in _NESTED else steps[-1:])
+    if error["type"] == "missing":
+        return f"`{error['loc'][-1]}` is missing"
+    key, last = ".".join(keys), keys[-1] if keys else ""
     if error["type"] == "extra_forbidden":
         return f"unknown key `{key}`{did_you_mean(last, words)}"
-    if error["type"] == "missing":
-        return f"`{key}` is missing"
     said = _WRITE.get(last, error["msg"]) if error["type"] in _OF_FORM else error["msg"]
     said = said.removeprefix("Value error, ").replace("Input should be", "write")
     given = error["input"]

@@ -15,7 +15,7 @@ from enforcer.policy.conditions import Conditions
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.folder import Place, Written
 from enforcer.policy.rules import ANY_TAG, Rule, Scope
-from enforcer.policy.trees import Trees
+from enforcer.policy.scopes import Scopes
 
 Severity = Literal["error", "warning"]
 # Of a deny these say the opposite of what is meant: `max_gpus: 8` would refuse the small runs.
@@ -54,7 +54,7 @@ class _Lint:
         self._tags = tags
         self._now = now
         self._decided = decided
-        self._trees = Trees(written.policy.directory, tags)
+        self._scopes = Scopes(written.policy.directory, tags)
 
     def all(self) -> Iterator[Finding]:
         for rule in self._policy.rules:
@@ -124,14 +124,14 @@ class _Lint:
                 for key in product(rule.who, rule.may, rule.tag):
                     by_first[key].append((at, rule))
         for at, rule in enumerate(self._policy.rules):
-            trees = self._trees
-            keys = product(trees.above_who(rule.who[0]), (rule.may[0], "*"), trees.above_tag(rule.tag[0]))
+            scopes = self._scopes
+            keys = product(scopes.above_who(rule.who[0]), (rule.may[0], "*"), scopes.above_tag(rule.tag[0]))
             wider = (other for key in keys for other in by_first.get(key, ()) if other[0] != at)
             yield from self._shadow(at, rule, wider)
 
     def _shadow(self, at: int, rule: Rule, wider: Iterable[tuple[int, Rule]]) -> Iterator[Finding]:
         for place, other in wider:
-            if not self._trees.covers(other, rule):
+            if not self._scopes.covers(other, rule):
                 continue
             if other.effect == "deny" and rule.effect == "allow" and other.when == Conditions():
                 lifted = other.overridable or any(e.lifts == other.id for e in self._policy.exceptions)
@@ -140,7 +140,7 @@ class _Lint:
                     yield self._found("error", "shadowed", rule, said, "take one of the two out")
                     return
             if other.effect == rule.effect and other.when in (Conditions(), rule.when):
-                alike = self._trees.covers(rule, other) and other.when == rule.when
+                alike = self._scopes.covers(rule, other) and other.when == rule.when
                 if not alike or place < at:  # of two that say the same, the later one is told of
                     said = f"`{rule.id}` changes nothing: `{other.id}` says as much or more"
                     yield self._found("warning", "shadowed", rule, said, "take it out, or narrow the other")
@@ -150,8 +150,8 @@ class _Lint:
         scopes: list[Scope] = [*self._policy.rules, *self._policy.exceptions]
         used = {who for scope in scopes for who in scope.who} | {f"group:{o}" for o in self._policy.owners.values()}
         for group in self._policy.directory.groups:
-            above = self._trees.above_who(f"group:{group}")
-            below = self._trees.members_of(f"group:{group}")
+            above = self._scopes.above_who(f"group:{group}")
+            below = self._scopes.groups_of(f"group:{group}")
             if used.isdisjoint(above) and used.isdisjoint(below):
                 place = self._places.get(f"group {group}", Place("directory.yaml", 1))
                 said, hint = f"no rule speaks of group `{group}` or of one it belongs to", "take it out"

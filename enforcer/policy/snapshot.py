@@ -1,63 +1,105 @@
 """The gate: may these principals do this, to this task type, for this business unit, there?
 
-The only file that imports casbin. (The module comes from the distribution `pycasbin`; the PyPI package `casbin` is
-frozen, answers no rule for an allow, and must not be installed beside it.)
-
-A snapshot is one policy revision with one task-type tree, immutable, swapped by one assignment. The rules it keeps:
+A snapshot is one policy revision with one task-type tree; nothing about it changes, and a new revision is a new
+snapshot, swapped in by one assignment. The rules it keeps:
 - Deny is what happens on an unknown name, on any exception, and when nothing matches.
-- An allow needs a rule id: Casbin answers `(True, [])` when it is switched off, and that is not a permission.
-- Names are checked before Casbin sees them: its role manager creates whatever it is asked about.
-- Casbin decides one request at a time: it parses its matcher on each call, which CPython 3.11 does not survive in
-  parallel. So for the matcher and effect that ship (`_KNOWN_MATCHER`, `_KNOWN_EFFECT`) the same question is asked of
-  the rules directly, only of those that speak of this action and task type. Casbin stays the reference: the tests hold
-  both answers together, rule for rule, and a model.conf that says anything else is decided by Casbin itself.
+- An allow needs a rule id.
+- A decision costs what the rules that fit cost, not what the rules that exist cost: the lines of the policy stand in an
+  index by action and task type, business unit, and principal, as far as the model's matcher demands that these agree.
+  Whatever the index finds is put to the whole matcher, so the index can lose a rule but never add one; stock Casbin
+  (`reference.py`) is what tests, and a sample of real decisions, hold it to.
+- What is remembered is bounded, and keyed by names that the policy knows: asking about strangers grows nothing.
 """
 
-import importlib.metadata
 import logging
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
-from typing import Any
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
 
-import casbin
-from casbin.persist import Adapter
-from casbin.rbac import RoleManager
-
-from enforcer.policy.conditions import Context
+from enforcer.policy import explain, model, trees
+from enforcer.policy.conditions import Context, Point
 from enforcer.policy.decision import Decision, Match, NearMiss, Request
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.revision import Policy
-from enforcer.policy.rules import ACTIONS, ANY_TAG, PolicyInvalid, Rule
+from enforcer.policy.rules import ACTIONS, Effect, Level, PolicyInvalid, Rule, Scope
 
 log = logging.getLogger(__name__)
 
-_KNOWN_EFFECT = "some(where (p_eft == allow)) && !some(where (p_eft == deny))"
-_KNOWN_MATCHER = (
-    '(r_act == p_act || p_act == "*") && g3(r_obj, p_obj) && g2(r_dom, p_dom) && g4(r_env, p_env) '
-    "&& member(r_sub, p_sub) && when(p_cond, r_ctx)"
-)
-_ONE_AT_A_TIME = threading.Lock()
+REMEMBERED = 10_000
+MAX_LINES = 10_000
+_EVERY = "*"
+_GROUP = "group:"
+Watch = Callable[["Snapshot", Decision], None]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Line(NamedTuple):
+    """One line of the policy: a rule with one of each of its names. `id` to `eft` are what the matcher sees."""
+
+    at: int
+    id: str
+    sub: str
+    dom: str
+    obj: str
+    act: str
+    env: str
+    cond: str
+    eft: Effect
+    level: Level | dict[Point, Level]
+
+
+class _Answer(NamedTuple):
+    allowed: bool
+    reason: str
+    rule: str | None
+    matched: tuple[Match, ...]
+
+
+class _Known(NamedTuple):
+    """What was found for all of a request but its facts; with the answer, where the facts make no difference."""
+
+    principals: frozenset[str]
+    lines: tuple[Line, ...]
+    answer: _Answer | None
 
 
 class Snapshot:
-    """One policy revision over one task-type tree (`{tag: parent}`)."""
+    """One policy revision over one task-type tree (`{tag: parent}`). Raises PolicyInvalid.
 
-    def __init__(self, policy: Policy, tag_parents: Mapping[str, str | None]) -> None:
-        _refuse_the_frozen_casbin()
+    `watch` sees every decision (`reference.Sampler`); `remembered` is how many answers are kept, 0 for none.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        tag_parents: Mapping[str, str | None],
+        *,
+        watch: Watch | None = None,
+        remembered: int = REMEMBERED,
+    ) -> None:
         self.policy = policy
         self.tag_parents = dict(tag_parents)
-        scopes: list[Rule | PolicyException] = [*policy.rules, *policy.exceptions]
-        self._rules = {scope.id: scope for scope in scopes}
-        self._groups = _Closure()
-        self._units = _Closure()
-        self._tags = _Closure()
-        self._targets = _Closure()
-        self._enforcer = self._compile()
-        model = self._enforcer.model
-        known = (model["m"]["m"].value, model["e"]["e"].value) == (_KNOWN_MATCHER, _KNOWN_EFFECT)
-        self._decide = self._ask_the_rules if known else self._ask_casbin
-        self._candidates: dict[tuple[str, str], tuple[Rule | PolicyException, ...]] = {}
+        self._watch = watch
+        self._remembered = remembered
+        self._model = model.parse(policy.model)
+        directory = policy.directory
+        self.groups = {_GROUP + name: [_GROUP + wider for wider in above] for name, above in directory.groups.items()}
+        self.units = trees.above(directory.trees["unit"])
+        self.targets = trees.above(directory.trees["target"])
+        self.tags = trees.above(trees.of_tags(self.tag_parents))
+        self._units_below = trees.below(self.units)
+        self._holders = frozenset(directory.units.values()), frozenset(directory.targets.values())
+        self._conditional: dict[str, Rule | PolicyException] = {}
+        self._lifts: dict[str, list[PolicyException]] = {}
+        self._names: set[str] = set()
+        self._index: dict[tuple[str, str], dict[str, dict[str, list[Line]]]] = {}
+        self._build()
+        self._matches = self._model.bind(self._functions(lifted=lambda *asked: self._lifting(*asked) is not None))
+        self._fits = self._model.bind(self._functions(lifted=lambda *_: False))
+        self._closures: dict[tuple[str, ...], frozenset[str]] = {}
+        self._memo: dict[tuple[tuple[str, ...], str, str, str, str], _Known] = {}
 
     @property
     def revision(self) -> str:
@@ -66,193 +108,212 @@ class Snapshot:
     def decide(self, request: Request) -> Decision:
         """The one question. Never raises: whatever goes wrong is a denial."""
         try:
-            if unfit := self._unfit(request):
-                return Decision(request, False, unfit, self.revision)
-            allowed, rule = self._decide(request)
-            if allowed is True and rule in self._rules:
-                return Decision(request, True, "allow", self.revision, rule, self._matched(request))
-            if rule is not None and self._rules[rule].effect == "deny":
-                return Decision(request, False, "explicit-deny", self.revision, rule, self._matched(request))
-            return Decision(request, False, "no-matching-rule", self.revision, matched=self._matched(request))
+            unfit = self._unfit(request)
+            answer = _Answer(False, unfit, None, ()) if unfit else self._answer(request)
         except Exception:
             log.exception("the policy engine failed; the request is denied")
-            return Decision(request, False, "engine-error", self.revision)
+            answer = _Answer(False, "engine-error", None, ())
+        decision = Decision(request, answer.allowed, answer.reason, self.policy.revision, answer.rule, answer.matched)
+        if self._watch is not None:
+            self._watch(self, decision)
+        return decision
 
     def nearest(self, request: Request, limit: int = 3) -> tuple[NearMiss, ...]:
         """Allow rules that speak of this action and task type, those that fail the fewest clauses first."""
-        found: list[NearMiss] = []
-        for rule in self.policy.rules:
-            if rule.effect == "allow" and request.action in rule.may and self._covers_tag(rule, request.tag):
-                failed = tuple(self._failed_clauses(rule, request))
-                found.append(NearMiss(rule.id, rule.who, self.policy.owners[rule.id], failed))
-        return tuple(sorted(found, key=lambda miss: len(miss.failed))[:limit])
-
-    def _ask_casbin(self, request: Request) -> tuple[bool, str | None]:
-        """Whether it is allowed, and by which rule: the first that denies, or the last that allows."""
-        with _ONE_AT_A_TIME:
-            allowed, line = self._enforcer.enforce_ex(
-                request.principals, request.unit, request.tag, request.action, request.target, request.context
-            )
-        return allowed, str(line[0]) if line else None
-
-    def _ask_the_rules(self, request: Request) -> tuple[bool, str | None]:
-        """The same by the known matcher and effect."""
-        counting = [match for match in self._matched(request) if match.decides]
-        denies = [match.id for match in counting if match.effect == "deny"]
-        if denies:
-            return False, denies[0]
-        return bool(counting), counting[-1].id if counting else None
-
-    def _matched(self, request: Request) -> tuple[Match, ...]:
-        """All that fit, in the order of the policy, exceptions last."""
-        asked = request.action, request.tag
-        candidates = self._candidates.get(asked)
-        if candidates is None:  # by names that `_unfit` has checked, so there is an end to them
-            candidates = self._candidates[asked] = tuple(
-                scope
-                for scope in self._rules.values()
-                if (request.action in scope.may or "*" in scope.may) and self._covers_tag(scope, request.tag)
-            )
-        fitting = [scope for scope in candidates if self._fits(scope, request)]
-        lifting = {e.lifts: e.id for e in fitting if isinstance(e, PolicyException) and e.lifts}
-        found = []
-        for scope in fitting:
-            if isinstance(scope, PolicyException):
-                if scope.lifts is None:
-                    found.append(Match(scope.id, scope.effect))
-            elif (level := scope.level_at(request.context.point)) != "off":
-                found.append(Match(scope.id, scope.effect, level, lifting.get(scope.id)))
-        return tuple(found)
-
-    def _fits(self, scope: Rule | PolicyException, request: Request) -> bool:
-        return (
-            any(self._units.has_link(request.unit, unit) for unit in scope.unit)
-            and any(self._targets.has_link(request.target, target) for target in scope.target)
-            and self._member(request.principals, scope.who)
-            and scope.first_failing(request.context) is None
-        )
+        return explain.nearest(self, request, limit)
 
     def units_below(self, unit: str | None) -> frozenset[str]:
         """A business unit with all units under it; empty for an unknown one."""
-        return frozenset(name for name in self.policy.directory.units if unit and self._units.has_link(name, unit))
+        return self._units_below.get(unit, frozenset()) if unit else frozenset()
+
+    def rules_about(self, action: str, tag: str) -> list[Rule]:
+        """The rules that name this action and this task type, or one above it, in the order of the policy."""
+        covering = self.tags.get(tag, frozenset())
+        standing = [self._index[asked] for asked in self._asked(action, tag) if asked in self._index]
+        found = {
+            line.at for units in standing for names in units.values() for lines in names.values() for line in lines
+        }
+        rules = [self.policy.rules[at] for at in sorted(found) if at < len(self.policy.rules)]
+        return [r for r in rules if not {action, _EVERY}.isdisjoint(r.may) and not covering.isdisjoint(r.tag)]
+
+    # --- one decision -------------------------------------------------------------------------------------------------
 
     def _unfit(self, request: Request) -> str | None:
         """Why a request is no question for the rules: an unknown name, or a run for more than one unit or place, which
         would pass by the denials that stand on its parts."""
-        directory = self.policy.directory
         if request.action not in ACTIONS:
             return "unknown-action"
-        if request.tag != ANY_TAG and request.tag not in self.tag_parents:
+        if request.tag not in self.tags:
             return "unknown-tag"
-        if request.unit not in directory.units:
+        if request.unit not in self.units:
             return "unknown-unit"
-        if request.target not in directory.targets:
+        if request.target not in self.targets:
             return "unknown-target"
-        if request.action == "submit" and request.unit in directory.units.values():
-            return "unit-holds-others"
-        if request.action == "submit" and request.target in directory.targets.values():
-            return "target-holds-others"
+        if request.action == "submit":
+            units, targets = self._holders
+            if request.unit in units:
+                return "unit-holds-others"
+            if request.target in targets:
+                return "target-holds-others"
         return None
 
-    def _failed_clauses(self, rule: Rule, request: Request) -> Iterable[str]:
-        if not self._member(request.principals, rule.who):
-            yield f"who: only {', '.join(rule.who)}"
-        if not any(self._units.has_link(request.unit, unit) for unit in rule.unit):
-            yield f"unit: only {', '.join(rule.unit)}"
-        if not any(self._targets.has_link(request.target, target) for target in rule.target):
-            yield f"target: only {', '.join(rule.target)}"
-        if failing := rule.when.first_failing(request.context):
-            yield f"when: {failing}"
-
-    def _covers_tag(self, rule: Rule | PolicyException, tag: str) -> bool:
-        return any(self._tags.has_link(tag, covered) for covered in rule.tag)
-
-    def _compile(self) -> casbin.Enforcer:
-        model = casbin.Enforcer.new_model(text=self.policy.model)
-        managers = {"g": self._groups, "g2": self._units, "g3": self._tags, "g4": self._targets}
-        enforcer = casbin.Enforcer(model)
-        for name, manager in managers.items():
-            enforcer.set_named_role_manager(name, manager)
-        enforcer.set_adapter(_Lines(self._lines()))
-        enforcer.load_policy()
-        for ptype, assertion in enforcer.model["g"].items():
-            assertion.rm = managers[ptype]
-        enforcer.add_function("member", self._member)
-        enforcer.add_function("when", self._when)
-        return enforcer
-
-    def _lines(self) -> Iterable[tuple[str, tuple[str, ...]]]:
-        """The policy as Casbin takes it: typed tuples, never comma-separated text."""
-        directory = self.policy.directory
-        for rule in self.policy.rules:
-            for who, act, tag, unit, target in product(rule.who, rule.may, rule.tag, rule.unit, rule.target):
-                yield "p", (rule.id, who, unit, tag, act, target, rule.id, rule.effect)
-        for group, wider in directory.groups.items():
-            for above in wider:
-                yield "g", (f"group:{group}", f"group:{above}")
-        for unit, parent in directory.units.items():
-            if parent:
-                yield "g2", (unit, parent)
-        for tag, parent in self.tag_parents.items():
-            yield "g3", (tag, parent or ANY_TAG)
-        for target, parent in directory.targets.items():
-            if parent:
-                yield "g4", (target, parent)
-
-    def _member(self, principals: tuple[str, ...], who: str | tuple[str, ...]) -> bool:
-        wanted = (who,) if isinstance(who, str) else who
-        return any(self._groups.has_link(principal, one) for principal in principals for one in wanted)
-
-    def _when(self, rule_id: str, context: Context) -> bool:
-        return self._rules[rule_id].first_failing(context) is None
-
-
-class _Closure(RoleManager):  # type: ignore[misc]
-    """Links as frozen ancestor sets: no depth limit, and asking about a name does not create it."""
-
-    def __init__(self) -> None:
-        self._parents: dict[str, set[str]] = {}
-        self._ancestors: dict[str, frozenset[str]] = {}
-
-    def clear(self) -> None:
-        self._parents.clear()
-        self._ancestors.clear()
-
-    def add_link(self, name1: str, name2: str, *_domain: str) -> None:
-        self._parents.setdefault(name1, set()).add(name2)
-        self._ancestors.clear()
-
-    def has_link(self, name1: str, name2: str, *_domain: str) -> bool:
-        return name1 == name2 or (name1 in self._parents and name2 in self._above(name1))
-
-    def _above(self, name: str) -> frozenset[str]:
-        known = self._ancestors.get(name)
+    def _answer(self, request: Request) -> _Answer:
+        names = tuple([name for name in request.principals if name in self._names or name in self.groups])
+        key = names, request.action, request.tag, request.unit, request.target
+        known = self._memo.get(key)
         if known is None:
-            found: set[str] = set()
-            todo = [name]
-            while todo:
-                for parent in self._parents.get(todo.pop(), ()):
-                    if parent not in found:
-                        found.add(parent)
-                        todo.append(parent)
-            known = self._ancestors[name] = frozenset(found)
-        return known
+            principals = self._closure(names)
+            lines = self._candidates(request, principals)
+            answer = self._judge(lines, request, principals) if all(map(self._steady, lines)) else None
+            known = _Known(principals, lines, answer)
+            _remember(self._memo, key, known, self._remembered)
+        return known.answer or self._judge(known.lines, request, known.principals)
+
+    def _closure(self, names: tuple[str, ...]) -> frozenset[str]:
+        """These principals and all groups above them."""
+        closure = self._closures.get(names)
+        if closure is None:
+            closure = trees.climb(names, self.groups)
+            _remember(self._closures, names, closure, REMEMBERED)
+        return closure
+
+    def _candidates(self, request: Request, principals: frozenset[str]) -> tuple[Line, ...]:
+        """The lines that may fit, in the order of the policy."""
+        demands = self._model.demands
+        units = self.units[request.unit] if "dom" in demands else (_EVERY,)
+        found: list[Line] = []
+        for asked in self._asked(request.action, request.tag):
+            if by_unit := self._index.get(asked):
+                for unit in units:
+                    if by_name := by_unit.get(unit):
+                        for name in by_name.keys() & principals if "sub" in demands else by_name:
+                            found += by_name[name]
+        found.sort(key=_in_order)
+        return tuple(found)
+
+    def _asked(self, action: str, tag: str) -> Iterable[tuple[str, str]]:
+        """Under which actions and task types of the index the lines stand that may fit."""
+        demands = self._model.demands
+        actions = (action, _EVERY) if "act" in demands else (_EVERY,)
+        return product(actions, self.tags.get(tag, ()) if "obj" in demands else (_EVERY,))
+
+    def _steady(self, line: Line) -> bool:
+        """Whether what this line says is the same whatever the facts of a request."""
+        return line.id not in self._conditional and line.id not in self._lifts and isinstance(line.level, str)
+
+    def _judge(self, lines: Iterable[Line], request: Request, principals: frozenset[str]) -> _Answer:
+        context = request.context
+        asked = principals, request.unit, request.tag, request.action, request.target, context
+        matched: list[Match] = []
+        last = -1
+        for line in lines:
+            if line.at == last:
+                continue  # the rule fits already by another of its lines
+            level = line.level if isinstance(line.level, str) else line.level.get(context.point, "enforce")
+            if level == "off":
+                continue
+            said = line[1:9]
+            if self._matches(*asked, *said):
+                matched.append(Match(line.id, line.eft, level))
+                last = line.at
+            elif line.id in self._lifts and self._fits(*asked, *said):
+                matched.append(Match(line.id, line.eft, level, self._lifting(line.id, *asked)))
+                last = line.at
+        allowed, rule = self._model.merge((match.id, match.effect) for match in matched if match.decides)
+        reason = "allow" if allowed else "explicit-deny" if rule else "no-matching-rule"
+        return _Answer(allowed and rule is not None, reason, rule, tuple(matched))
+
+    # --- what the matcher asks ----------------------------------------------------------------------------------------
+
+    def _functions(self, *, lifted: Callable[..., bool]) -> dict[str, Callable[..., bool]]:
+        nothing: frozenset[str] = frozenset()
+        units, tags, targets, conditional = self.units, self.tags, self.targets, self._conditional
+
+        def when(cond: str, context: Context) -> bool:
+            scope = conditional.get(cond)
+            return scope is None or scope.first_failing(context) is None
+
+        return {
+            "g": lambda name, wider: name == wider or wider in self._closure((name,)),
+            "g2": lambda name, wider: name == wider or wider in units.get(name, nothing),
+            "g3": lambda name, wider: name == wider or wider in tags.get(name, nothing),
+            "g4": lambda name, wider: name == wider or wider in targets.get(name, nothing),
+            "member": lambda principals, name: name in principals,
+            "when": when,
+            "lifted": lifted,
+        }
+
+    def _lifting(
+        self,
+        id_: str,
+        principals: frozenset[str],
+        unit: str,
+        tag: str,
+        action: str,
+        target: str,
+        context: Context,
+    ) -> str | None:
+        """The first live exception that lifts this rule for this request."""
+        for exception in self._lifts.get(id_, ()):
+            if (
+                exception.first_failing(context) is None
+                and action in exception.may
+                and not principals.isdisjoint(exception.who)
+                and not self.units[unit].isdisjoint(exception.unit)
+                and not self.tags[tag].isdisjoint(exception.tag)
+                and not self.targets[target].isdisjoint(exception.target)
+            ):
+                return exception.id
+        return None
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        scopes: list[Rule | PolicyException] = [*self.policy.rules, *self.policy.exceptions]
+        for at, scope in enumerate(scopes):
+            _refuse_too_many_lines(scope)
+            self._names.update(scope.who)
+            if isinstance(scope, PolicyException):
+                self._conditional[scope.id] = scope
+                if scope.lifts is not None:
+                    self._lifts.setdefault(scope.lifts, []).append(scope)
+                else:
+                    self._add_lines(at, scope, "enforce")
+            elif scope.level != "off":
+                if not scope.when.is_empty:
+                    self._conditional[scope.id] = scope
+                self._add_lines(at, scope, scope.level)
+
+    def _add_lines(self, at: int, scope: Rule | PolicyException, level: Level | dict[Point, Level]) -> None:
+        demands, index = self._model.demands, self._index
+        by_act, by_tag, by_unit, by_name = (column in demands for column in ("act", "obj", "dom", "sub"))
+        id_, effect = scope.id, scope.effect
+        for act, tag, unit, who, target in product(scope.may, scope.tag, scope.unit, scope.who, scope.target):
+            line = Line(at, id_, who, unit, tag, act, target, id_, effect, level)
+            units = index.setdefault((act if by_act else _EVERY, tag if by_tag else _EVERY), {})
+            names = units.setdefault(unit if by_unit else _EVERY, {})
+            name = who if by_name else _EVERY
+            if name in names:
+                names[name].append(line)
+            else:
+                names[name] = [line]
 
 
-class _Lines(Adapter):  # type: ignore[misc]
-    """A read-only adapter over typed tuples. The stock ones cut columns, lose deny rules and split at commas."""
-
-    def __init__(self, lines: Iterable[tuple[str, tuple[str, ...]]]) -> None:
-        self._lines = lines
-
-    def load_policy(self, model: Any) -> None:
-        for ptype, values in self._lines:
-            model.add_policy(ptype[0], ptype, list(values))
+_in_order = itemgetter(0)
 
 
-def _refuse_the_frozen_casbin() -> None:
-    try:
-        importlib.metadata.version("casbin")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    raise PolicyInvalid("the distribution `casbin` is installed beside `pycasbin`; uninstall both, install `pycasbin`")
+def _remember(memory: dict[_K, _V], key: _K, value: _V, most: int) -> None:
+    """Keep it; a full memory starts anew, which costs a few decisions what they cost without."""
+    if len(memory) >= most:
+        memory.clear()
+    if most:
+        memory[key] = value
+
+
+def _refuse_too_many_lines(scope: Scope) -> None:
+    lines = len(scope.who) * len(scope.may) * len(scope.tag) * len(scope.unit) * len(scope.target)
+    if lines > MAX_LINES:
+        raise PolicyInvalid(
+            f"`{scope.id}` multiplies to {lines} lines (who x may x tag x unit x target); at most {MAX_LINES}. "
+            "Name a group, a wider unit or a parent task type, or split it"
+        )

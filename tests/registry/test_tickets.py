@@ -54,7 +54,7 @@ def test_the_events_of_a_ticket_say_by_which_rule(registry: Registry, grant: dic
         1,
     )
     assert (event.rule, event.run_id) == ("trainers-train-classifiers", grant["run_id"])
-    assert event.policy_revision == registry.books.policy.revision
+    assert event.policy_revision == registry.policy.revision
 
 
 def test_only_the_nlp_group_may_submit_dpo_and_the_refusal_names_rule_and_group(registry: Registry) -> None:
