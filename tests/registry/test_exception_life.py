@@ -11,8 +11,8 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from offices import RULES, Office
 from policy_folders import changed_policy
-from test_exceptions import RULES, Office
 
 from enforcer.policy.conditions import Context
 from enforcer.policy.decision import Request
