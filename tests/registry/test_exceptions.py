@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import yaml
 from conftest import ask, ticket_request
 from fastapi.testclient import TestClient
 from offices import RULES, Office
@@ -274,3 +275,46 @@ def test_an_override_is_revoked_like_an_exception(office: OfficeInTime) -> None:
 
     assert office.revoke(office.admin("li"), name).status_code == 200
     assert trains(office.as_("wang", "trainers"), "embedding") == 403
+
+
+def test_an_exception_that_no_decision_needs_is_told(office: OfficeInTime) -> None:
+    """One is used and needed, one was never used, one is used for what a rule allows anyway, one lifts what denies."""
+    office.grant_exception()
+    office.grant_exception(id="never-used", tag=["sft"])
+    office.grant_exception(id="allowed-anyway", tag=["sequence-classification"])
+    office.grant_exception(id="lifts-the-freeze", tag=["any"], lifts="reranker-freeze")
+    wang = office.as_("wang", "trainers")
+    assert [trains(wang), trains(wang), trains(wang, "reranker")] == [201] * 3
+    assert ask(wang, ticket_request()).status_code == 201
+
+    found = office.listed(unneeded=True)["items"]
+
+    assert {item["id"]: item["use"] for item in found} == {
+        "allowed-anyway": {"decisions": 1, "changed": 0},
+        "never-used": {"decisions": 0, "changed": 0},
+    }
+    assert {item["use"] for item in office.listed()["items"]} == {None}
+
+
+def test_an_exception_of_the_policy_folder_is_in_the_books_and_revoked_there(tmp_path: Path) -> None:
+    policies = changed_policy(tmp_path, rules=RULES)
+    now = db.utc_now()
+    exception = {
+        "id": "agreed-by-mail",
+        "who": ["user:wang"],
+        "may": ["submit"],
+        "tag": ["dpo"],
+        "reason": "as agreed",
+        "granted_at": (now - timedelta(days=1)).isoformat(),
+        "until": (now + timedelta(days=30)).isoformat(),
+        "approved_by": ["user:li", "user:zhao"],
+    }
+    (policies / "exceptions.yaml").write_text(yaml.safe_dump({"exceptions": [exception]}))
+    office = Office(Settings(state_dir=tmp_path / "state", policies_dir=policies))
+    office.tell()
+
+    revoked = office.revoke(office.admin("li"), "agreed-by-mail")
+
+    assert [(item["id"], item["proposal_id"]) for item in office.listed()["items"]] == [("agreed-by-mail", None)]
+    assert (revoked.status_code, revoked.json()["code"]) == (422, "policy-refused")
+    assert office.propose_exception(office.as_("wang", "trainers"), id="agreed-by-mail").status_code == 409
