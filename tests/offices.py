@@ -11,13 +11,6 @@ from registry import db, server
 
 RULES = [
     {
-        "id": "admins-answer-for-the-policy",
-        "effect": "allow",
-        "who": ["group:platform-admins"],
-        "may": ["policy-read", "policy-write", "policy-approve"],
-        "reason": "Somebody answers for it.",
-    },
-    {
         "id": "managers-override",
         "effect": "allow",
         "who": ["group:project-managers"],

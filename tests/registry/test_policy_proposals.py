@@ -13,15 +13,6 @@ from policy_folders import changed_policy
 from registry import policies
 from registry.settings import Settings
 
-OFFICE_RULES = [
-    {
-        "id": "admins-answer-for-the-policy",
-        "effect": "allow",
-        "who": ["group:platform-admins"],
-        "may": ["policy-read", "policy-write", "policy-approve"],
-        "reason": "Somebody answers for it.",
-    },
-]
 PILOT = {
     "id": "retail-tries-dpo",
     "effect": "allow",
@@ -74,7 +65,7 @@ class Office(Registry):
 
 
 def office_at(root: Path, **settings: Any) -> Office:
-    policies_dir = changed_policy(root, rules=OFFICE_RULES)
+    policies_dir = changed_policy(root)
     return Office(
         Settings(state_dir=root / "state", policies_dir=policies_dir, **{"policy_source": "registry", **settings})
     )
