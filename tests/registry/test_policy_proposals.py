@@ -178,7 +178,7 @@ def test_a_policy_from_a_folder_is_changed_there(tmp_path: Path) -> None:
                     }
                 )
             },
-            "nobody tests the deny `no-dpo`",
+            "no case is decided by the deny `no-dpo`",
         ),
     ],
 )
