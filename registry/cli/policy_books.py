@@ -23,12 +23,14 @@ def publish(policies: Path | None) -> None:
     settings = settings_of(policies_dir=folder_of(policies))
     if settings.policy_source != "folder":
         stop("the policy of this registry is changed by proposals (TAGWARDEN_POLICY_SOURCE); open one")
-    try:
-        revision = in_words(lambda: policy_folder.publish(migrated(settings), settings, force=True))
-    except PolicyUnchanged:
-        click.echo("this policy is live already")
-    else:
-        click.echo(f"{revision} is live")
+
+    def make_live() -> str:
+        try:
+            return f"{policy_folder.publish(migrated(settings), settings, force=True)} is live"
+        except PolicyUnchanged:
+            return "this policy is live already"
+
+    click.echo(in_words(make_live))
 
 
 @click.command()
