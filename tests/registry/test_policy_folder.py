@@ -14,6 +14,7 @@ from conftest import AUDIENCE, Registry, ask, free_port, ticket_request
 from policy_folders import as_yaml, changed_policy
 from revised import an_exception, publish, with_rule
 
+from enforcer.policy.revision import said
 from registry import policy_folder
 from registry.settings import CHECKED_OUT_POLICIES, Settings
 
@@ -76,9 +77,7 @@ def test_a_change_of_the_folder_goes_live_when_it_stands_still(
     assert second.detail["author"] == "system:operator"
 
 
-@pytest.mark.parametrize(
-    "content", ["rules: [", "owner: nobody\nrules: []", "owner: platform-admins\nrules: [{id: x}]"]
-)
+@pytest.mark.parametrize("content", ["rules: [", "owner: x\nrules: []\nrulez: 1", "owner: x\nrules: [{id: x}]"])
 def test_a_folder_that_cannot_go_live_changes_nothing_and_is_on_record_once(
     registry: Registry, folder: Path, watcher: policy_folder.Watcher, content: str
 ) -> None:
@@ -180,9 +179,7 @@ def test_an_exception_that_moved_into_the_folder_leaves_with_it(
     li = an_exception()
     publish(registry, registry.policy.with_exceptions([li]))
     without = (folder / "exceptions.yaml").read_text()
-    (folder / "exceptions.yaml").write_text(
-        as_yaml({"exceptions": [li.model_dump(mode="json", exclude_defaults=True)]})
-    )
+    (folder / "exceptions.yaml").write_text(as_yaml({"exceptions": [said(li)]}))
     look(watcher)
     assert [exception.id for exception in registry.policy.exceptions] == ["li-trains-dpo"]
 
@@ -284,12 +281,12 @@ def test_publish_makes_a_superseded_folder_live_again(
     newer = changed_policy(tmp_path, rules=[FREEZE], name="newer")
     Registry(registry.settings.model_copy(update={"policies_dir": newer}))
 
-    said = [tagwarden("policy", "publish") for _ in range(2)]
+    told = [tagwarden("policy", "publish") for _ in range(2)]
     history = tagwarden("policy", "history")
     shown = tagwarden("policy", "show")
 
     first, _, third = revisions(registry)
-    assert said == [f"{first} is live\n", "this policy is live already\n"]
+    assert told == [f"{first} is live\n", "this policy is live already\n"]
     assert third == first
     assert [line.split()[0] for line in history.splitlines()] == ["3", "2", "1"]
     assert "search-is-frozen" in shown
