@@ -53,7 +53,8 @@ class Unauthenticated(Problem):
 
 
 class NotPermitted(Problem):
-    """The policy says no. `reason_code`, `rule`, `who_may` and `policy_revision` tell which part of it."""
+    """The policy says no. `reason_code`, `rule` and `policy_revision` tell which part of it, `ask` which groups can
+    change that; `nearest` are the rules that came near, for those who may read the policy."""
 
     status, code, title = 403, "not-permitted", "the policy does not allow this"
 
@@ -132,11 +133,17 @@ class AlreadyDecided(Conflict):
 
 
 class AlreadyProposed(Conflict):
-    code, title = "already-proposed", "an open proposal exists for this tag"
+    code, title = "already-proposed", "an open proposal exists for this"
 
 
 class SelfApproval(NotPermitted):
     code, title = "self-approval", "nobody approves their own proposal"
+
+
+class BeneficiaryApproval(NotPermitted):
+    """An exception is agreed to by people who gain nothing by it, themselves or through a group."""
+
+    code, title = "beneficiary-approval", "nobody approves what they gain by"
 
 
 class AlreadyReviewed(Conflict):
@@ -147,6 +154,53 @@ class StaleReview(Conflict):
     code, title = "stale-review", "the proposal changed after you saw it"
 
 
+# --- the policy -----------------------------------------------------------------------------------------------------
+
+
+class UnknownPolicy(NotFound):
+    code, title = "unknown-policy", "no such revision of the policy"
+
+
+class PolicyMoved(Conflict):
+    """Somebody published meanwhile: what was made from the policy as it was has to be made again."""
+
+    code, title = "policy-moved", "the policy was changed meanwhile"
+
+
+class PolicyUnchanged(Conflict):
+    code, title = "policy-unchanged", "this policy is live already"
+
+
+class PolicyRefused(Invalid):
+    """A policy or an exception that cannot go live. `findings` lists what is wrong with it, where that is much."""
+
+    code, title = "policy-refused", "the policy cannot go live like this"
+
+
+class PolicyComesFromFolder(Conflict):
+    code, title = "policy-comes-from-folder", "this registry takes its policy from a folder"
+
+
+class UnknownRule(NotFound):
+    code, title = "unknown-rule", "no such rule"
+
+
+class NotOverridable(Conflict):
+    code, title = "not-overridable", "this rule is not overridden"
+
+
+class UnknownException(NotFound):
+    code, title = "unknown-exception", "no such exception"
+
+
+class ExceptionExists(Conflict):
+    code, title = "exception-exists", "an exception's id is given once"
+
+
+class ExceptionOver(Conflict):
+    code, title = "exception-over", "the exception is over"
+
+
 # --- tickets and runs -------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +208,10 @@ class TicketInvalid(Unauthenticated):
     """A ticket or proof that does not verify. `step` is the number of the check that failed (`enforcer.tickets`)."""
 
     code, title = "ticket-invalid", "the run ticket does not verify"
+
+
+class UnknownDecision(NotFound):
+    code, title = "unknown-decision", "there is no such decision"
 
 
 class UnknownTicket(NotFound):

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from enforcer.gates import Judgement, Score, Verdict
 from enforcer.profiles import Kind, Limits, Profile, ProfileOverrides, Value
@@ -16,6 +16,14 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, m
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=_NO_NUL)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
 ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Names = Annotated[list[Name], Field(min_length=1, max_length=50)]
+PolicyFileName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(model\.conf|(directory|quotas)\.yaml|(rules|tests)/[a-z0-9][a-z0-9._-]{0,80}\.yaml)$"
+    ),
+]
+FileText = Annotated[str, StringConstraints(max_length=1_048_576, pattern=_NO_NUL)]
 VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
 Note = Annotated[str, StringConstraints(max_length=65_536)]
 Envelope = Annotated[str, StringConstraints(max_length=48 * 1024, pattern=r"^[\x20-\x7e]*$")]
@@ -112,7 +120,45 @@ class NewVersion(_Request):
     overrides: ProfileOverrides | None = None
 
 
-Change = Annotated[NewTag | NewVersion, Field(discriminator="kind")]
+class PolicyFiles(_Request):
+    """The next policy revision, whole: `model.conf`, `directory.yaml`, `rules/*.yaml`, `quotas.yaml`, and the cases in
+    `tests/*.yaml` that it has to decide as written. Exceptions are no part of it: they have proposals of their own."""
+
+    kind: Literal["policy"]
+    files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
+
+
+class NewException(_Request):
+    """What somebody shall be let do until an end, 90 days away at most, although the policy does not let them.
+
+    `lifts` names the one deny that is set aside; without it the exception allows, which no deny may stand against. The
+    reason is the proposal's.
+    """
+
+    kind: Literal["exception"]
+    id: Name
+    who: Names
+    may: Names
+    tag: Names = Field(default=["any"])
+    unit: Names = Field(default=["all"])
+    target: Names = Field(default=["any"])
+    when: dict[Name, Any] = Field(default_factory=dict, max_length=20)
+    lifts: Name | None = None
+    reference: Line | None = None
+    until: AwareDatetime
+
+
+Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException, Field(discriminator="kind")]
+
+
+class PolicyDigests(_Answer):
+    """A proposed policy revision: its files by digest. `GET /v1/proposals/{id}/files` has their content."""
+
+    kind: Literal["policy"]
+    files: dict[str, Digest]
+
+
+ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
 
 
 class ProposalRequest(_Request):
@@ -128,6 +174,145 @@ class Review(_Request):
     reason: Reason
 
 
+class ReplayedPart(_Answer):
+    """Of one business unit and task type: how many decisions would have come out otherwise."""
+
+    unit: str
+    tag: str
+    allow_to_deny: int
+    deny_to_allow: int
+    errors: int
+
+
+class ReplayedDecision(_Answer):
+    """One decision that would have come out otherwise. `then` and `now` are the rule that decided, or the reason where
+    none did. Who asked is told by the event, to those who may read it."""
+
+    decision_id: str
+    outcome: Literal["allow->deny", "deny->allow", "error"]
+    action: str
+    task_type: str
+    business_unit: str
+    target: str
+    then: str
+    now: str
+
+
+class PolicyReplay(_Answer):
+    """The decisions of the last `days`, made again by another revision, against what was decided then. `left_out`:
+    those that were not recorded whole, or erased since. Not `complete`: there was time for those after `since` only."""
+
+    revision: Digest
+    days: int
+    since: datetime
+    complete: bool
+    decisions: int
+    same: int
+    allow_to_deny: int
+    deny_to_allow: int
+    errors: int
+    left_out: int
+    took_s: float
+    parts: list[ReplayedPart]
+    examples: list[ReplayedDecision]
+
+
+class PolicyPublication(_Answer):
+    """A revision that went live. `folder` is what the policy folder said, which has no exceptions that were granted
+    here."""
+
+    version: int
+    revision: Digest
+    parent: Digest | None
+    source: Literal["folder", "proposal", "override", "revocation"]
+    folder: Digest | None
+    author: str
+    approver: str | None
+    proposal_id: str | None
+    at: datetime
+
+
+class PolicyHistory(_Answer):
+    live: Digest
+    items: list[PolicyPublication]
+    next_page_token: str | None
+
+
+class PolicyDocument(_Answer):
+    """All that a revision says, in the members of the policy files; what stands at its default is left out."""
+
+    revision: Digest
+    live: bool
+    model: str
+    directory: dict[str, Any]
+    rules: list[dict[str, Any]]
+    exceptions: list[dict[str, Any]]
+    quotas: list[dict[str, Any]]
+
+
+class PolicyToValidate(_Request):
+    """Policy files, with the cases that they have to decide under `tests/`."""
+
+    files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
+
+
+class PolicyFinding(_Answer):
+    severity: Literal["error", "warning"]
+    check: str
+    message: str
+    hint: str
+    file: str | None
+    line: int | None
+    rule: str | None
+
+
+class PolicyValidation(_Answer):
+    """`valid`: nothing is wrong enough to refuse it. `revision` is null where it could not be read whole."""
+
+    valid: bool
+    revision: Digest | None
+    tests: int
+    tests_failed: int
+    findings: list[PolicyFinding]
+
+
+class PolicyToReplay(_Request):
+    """Which policy, and how many days; left out, as many as a proposal's replay has."""
+
+    files: dict[PolicyFileName, FileText] | None = Field(default=None, min_length=1, max_length=200)
+    revision: Digest | None = None
+    days: int | None = Field(default=None, ge=1, le=365)
+
+
+class ShadowPart(_Answer):
+    business_unit: str
+    task_type: str
+    outcome: Literal["same", "allow->deny", "deny->allow", "error"]
+    count: int
+
+
+class PolicyShadow(_Answer):
+    """What a candidate would have answered, by unit, task type and outcome. Nobody was answered with it."""
+
+    candidate: Digest | None
+    decisions: int
+    parts: list[ShadowPart]
+
+
+class PolicyChecks(_Answer):
+    """What the registry found out about a proposed revision. `base` is the live one then, exceptions left aside:
+    once it moved, this has to be proposed again. `deny_to_allow` in the replay needs one approval more."""
+
+    base: Digest
+    revision: Digest
+    rules_added: list[str]
+    rules_changed: list[str]
+    rules_removed: list[str]
+    tests: int
+    warnings: list[str]
+    replay: PolicyReplay
+
+
 class ReviewGiven(_Answer):
     reviewer: str
     verdict: str
@@ -136,9 +321,15 @@ class ReviewGiven(_Answer):
 
 
 class Proposal(_Answer):
+    """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
+    about a policy revision when it was proposed; the digest binds it, too. Applied, a change of the vocabulary has a
+    `version` and one of the policy a `policy_revision`."""
+
     id: str
     state: str
-    change: Change
+    subject: str
+    change: ProposedChange
+    checks: PolicyChecks | None
     digest: Digest
     reason: str
     author: str
@@ -147,6 +338,13 @@ class Proposal(_Answer):
     approvals_needed: int
     reviews: list[ReviewGiven]
     version: int | None
+    policy_revision: Digest | None
+
+
+class ProposalFiles(_Answer):
+    """The files of a proposed policy revision, by name."""
+
+    files: dict[str, str]
 
 
 class ProposalPage(_Answer):
@@ -154,7 +352,93 @@ class ProposalPage(_Answer):
     next_page_token: str | None
 
 
+# --- exceptions from the policy ---------------------------------------------------------------------------------------
+
+
+class OverrideRequest(_Request):
+    """Set one `overridable` deny aside for somebody else, at once, until an end at most a day away."""
+
+    rule: Name
+    who: Names
+    may: Names
+    tag: Name
+    unit: Name
+    target: Name = "any"
+    reference: Line | None = None
+    reason: Reason
+    until: AwareDatetime
+
+
+class ExceptionRevocation(_Request):
+    reason: Reason
+
+
+class ExceptionUse(_Answer):
+    """In how many decisions it had a part, and how many of them would be otherwise without it. None: not needed."""
+
+    decisions: int
+    changed: int
+
+
+class GrantedException(_Answer):
+    """An exception or override. `state` is what was last told of it (`live`, `expiring` from a week before its end,
+    `ended`, `revoked`), at most a minute late; `live` is whether it counts at this moment. `use` is told where it was
+    asked for (`unneeded=true`)."""
+
+    id: str
+    kind: Literal["exception", "override"]
+    who: list[str]
+    may: list[str]
+    tag: list[str]
+    unit: list[str]
+    target: list[str]
+    when: dict[str, Any]
+    lifts: str | None
+    reason: str
+    reference: str | None
+    granted_at: datetime
+    until: datetime
+    approved_by: list[str]
+    proposal_id: str | None
+    state: Literal["live", "expiring", "ended", "revoked"]
+    live: bool
+    days_left: int
+    use: ExceptionUse | None
+
+
+class ExceptionCounts(_Answer):
+    live: int
+    expiring: int
+    ended: int
+    revoked: int
+
+
+class ExceptionPage(_Answer):
+    items: list[GrantedException]
+    next_page_token: str | None
+    counts: ExceptionCounts
+
+
 # --- decisions (OpenID AuthZEN Authorization API 1.0) -----------------------------------------------------------------
+
+PrincipalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._/:|+=~-]{0,199}$")]
+
+
+class SubjectProperties(_Request):
+    """What a gateway has verified about somebody: nothing of it is looked up."""
+
+    groups: list[Name] = Field(default_factory=list, max_length=200)
+    business_unit: Name | None = None
+
+
+class EvaluationSubject(_Request):
+    type: Literal["user", "service", "ci", "workload"]
+    id: PrincipalId
+    properties: SubjectProperties = Field(default_factory=SubjectProperties)
+
+    @property
+    def principal(self) -> str:
+        return self.id if self.id.startswith(f"{self.type}:") else f"{self.type}:{self.id}"
 
 
 class EvaluationResource(_Request):
@@ -171,32 +455,112 @@ class EvaluationContext(_Request):
     target: Name = "local"
     gpus: int = Field(default=0, ge=0, le=4096)
     model: Line | None = None
+    change_ticket: Line | None = None
 
 
 class EvaluationRequest(_Request):
-    """May the caller do this? The subject is always the caller: asking for others is a right of its own."""
+    """May the subject do this? Without a subject, or with oneself, it is the caller; to ask for others, for whom one
+    guards a gate, is a right of its own (`evaluate`)."""
 
+    subject: EvaluationSubject | None = None
     resource: EvaluationResource
     action: EvaluationAction
     context: EvaluationContext = Field(default_factory=EvaluationContext)
 
 
+class EvaluationItem(_Request):
+    """One of many questions; what it leaves out is that of the request around it."""
+
+    subject: EvaluationSubject | None = None
+    resource: EvaluationResource | None = None
+    action: EvaluationAction | None = None
+    context: EvaluationContext | None = None
+
+
+class EvaluationOptions(_Request):
+    evaluations_semantic: Literal["execute_all", "deny_on_first_deny", "permit_on_first_permit"] = "execute_all"
+
+
+class EvaluationsRequest(EvaluationItem):
+    """Many questions at once (section 7): the members beside `evaluations` are what each of them leaves out."""
+
+    evaluations: list[EvaluationItem] = Field(default_factory=list, max_length=100)
+    options: EvaluationOptions = Field(default_factory=EvaluationOptions)
+
+
+class RuleMatch(_Answer):
+    """A rule that fits. It counts unless its level is `shadow`, or `warn` for a deny, or an exception lifts it."""
+
+    id: str
+    effect: str
+    level: str
+    lifted_by: str | None
+
+
 class NearRule(_Answer):
+    """An allow rule that fits but for these clauses; `owner` is the group that answers for it."""
+
     rule: str
-    who: str
-    failed: str
+    who: list[str]
+    owner: str
+    failed: list[str]
 
 
-class EvaluationReason(_Answer):
+class DecisionReason(_Answer):
+    """Why. `nearest` is shown to those who may read the policy; `ask` are groups that can change it."""
+
     reason: str
     rule: str | None
+    matched: list[RuleMatch]
+    warnings: list[str]
     policy_revision: Digest
     nearest: list[NearRule]
+    ask: list[str]
+
+
+class EvaluationReason(DecisionReason):
+    """`decision_id` is that of the event, where the question was asked for somebody else."""
+
+    decision_id: str | None
 
 
 class Evaluation(_Answer):
     decision: bool
     context: EvaluationReason
+
+
+class Evaluations(_Answer):
+    evaluations: list[Evaluation]
+
+
+class DecisionPoint(_Answer):
+    """AuthZEN metadata (section 9)."""
+
+    policy_decision_point: str
+    access_evaluation_endpoint: str
+    access_evaluations_endpoint: str
+
+
+class PastDecision(_Answer):
+    """A decision that is on record: what was asked, what was answered and why, and what the answer would be now.
+
+    `now` is null where the question was erased, or the policy of then is not ours any more.
+    """
+
+    id: str
+    at: datetime
+    actor: str
+    action: str
+    task_type: str | None
+    business_unit: str
+    target: str
+    gpus: int
+    model: str | None
+    change_ticket: str | None
+    point: str
+    allowed: bool
+    then: DecisionReason
+    now: Evaluation | None
 
 
 # --- tickets ----------------------------------------------------------------------------------------------------------
@@ -216,6 +580,7 @@ class TicketRequest(_Request):
     jkt: Thumbprint
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]{0,100}$")]
     redeem: Redeem = "online"
+    change_ticket: Line | None = None
 
 
 class TicketGrant(_Answer):
@@ -231,6 +596,7 @@ class TicketGrant(_Answer):
     run_spec_digest: Digest
     expires_at: datetime
     policy_rule: str
+    warnings: list[str]
     checkpoint: Note
 
 
@@ -244,6 +610,7 @@ class TicketPlan(_Answer):
     limits: Limits
     arguments: dict[str, Any]
     gates: list[str]
+    warnings: list[str]
 
 
 class TicketStatus(_Answer):

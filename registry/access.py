@@ -16,7 +16,7 @@ leaves `access` on the dependency, so that a test can prove that no route goes w
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
@@ -25,13 +25,13 @@ from sqlmodel import col, select
 
 from enforcer import proofs, tickets
 from enforcer.keys import KeySet
-from enforcer.policy.conditions import Context
+from enforcer.policy.conditions import Context, Point
 from enforcer.policy.decision import Decision
 from enforcer.policy.decision import Request as Question
 from enforcer.policy.rules import ANY_TAG
 from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import NotPermitted, RateLimited, TicketInvalid, Unauthenticated
-from registry import db, limits
+from enforcer.problems import RateLimited, TicketInvalid, Unauthenticated
+from registry import db, explaining, limits
 from registry.books import Books, TheBooks
 from registry.identity import Actor, identify
 from registry.identity import Attempt as Attempt
@@ -48,7 +48,9 @@ class Matter:
     target: str = "any"
     gpus: int = 0
     model: str | None = None
+    change_ticket: str | None = None
     owner: str | None = None  # who may do it whatever the rules say
+    action: str | None = None  # instead of the route's, where it depends on what the route is asked about
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Permit:
     actor: Actor
     unit: str
     decision: Decision
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The columns of an event that say why this was allowed."""
-        return {"rule": self.decision.rule, "policy_revision": self.decision.revision}
+        """What an event needs to say why this was allowed."""
+        return {"decision": self.decision}
 
 
 OWNER = "owner"  # in the place of a rule: what people may do with what is their own
@@ -124,27 +127,53 @@ def May(  # noqa: N802
         actor: Annotated[Actor, Depends(tried)],
         matter: Annotated[Matter, Depends(about)],
     ) -> Permit:
-        unit = matter.unit or actor.business_unit
-        with books.reading() as session:
-            gate = books.gate(session)
-        noted: Attempt = request.state.attempt
-        noted.facts["task_type"] = None if matter.tag == ANY_TAG else matter.tag
-        if unit in books.policy.directory.units:
-            noted.facts["business_unit"] = unit
-        else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
-            noted.facts["detail"] = {**noted.facts.get("detail", {}), "asked_for_unit": unit}
-        decision = decide(gate, actor, action, matter)
-        if matter.owner == actor.id:
-            return Permit(actor, unit, Decision(decision.request, True, "allow", gate.revision, OWNER))
-        if not decision.allowed:
-            raise refusal(gate, actor, decision)
-        return Permit(actor, unit, decision)
+        request.state.attempt.action = matter.action or action
+        return permit(request, books, actor, matter.action or action, matter)
 
     permitted.access = f"may {action}"  # type: ignore[attr-defined]
     return permitted
 
 
-def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decision:
+def permit(request: Request, books: Books, actor: Actor, action: str, matter: Matter) -> Permit:
+    """What the policy permits of an attempt that was noted.
+
+    Raises:
+        NotPermitted: nothing.
+    """
+    with books.reading() as session:
+        gate = books.gate(session)
+    decision = decide(gate, actor, action, matter)
+    asked, noted = decision.request, request.state.attempt.facts
+    noted["task_type"] = None if matter.tag == ANY_TAG else matter.tag
+    if asked.unit in gate.policy.directory.units:
+        noted["business_unit"] = asked.unit
+    else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
+        noted["detail"] = {**noted.get("detail", {}), "asked_for_unit": asked.unit}
+    books.shadow.compare(decision, actor.business_unit)
+    if matter.owner == actor.id:
+        return Permit(actor, asked.unit, replace(decision, allowed=True, reason="allow", rule=OWNER))
+    if not decision.allowed:
+        noted["decision"] = decision
+        raise explaining.refusal(gate, decision, actor, whole=reads_policy(gate, actor, asked.unit))
+    return Permit(actor, asked.unit, decision, explaining.warnings(gate, decision))
+
+
+def still_permitted(gate: Snapshot, permit: Permit) -> Permit:
+    """The permit by this gate: as it is by the revision that gave it, or decided again.
+
+    Raises:
+        NotPermitted: the policy was changed meanwhile, and denies it now.
+    """
+    if gate.revision == permit.decision.revision or permit.decision.rule == OWNER:
+        return permit
+    decision = gate.decide(permit.decision.request)
+    if not decision.allowed:
+        whole = reads_policy(gate, permit.actor, permit.unit)
+        raise explaining.refusal(gate, decision, permit.actor, whole=whole)
+    return replace(permit, decision=decision, warnings=explaining.warnings(gate, decision))
+
+
+def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter, point: Point = "api") -> Decision:
     """What the policy allows to the actor, cut down to what the credential is for."""
     unit = matter.unit or actor.business_unit
     context = Context(
@@ -153,41 +182,18 @@ def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter) -> Decisio
         model=matter.model,
         unit=unit,
         own_units=gate.units_below(actor.business_unit),
+        change_ticket=matter.change_ticket,
+        point=point,
     )
     decision = gate.decide(Question(actor.principals, action, context, matter.tag, unit, matter.target))
     if decision.allowed and not actor.in_scope(action):
-        return Decision(decision.request, False, "not-in-scope", gate.revision)
+        return replace(decision, allowed=False, reason="not-in-scope", rule=None)
     return decision
 
 
-def refusal(gate: Snapshot, actor: Actor, decision: Decision) -> NotPermitted:
-    """The refusal in words: who, what, why not, and who may."""
-    asked = decision.request
-    nearest = gate.nearest(asked) if decision.reason == "no-matching-rule" else ()
-    who = f"`{actor.id}` (groups: {', '.join(actor.groups) or 'none'})"
-    what = f"{asked.action} `{asked.tag}`" if asked.tag != ANY_TAG else asked.action
-    match decision.reason:
-        case "explicit-deny":
-            why = f"rule `{decision.rule}` denies it"
-        case "no-matching-rule" if nearest:
-            why = f"rule `{nearest[0].rule}` is the nearest that allows it, and it fails on {nearest[0].failed[0]}"
-        case "no-matching-rule":
-            why = "no rule of the policy allows it to anybody"
-        case "not-in-scope":
-            why = f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
-        case "unit-holds-others":
-            why = f"a run is for one business unit, and `{asked.unit}` holds others; name one of them"
-        case "target-holds-others":
-            why = f"a run starts in one place, and `{asked.target}` holds others; name one of them"
-        case _:
-            why = f"the policy answers `{decision.reason}`"
-    return NotPermitted(
-        f"{who} may not {what} for `{asked.unit}`: {why}",
-        reason_code=decision.reason,
-        rule=decision.rule or (nearest[0].rule if nearest else None),
-        who_may=list(dict.fromkeys(who for miss in nearest for who in miss.who)) or None,
-        policy_revision=decision.revision,
-    )
+def reads_policy(gate: Snapshot, actor: Actor, unit: str) -> bool:
+    """Whether rules that came near may be shown: they tell what the policy is."""
+    return decide(gate, actor, "policy-read", Matter(unit=unit)).allowed
 
 
 async def signed_in(request: Request, actor: Caller) -> Actor:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,15 +13,17 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from enforcer import problems
+from enforcer.policy.reference import Sampler
 from enforcer.problems import Problem, RateLimited
-from registry import audit, db, openapi
+from registry import audit, db, openapi, policies
 from registry.access import Attempt
 from registry.books import Books
 from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
-from registry.routes import decisions, health, identity, keys, proposals, runs, tags, tickets
+from registry.routes import decisions, exceptions, health, identity, keys, proposals, runs, tags, tickets
 from registry.routes import log as log_routes
+from registry.routes import policies as policy_routes
 from registry.routes.express import Express
 from registry.settings import Settings
 
@@ -32,7 +34,9 @@ ROUTERS = (
     keys.router,
     tags.router,
     proposals.router,
+    exceptions.router,
     decisions.router,
+    policy_routes.router,
     tickets.router,
     runs.router,
     audit_routes.router,
@@ -46,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over migrated tables. Raises what `Books.open` raises."""
     app = _routed()
     app.state.books = books = Books.open(settings)
+    if settings.policy_check_every:
+        books.watch = Sampler(settings.policy_check_every, partial(policies.record_difference, books.engine))
     app.add_middleware(Express, books=books)
     app.add_middleware(Limits, settings=settings, rates=books.rates, forms=_forms(), render=_unrouted)
     return app

@@ -14,6 +14,9 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from enforcer import tlog, wire
+from enforcer.policy.conditions import Context
+from enforcer.policy.decision import Decision, Request
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Problem
 from registry import db
 from registry.identity import Actor
@@ -23,9 +26,14 @@ from registry.tables import Event, PendingEntry
 COLUMNS = tuple(wire.Event.model_fields)
 
 
-def describe(kind: str, actor: Actor, *, outcome: str = "done", **facts: Any) -> dict[str, Any]:
+def describe(
+    kind: str, actor: Actor, *, outcome: str = "done", decision: Decision | None = None, **facts: Any
+) -> dict[str, Any]:
     """The columns of one event, with its salted hash. `facts` are columns, too; the unit is the actor's unless another
-    is named."""
+    is named. Where a `decision` led to it, the whole question is kept, so that it can be explained and asked again."""
+    if decision is not None:
+        facts = {"rule": decision.rule, "policy_revision": decision.revision, **facts}
+        facts["detail"] = {**facts.get("detail", {}), "asked": asked(decision, actor)}
     salt, at = secrets.token_hex(16), db.utc_now()
     event: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "id": db.uuid7(at),  # one moment: `paging.Filter` bounds a time by the id
@@ -77,6 +85,45 @@ def record_keys(engine: Engine, actor: Actor, steps: Sequence[Step]) -> None:
     with db.writing(engine) as session:
         for step in steps:
             record(session, f"key.{step.kind}", actor, detail=step.detail)
+
+
+def asked(decision: Decision, actor: Actor) -> dict[str, Any]:
+    """The whole question that an event's decision answers, beside who asked, and all that fitted. As part of the detail
+    it is erased with the person."""
+    request, context = decision.request, decision.request.context
+    return {
+        "action": request.action,
+        "tag": request.tag,
+        "unit": request.unit,
+        "target": request.target,
+        "gpus": context.gpus,
+        "model": context.model,
+        "change_ticket": context.change_ticket,
+        "point": context.point,
+        "own_unit": actor.business_unit,
+        "now": moment(context.now),
+        "reason": decision.reason,
+        "matched": [[match.id, match.effect, match.level, match.lifted_by] for match in decision.matched],
+    }
+
+
+def request_of(event: Event, gate: Snapshot) -> Request | None:
+    """The question behind an event, to be asked of this gate; None where there was none, or it was erased. Which units
+    are below the caller's own is for the gate to say, as it was then."""
+    question = event.detail.get("asked")
+    if not isinstance(question, dict):
+        return None
+    context = Context(
+        now=datetime.fromisoformat(question["now"]),
+        gpus=question["gpus"],
+        model=question["model"],
+        unit=question["unit"],
+        own_units=gate.units_below(question["own_unit"]),
+        change_ticket=question["change_ticket"],
+        point=question["point"],
+    )
+    principals = (event.actor, *(f"group:{group}" for group in event.groups))
+    return Request(principals, question["action"], context, question["tag"], question["unit"], question["target"])
 
 
 def document(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -1,5 +1,11 @@
-"""What the running service holds: settings, engine, keys, and the gate over the current vocabulary."""
+"""What the running service holds: settings, engine, keys, and the gate.
 
+The gate is built from the books under a stamp (`tables.Stamp`), which moves with every publication of a policy and
+every change of a task type: one number, read with each request, tells whether it still stands. So what another process
+published counts here with the next request. A head that cannot be used leaves the last good gate in its place.
+"""
+
+import logging
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -8,24 +14,34 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from enforcer import tlog
 from enforcer.keys import KeySet, Signer
-from enforcer.policy import folder, identity
-from enforcer.policy.revision import Policy
+from enforcer.policy import identity
 from enforcer.policy.rules import Directory
-from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import LogInconsistent
-from registry import db
+from enforcer.policy.snapshot import Snapshot, Watch
+from enforcer.problems import LogInconsistent, Unavailable
+from registry import db, revisions
 from registry.keyring import Keyring
 from registry.oidc import Issuers
 from registry.rates import Rates
 from registry.settings import Settings
-from registry.tables import LogCheckpoint, Tag
+from registry.shadow import Shadow
+from registry.tables import LogCheckpoint, Stamp, Tag
 from registry.writer import Writer
 
+log = logging.getLogger(__name__)
 HEAD_FOR_S = 1.0
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A revision that is live in the books and not here, and why."""
+
+    revision: str
+    reason: str
 
 
 @dataclass
@@ -33,7 +49,6 @@ class Books:
     settings: Settings
     engine: Engine
     ring: Keyring
-    policy: Policy
     issuers: Issuers
     rates: Rates = field(init=False, repr=False)
     writer: Writer = field(init=False, repr=False)
@@ -43,7 +58,11 @@ class Books:
     log_done: int = 0
     log_alarm: str | None = None
     _head: tuple[float, str] = field(default=(0.0, ""), repr=False)
-    _snapshot: Snapshot | None = field(default=None, repr=False)
+    policy_alarm: Unusable | None = None
+    shadow: Shadow = field(default_factory=Shadow, repr=False)
+    watch: Watch | None = None  # sees every decision (`create_app`)
+    _gate: tuple[int, Snapshot] | None = field(default=None, repr=False)  # with the stamp that it was read under
+    _building: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
         self.rates = Rates(self.settings.budgets)
@@ -51,15 +70,18 @@ class Books:
 
     @classmethod
     def open(cls, settings: Settings) -> "Books":
-        """Read the policy, open the database, load the keys.
+        """Open the database, read the policy that is live, load the keys.
 
         Raises:
-            PolicyInvalid: the policy, or `identity.yaml`, cannot go live.
+            PolicyInvalid: the policy, or `identity.yaml`, cannot be used.
+            Unavailable: no policy was ever published (`server.prepare` does).
             KeyUnusable: no complete key ring (`server.prepare` makes it), or a key that cannot be trusted.
         """
-        policy = folder.load(settings.policies_dir)
-        issuers = Issuers(whom_to_believe(settings, policy.directory))
-        return cls(settings, db.open_engine(settings), Keyring.open(settings.keys_dir), policy, issuers)
+        engine = db.open_engine(settings)
+        with db.reading(engine) as session:
+            directory = revisions.live(session).directory
+        issuers = Issuers(whom_to_believe(settings, directory))
+        return cls(settings, engine, Keyring.open(settings.keys_dir), issuers)
 
     def reading(self) -> AbstractContextManager[Session]:
         return db.reading(self.engine)
@@ -68,12 +90,42 @@ class Books:
         return db.writing(self.engine)
 
     def gate(self, session: Session) -> Snapshot:
-        """The gate over the task-type tree as this session sees it. Rebuilt when a tag was added, by one assignment."""
+        """The gate over policy and task types, no older than what this session sees; swapped by one assignment.
+
+        Raises:
+            Unavailable: there is no policy that could be used, nor was there one before.
+        """
+        stamp = session.exec(select(Stamp.value)).one()  # before what it stands for, which then is no older
+        known = self._gate
+        if known is None or known[0] < stamp:
+            with self._building:  # whoever waits would build the same
+                known = self._gate
+                if known is None or known[0] < stamp:
+                    known = self._gate = stamp, self._build(session, known[1] if known else None)
+        return known[1]
+
+    def _build(self, session: Session, before: Snapshot | None) -> Snapshot:
         parents = dict(session.exec(select(Tag.name, Tag.parent)).all())
-        snapshot = self._snapshot
-        if snapshot is None or snapshot.tag_parents != parents:
-            snapshot = self._snapshot = Snapshot(self.policy, parents)
-        return snapshot
+        revision = revisions.live_revision(session)
+        self.shadow.follow(session, parents)
+        if before is not None and (before.revision, before.tag_parents) == (revision, parents):
+            self.policy_alarm = None
+            return before
+        try:
+            same = before is not None and before.revision == revision
+            policy = before.policy if before is not None and same else revisions.load(session, revision)
+            gate = Snapshot(policy, parents, watch=self.watch)
+        except (DBAPIError, ConnectionError):
+            raise
+        except Exception as error:  # a denial for everybody would be no better answer than yesterday's policy
+            if self.policy_alarm is None or self.policy_alarm.revision != revision:
+                log.critical("revision %s of the policy is live and cannot be used: %s", revision, error)
+            self.policy_alarm = Unusable(revision, str(error)[:1_000])
+            if before is None:
+                raise Unavailable("the policy that is live cannot be used; see the service's log") from error
+            return before if before.tag_parents == parents else Snapshot(before.policy, parents, watch=self.watch)
+        self.policy_alarm = None
+        return gate
 
     @property
     def ticket_key(self) -> Signer:

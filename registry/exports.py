@@ -234,14 +234,15 @@ def _cef_value(value: object) -> str:
 
 _ENTITY, _AUTHENTICATION, _USER_ACCESS, _GROUP, _API = 3004, 3002, 3005, 3006, 6003
 _OCSF_CLASSES = {
-    **dict.fromkeys(("tag", "proposal", "policy", "key", "hold"), _ENTITY),
+    **dict.fromkeys(("tag", "proposal", "policy", "exception", "override", "key", "hold"), _ENTITY),
     **dict.fromkeys(("token", "session", "sign-in"), _AUTHENTICATION),
     **dict.fromkeys(("user", "role", "principal"), _USER_ACCESS),
     "group": _GROUP,
 }  # everything else is API activity: who asked for what, and got it or was refused
 _OCSF_ACTIVITIES = {
     _ENTITY: {"seeded": 1, "opened": 1, "placed": 1, "created": 1, "approved": 3, "rejected": 3, "changed": 3,
-              "published": 1, "compromised": 9, "withdrawn": 4, "released": 4, "retired": 11, "activated": 10},
+              "published": 1, "granted": 1, "revoked": 4, "ended": 4, "compromised": 9, "withdrawn": 4, "released": 4,
+              "retired": 11, "activated": 10},
     _AUTHENTICATION: {"created": 3, "exchanged": 3, "revoked": 2, "started": 1, "ended": 2},
     _USER_ACCESS: {"assigned": 1, "revoked": 2},
     _GROUP: {"created": 6, "deleted": 5, "joined": 3, "left": 4},

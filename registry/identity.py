@@ -187,7 +187,9 @@ def _person(books: Books, issuer: Issuer, token: VerifiedToken) -> Known:
 
     A token whose subject is its client speaks of a service (RFC 9068 section 2.2).
     """
-    claims, directory = token.claims, books.policy.directory
+    claims = token.claims
+    with books.reading() as session:
+        directory = books.gate(session).policy.directory
     kind = "service" if claims.get("client_id") == token.subject else "user"
     who = f"{kind}:{issuer.name}:{safe_subject(token.subject)}"
     said, unit = issuer.business_unit, None

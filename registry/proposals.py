@@ -1,10 +1,12 @@
-"""Proposals: every change to the vocabulary is one, is agreed to by others, and takes effect at once when it is.
+"""Proposals: every governed change is one, is agreed to by others, and takes effect at once when it is.
 
 `open -> applied`, with the exits `rejected` and `withdrawn`; a decided proposal never changes again. Reviews bind the
-digest of what was seen: the change and the whole profile it leads to.
+digest of what was seen: the change, and the result it leads to. What differs between changes of the vocabulary, of the
+policy, and exceptions from it stands in a module for each (`KINDS`); the life of a proposal is the same for all.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from sqlmodel import Session, col, select
 
@@ -18,43 +20,76 @@ from enforcer.problems import (
     StaleReview,
     UnknownProposal,
 )
-from enforcer.profiles import Kind, Profile
 from enforcer.runspec import canonical_bytes, digest
-from registry import audit, db, tags
-from registry.access import Permit
+from registry import audit, db, exception_changes, policy_changes, tag_changes
+from registry.access import Matter, Permit
+from registry.changes import Draft
 from registry.identity import Actor
-from registry.tables import Proposal, Review
+from registry.tables import Proposal, ProposedFile, Review
 
 
-def open_(session: Session, request: wire.ProposalRequest, permit: Permit, *, approvals_needed: int) -> Proposal:
-    """Open a proposal for others to review.
+class Kind(Protocol):
+    """What a kind of change decides for itself; modules are of this type."""
+
+    PROPOSE: str  # the action of the policy that proposing takes
+    REVIEW: str
+
+    def matter(self, session: Session, change: Mapping[str, Any]) -> Matter:
+        """What the change is about, for the policy."""
+
+    def draft(self, session: Session, request: wire.ProposalRequest, checks: wire.PolicyChecks | None, /) -> Draft:
+        """What the change leads to. Raises a Problem when it could never be applied."""
+
+    def refuse_reviewer(self, session: Session, proposal: Proposal, reviewer: Actor, /) -> None:
+        """Raises NotPermitted for those who may not approve this one, whatever they may else."""
+
+    def apply(self, session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:
+        """Let it take effect, now. Raises a Problem when that is not what was agreed to any more."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "new-tag": tag_changes,
+    "new-version": tag_changes,
+    "policy": policy_changes,
+    "exception": exception_changes,
+}
+
+
+def open_(
+    session: Session,
+    request: wire.ProposalRequest,
+    permit: Permit,
+    *,
+    approvals_needed: int,
+    checks: wire.PolicyChecks | None = None,
+) -> Proposal:
+    """Open a proposal for others to review. `checks` is what `policy_changes.check` found, for a change of the policy.
 
     Raises:
-        NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType: it could never be applied.
-        AlreadyProposed: somebody else's proposal for this tag is open.
+        Problem: it could never be applied.
+        AlreadyProposed: somebody else's proposal for the same subject is open.
     """
     db.queue_for(session, "vocabulary")
-    change = request.change
-    profile = _resolve(session, change)
-    name = tags.find(session, change.tag).name if isinstance(change, wire.NewVersion) else change.tag
-    rival = session.exec(select(Proposal).where(Proposal.tag == name, Proposal.state == "open")).first()
+    draft = KINDS[request.change.kind].draft(session, request, checks)
+    rival = session.exec(select(Proposal).where(Proposal.subject == draft.subject, Proposal.state == "open")).first()
     if rival is not None:
-        raise AlreadyProposed(f"`{name}` has an open proposal, `{rival.id}`; review or withdraw that one first")
-    content = {"change": change.model_dump(mode="json"), "profile": profile.model_dump(mode="json")}
+        raise AlreadyProposed(f"`{draft.name}` has an open proposal, `{rival.id}`; review or withdraw that one first")
     proposal = Proposal(
         id=f"prp-{db.uuid7()}",
-        kind=change.kind,
-        tag=name,
-        change=content["change"],
-        profile=content["profile"],
-        digest=digest(canonical_bytes(content)),
+        kind=request.change.kind,
+        subject=draft.subject,
+        change=draft.change,
+        result=draft.result,
+        digest=digest(canonical_bytes({"change": draft.change, "result": draft.result})),
         reason=request.reason,
         author=permit.actor.id,
         state="open",
-        approvals_needed=approvals_needed,
+        approvals_needed=max(approvals_needed, draft.approvals_at_least) + draft.approvals_more,
         opened_at=db.utc_now(),
     )
     session.add(proposal)
+    session.flush()
+    session.add_all(ProposedFile(proposal_id=proposal.id, name=n, content=text) for n, text in draft.files.items())
     _record(session, "proposal.opened", permit.actor, proposal, reason=request.reason, **permit.provenance)
     return proposal
 
@@ -64,7 +99,7 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
 
     Raises:
         AlreadyDecided: somebody decided it first.
-        SelfApproval: the reviewer wrote it.
+        SelfApproval: the reviewer wrote it, or gains by it.
         AlreadyReviewed: the reviewer has reviewed it before.
         StaleReview: the content is not what the reviewer saw.
     """
@@ -73,6 +108,7 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
     _refuse_decided(proposal)
     if proposal.author == reviewer.id:
         raise SelfApproval(f"`{reviewer.id}` wrote this proposal; somebody else has to review it")
+    KINDS[proposal.kind].refuse_reviewer(session, proposal, reviewer)
     if session.get(Review, (proposal.id, reviewer.id)) is not None:
         raise AlreadyReviewed(f"`{reviewer.id}` has reviewed `{proposal.id}` already")
     if verdict.digest != proposal.digest:
@@ -83,8 +119,10 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
     _record(session, event, reviewer, proposal, reason=verdict.reason, **permit.provenance)
     if verdict.verdict == "reject":
         return _decide(session, proposal, "rejected")
-    if len(reviews(session, proposal)) >= proposal.approvals_needed:
-        _apply(session, proposal, reviewer, permit)
+    approvers = [given.reviewer for given in reviews(session, proposal)]
+    if len(approvers) >= proposal.approvals_needed:
+        KINDS[proposal.kind].apply(session, proposal, permit, approvers)
+        _decide(session, proposal, "applied")
     return proposal
 
 
@@ -116,56 +154,8 @@ def reviews(session: Session, proposal: Proposal) -> list[Review]:
 
 def as_wire(session: Session, proposal: Proposal) -> wire.Proposal:
     given = [wire.ReviewGiven.model_validate(row) for row in reviews(session, proposal)]
-    return wire.Proposal.model_validate({**proposal.model_dump(), "reviews": given})
-
-
-def _resolve(session: Session, change: wire.NewTag | wire.NewVersion) -> Profile:
-    if isinstance(change, wire.NewTag):
-        tags.refuse_bad_name(session, change.tag, change.aliases)
-        parent = tags.find_active(session, change.parent).name if change.parent else None
-    else:
-        parent = tags.find(session, change.tag).parent
-    return tags.resolve_profile(session, parent, change.profile, change.overrides)
-
-
-def _apply(session: Session, proposal: Proposal, last: Actor, permit: Permit) -> None:
-    """The change takes effect. Name and profile are checked again: the vocabulary may have moved meanwhile.
-
-    Raises:
-        NameIsVariant: another proposal has taken the name.
-        StaleReview: the parent changed, so that the agreed profile is no longer what it narrows to.
-    """
-    change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
-    facts: dict[str, Any] = {"proposal_id": proposal.id, **permit.provenance}
-    if isinstance(change, wire.NewTag):
-        tags.refuse_bad_name(session, change.tag, change.aliases)
-        parent = tags.find_active(session, change.parent).name if change.parent else None
-        kind, description, aliases = change.tag_kind, change.description, change.aliases
-    else:
-        tag = tags.find(session, change.tag)
-        parent, kind, description, aliases = tag.parent, Kind(tag.kind), tag.description, []
-    if tags.resolve_profile(session, parent, change.profile, change.overrides).digest() != _agreed(proposal).digest():
-        raise StaleReview(
-            f"`{parent}` changed since `{proposal.id}` was opened, so what was agreed to is not what would apply; "
-            "withdraw it and propose it again"
-        )
-    proposal.version = tags.activate(
-        session,
-        name=proposal.tag,
-        kind=kind,
-        parent=parent,
-        description=description,
-        aliases=aliases,
-        profile=_agreed(proposal),
-        by=last,
-        event="tag.activated",
-        **facts,
-    )
-    _decide(session, proposal, "applied")
-
-
-def _agreed(proposal: Proposal) -> Profile:
-    return Profile.model_validate(proposal.profile)
+    checks = proposal.result.get("checks")
+    return wire.Proposal.model_validate({**proposal.model_dump(), "checks": checks, "reviews": given})
 
 
 def _decide(session: Session, proposal: Proposal, state: str) -> Proposal:
@@ -181,5 +171,10 @@ def _refuse_decided(proposal: Proposal) -> None:
 
 
 def _record(session: Session, kind: str, actor: Actor, proposal: Proposal, **facts: Any) -> None:
+    subject, _, name = proposal.subject.partition(":")
     detail = {"digest": proposal.digest, "change": proposal.kind}
-    audit.record(session, kind, actor, task_type=proposal.tag, proposal_id=proposal.id, detail=detail, **facts)
+    if subject == "tag":
+        facts["task_type"] = name
+    else:
+        detail["subject"] = proposal.subject
+    audit.record(session, kind, actor, proposal_id=proposal.id, detail=detail, **facts)

@@ -61,29 +61,32 @@ def recheck(books: Books) -> int:
     many permits were taken back.
     """
     with books.reading() as session:
-        before = live_revision(session)
-    if before == books.policy.revision:
-        return 0
-    after, asked, taken = "", 0, 0
+        if rechecked_by(session) == books.gate(session).revision:
+            return 0
+    revision, after, asked, taken = "", "", 0, 0
     while True:
         with books.writing() as session:
             db.queue_for(session, "recheck")
-            gate = books.gate(session)
+            gate, before = books.gate(session), rechecked_by(session)
+            if before == gate.revision:  # another process was faster
+                return taken
+            if revision != gate.revision:  # it changed again: what was asked is to be asked of the newest
+                revision, after, asked = gate.revision, "", 0
             query = _alive().where(col(Run.id) > after).order_by(col(Run.id)).limit(BATCH)
             found = session.exec(query.with_only_columns(col(Run.id), col(Ticket.jti))).all()
             for _, jti in found:
-                taken += _revoke_if_denied(session, jti, gate, books)
+                taken += _revoke_if_denied(session, jti, gate)
             asked += len(found)
             if len(found) < BATCH:
                 detail = {"before": before, "asked_again": asked, "revoked": taken}
                 system = Actor(POLICY, (), "all")
-                audit.record(session, "policy.live", system, policy_revision=books.policy.revision, detail=detail)
+                audit.record(session, "policy.live", system, policy_revision=revision, detail=detail)
                 return taken
             after = found[-1][0]
 
 
-def live_revision(session: Session) -> str | None:
-    """The policy revision that was recorded as live last."""
+def rechecked_by(session: Session) -> str | None:
+    """The policy revision that everything was asked of last."""
     query = select(Event.policy_revision).where(col(Event.kind) == "policy.live").order_by(col(Event.id).desc())
     return session.exec(query.limit(1)).first()
 
@@ -129,12 +132,12 @@ def _revoke_if_alive(session: Session, jti: str, by: Actor, reason: str, **prove
     return True
 
 
-def _revoke_if_denied(session: Session, jti: str, gate: Snapshot, books: Books) -> bool:
+def _revoke_if_denied(session: Session, jti: str, gate: Snapshot) -> bool:
     ticket, run = _both(session, jti)
     decision = _decide_again(session, ticket, run, gate)
     why = f"denied by policy {gate.revision[:19]}: {decision.reason}"
     if decision.allowed:
-        if ticket.redeem == "online" or run.target in books.policy.directory.offline:
+        if ticket.redeem == "online" or run.target in gate.policy.directory.offline:
             return False
         why = f"policy {gate.revision[:19]} lists `{run.target}` as offline no more"
     nearest = [miss.rule for miss in gate.nearest(decision.request, limit=1)]
@@ -149,11 +152,13 @@ def _decide_again(session: Session, ticket: Ticket, run: Run, gate: Snapshot) ->
     spec = json.loads(ticket.run_spec)
     # Erased facts allow nothing: a denial is what is left of a person whose record was erased.
     groups = tuple(issued.groups) if issued else ()
-    unit = str(issued.detail.get("unit_of_actor", run.business_unit)) if issued else run.business_unit
-    actor = Actor(run.actor, groups, unit)
+    asked = issued.detail.get("asked", {}) if issued else {}
+    actor = Actor(run.actor, groups, asked.get("own_unit", run.business_unit))
     model = spec["inputs"]["model"]["name"]
-    about = Matter(run.task_type, run.business_unit, run.target, spec["gpus"], model)
-    return access.decide(gate, actor, "submit", about)
+    about = Matter(
+        run.task_type, run.business_unit, run.target, spec["gpus"], model, change_ticket=asked.get("change_ticket")
+    )
+    return access.decide(gate, actor, "submit", about, point="trainer")
 
 
 def _take_back(session: Session, ticket: Ticket, run: Run, by: Actor, reason: str, **provenance: Any) -> None:

@@ -13,9 +13,22 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
-from enforcer.policy import folder
 from enforcer.problems import LogInconsistent
-from registry import audit, db, logs, publishing, retention, revocations, runs, tags, tickets
+from registry import (
+    audit,
+    db,
+    exceptions,
+    logs,
+    policies,
+    policy_folder,
+    publishing,
+    retention,
+    revocations,
+    runs,
+    shadow,
+    tags,
+    tickets,
+)
 from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -29,6 +42,7 @@ SEQUENCE_EVERY_S = 1.0
 SWEEP_EVERY_S = 60.0
 MARK_LOST_EVERY_S = 5.0
 LOOK_AT_KEYS_EVERY_S = 0.5
+LOOK_AT_POLICY_EVERY_S = 0.4  # a change of the folder is taken at the second look that agrees: within a second
 SERVICE = Actor("system:registry", (), "all")
 
 
@@ -37,11 +51,11 @@ class RefusedToStart(Exception):
 
 
 def prepare(settings: Settings) -> None:
-    """Migrate, seed a registry that is empty, and make the keys that are missing.
+    """Migrate, seed a registry that is empty, publish the policy folder, and make the keys that are missing.
 
     Raises:
         RefusedToStart: it would listen beyond loopback without a name of its own, or while nobody could sign in.
-        PolicyInvalid: `identity.yaml` cannot go live.
+        PolicyInvalid: the policy folder cannot go live, and no policy is.
     """
     if not is_loopback(settings.host) and settings.public_url is None:
         raise RefusedToStart(
@@ -54,7 +68,9 @@ def prepare(settings: Settings) -> None:
     with db.writing(engine) as session:
         if session.exec(select(Tag.name)).first() is None:
             log.info("seeded %d task types", len(tags.seed(session, settings.policies_dir)))
-        if not is_loopback(settings.host) and not _has_token(session) and not _has_issuer(settings):
+    policy_folder.take_at_start(engine, settings)
+    with db.reading(engine) as session:
+        if not is_loopback(settings.host) and not _has_token(session) and not _has_issuer(session, settings):
             raise RefusedToStart(
                 f"`{settings.host}` is not loopback, no API token exists and `identity.yaml` names no issuer, so "
                 "nobody could sign in; make one first: `tagwarden token create USER --group platform-admins --unit all`"
@@ -85,11 +101,15 @@ def serve(settings: Settings) -> None:
         file = local_token_file()
         leave_local_token(app.state.books.engine, file)
         log.info("local user's token: %s", file)
-    log.info("serving %s (policy %s)", settings.issuer, app.state.books.policy.revision[:19])
-    if taken := revocations.recheck(app.state.books):
-        log.info("the policy changed: %d permits were taken back", taken)
+    with app.state.books.reading() as session:
+        log.info("serving %s (policy %s)", settings.issuer, app.state.books.gate(session).revision[:19])
+    follow_policy(app.state.books)
+    threading.Thread(target=_keep_following_policy, args=(app.state.books,), name="policy", daemon=True).start()
     threading.Thread(target=_keep_marking_lost, args=(app.state.books,), name="silent runs", daemon=True).start()
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
+    threading.Thread(
+        target=_keep_telling_of_exceptions, args=(app.state.books,), name="exceptions", daemon=True
+    ).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
     threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
@@ -149,6 +169,31 @@ def _keep_turning_keys(books: Books) -> None:
             log.exception("the keys were not turned; it is tried again")
 
 
+def follow_policy(books: Books) -> None:
+    """Take back what the live policy denies now; enter what a candidate would have answered; and put it on record where
+    the live policy cannot be used here."""
+    if taken := revocations.recheck(books):
+        log.info("the policy changed: %d permits were taken back", taken)
+    if counts := books.shadow.take():
+        with books.writing() as session:
+            shadow.add(session, counts)
+    if books.policy_alarm is not None:
+        policies.record_unusable(books.engine, books.policy_alarm.revision, books.policy_alarm.reason)
+
+
+def _keep_following_policy(books: Books) -> None:
+    """Look at the policy folder, where it is the source, and at the policy that is live."""
+    watcher = policy_folder.Watcher(books.engine, books.settings) if books.settings.policy_source == "folder" else None
+    while True:
+        time.sleep(LOOK_AT_POLICY_EVERY_S)
+        try:
+            if watcher is not None:
+                watcher.look()
+            follow_policy(books)
+        except Exception:
+            log.exception("the policy was not followed; it is tried again")
+
+
 def _keep_marking_lost(books: Books) -> None:
     """Mark silent runs as lost. While we were away nobody could beat, so a start gives a lease's time first."""
     time.sleep(books.settings.lease_ttl_s)
@@ -158,6 +203,29 @@ def _keep_marking_lost(books: Books) -> None:
         except Exception:
             log.exception("silent runs were not looked for; it is tried again")
         time.sleep(MARK_LOST_EVERY_S)
+
+
+def _keep_telling_of_exceptions(books: Books) -> None:
+    while True:
+        try:
+            tell_of_exceptions(books)
+        except Exception:
+            log.exception("the ends of exceptions were not told; it is tried again")
+        time.sleep(SWEEP_EVERY_S)
+
+
+def tell_of_exceptions(books: Books) -> int:
+    """Write the events of exceptions that end soon, or ended; returns how many."""
+    with books.reading() as session:
+        policy = books.gate(session).policy
+        if not exceptions.anything_to_tell(session, policy, db.utc_now()):  # nearly always: no write lock is taken
+            return 0
+    with books.writing() as session:
+        db.queue_for(session, "policy")  # what is granted or revoked meanwhile must not look as if it had gone
+        told = exceptions.tell(session, books.gate(session).policy, db.utc_now(), SERVICE)
+    if told:
+        log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)
+    return told
 
 
 def mark_lost(books: Books) -> int:
@@ -191,8 +259,8 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _has_issuer(settings: Settings) -> bool:
-    policy = whom_to_believe(settings, folder.load(settings.policies_dir).directory)
+def _has_issuer(session: Session, settings: Settings) -> bool:
+    policy = whom_to_believe(settings, policies.live(session).directory)
     return bool(policy.issuers or policy.trust_rules)
 
 

@@ -89,26 +89,57 @@ class TagVersion(SQLModel, table=True):
 
 
 class Proposal(SQLModel, table=True):
-    """A governed change. `digest` binds `change` and the resolved `profile`, which is what reviewers agree to."""
+    """A governed change. `digest` binds `change` and the `result` it leads to, which is what reviewers agree to.
+
+    `subject` is what it changes: `tag:<name>`, `policy`, or `exception:<id>`.
+    """
 
     __table_args__ = (
         CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name="state"),
-        Index("one_open_proposal", "tag", unique=True, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
+        Index("one_open_proposal", "subject", unique=True, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
     )
 
     id: str = Field(primary_key=True)
     kind: str
-    tag: str = Field(index=True)
+    subject: str = Field(index=True)
     change: dict[str, Any] = _json()
-    profile: dict[str, Any] = _json()
+    result: dict[str, Any] = _json()
     digest: str
     reason: str
     author: str
     state: str = Field(index=True)
     approvals_needed: int
     version: int | None = None
+    policy_revision: str | None = None
     opened_at: datetime = _moment()
     decided_at: datetime | None = _moment(nullable=True)
+
+
+class ProposedFile(SQLModel, table=True):
+    """A file of a policy that was proposed; the proposal's `change` has its digest."""
+
+    __tablename__ = "proposed_file"
+
+    proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    name: str = Field(primary_key=True)
+    content: str
+
+
+class KnownException(SQLModel, table=True):
+    """An exception that was ever in force, and what was said of it last. What decides is the policy revision.
+
+    `state` follows the clock by a minute: `live`, `expiring` (told that the end is near), `ended`; or `revoked`.
+    `name` is the exception's id, which is never given again.
+    """
+
+    __tablename__ = "known_exception"
+    __table_args__ = (CheckConstraint("state in ('live', 'expiring', 'ended', 'revoked')", name="state"),)
+
+    name: str = Field(primary_key=True)
+    terms: dict[str, Any] = _json()
+    proposal_id: str | None = Field(default=None, foreign_key="proposal.id")
+    state: str = Field(default="live", index=True)
+    until: datetime = _moment()
 
 
 class Review(SQLModel, table=True):
@@ -122,6 +153,92 @@ class Review(SQLModel, table=True):
     digest: str
     reason: str
     at: datetime = _moment()
+
+
+class PolicyRule(SQLModel, table=True):
+    """One rule of a rule set. A set is named by the digest of its rules, so revisions that share it hold it once."""
+
+    __tablename__ = "policy_rule"
+    __table_args__ = (CheckConstraint("effect in ('allow', 'deny')", name="effect"),)
+
+    rule_set: str = Field(primary_key=True)
+    ordinal: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    rule_id: str
+    owner: str
+    effect: str
+    who: list[str] = _json()
+    may: list[str] = _json()
+    tag: list[str] = _json()
+    unit: list[str] = _json()
+    target: list[str] = _json()
+    conditions: dict[str, Any] = _json()
+    level: str | dict[str, str] = _json()
+    overridable: bool
+    reason: str
+
+
+class PolicyRevision(SQLModel, table=True):
+    """What one revision of the policy says, whether or not it was ever live. Rows are never changed (trigger, 0001)."""
+
+    __tablename__ = "policy_revision"
+
+    revision: str = Field(primary_key=True)
+    model: str
+    directory: dict[str, Any] = _json()
+    rule_set: str
+    exceptions: list[dict[str, Any]] = _json()
+    quotas: list[dict[str, Any]] = _json()
+    kept_at: datetime = _moment()
+
+
+class PolicyPublication(SQLModel, table=True):
+    """A revision that went live, by whom. `version` counts without gaps; a revision may come back. Never changed.
+
+    `folder` is the revision that the folder said: what was published has the exceptions granted here besides.
+    """
+
+    __tablename__ = "policy_publication"
+    __table_args__ = (
+        CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name="source"),
+        CheckConstraint("approver is null or approver <> author", name="nobody_approves_their_own"),
+        CheckConstraint(
+            "source <> 'proposal' or (approver is not null and proposal_id is not null)", name="proposal_is_approved"
+        ),
+        CheckConstraint("(source = 'folder') = (folder is not null)", name="folder_says"),
+    )
+
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    revision: str = Field(foreign_key="policy_revision.revision", index=True)
+    parent: str | None = Field(default=None, foreign_key="policy_revision.revision")
+    source: str
+    folder: str | None = Field(default=None, foreign_key="policy_revision.revision", index=True)
+    author: str
+    approver: str | None = None
+    proposal_id: str | None = None
+    at: datetime = _moment()
+
+
+class PolicyHead(SQLModel, table=True):
+    """Which revision decides (`live`), and which one is only watched beside it (`shadow`), where there is one."""
+
+    __tablename__ = "policy_head"
+    __table_args__ = (CheckConstraint("role in ('live', 'shadow')", name="role"),)
+
+    role: str = Field(primary_key=True)
+    revision: str = Field(foreign_key="policy_revision.revision")
+    version: int
+
+
+class PolicyShadowCount(SQLModel, table=True):
+    """How often a watched candidate answered how, beside the live policy."""
+
+    __tablename__ = "policy_shadow_count"
+
+    candidate: str = Field(primary_key=True, foreign_key="policy_revision.revision")
+    business_unit: str = Field(primary_key=True)
+    task_type: str = Field(primary_key=True)
+    outcome: str = Field(primary_key=True)
+    count: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class ApiToken(SQLModel, table=True):
@@ -355,7 +472,8 @@ class UsedProof(SQLModel, table=True):
 
 class Stamp(SQLModel, table=True):
     """One row, whose value moves with every change of what a ticket rests on (triggers, migration 0001): an API token
-    that ends, a task type, the version in force, an alias. What was read under a stamp holds while the stamp stands."""
+    that ends, a task type, the version in force, an alias, the policy. What was read under a stamp holds while the
+    stamp stands."""
 
     id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     value: int = Field(sa_column=Column(BigInteger, nullable=False))

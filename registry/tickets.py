@@ -27,7 +27,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import RunSpec, canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
-from registry import audit, db, tags
+from registry import access, audit, db, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
@@ -52,6 +52,7 @@ def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.
         limits=spec.limits,
         arguments=spec.arguments,
         gates=[_gate_in_words(gate) for gate in spec.profile.gates],
+        warnings=permit.warnings,
     )
 
 
@@ -60,6 +61,7 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
 
     Raises:
         ArgumentInvalid, SpecificationInvalid: the run cannot be resolved.
+        NotPermitted, OfflineNotPermitted: by the policy that is live when it is drafted.
         IdempotencyConflict: this key came with another request before.
         Unavailable: task types or tokens change faster than a ticket is written.
     """
@@ -68,14 +70,17 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
             return await run_in_threadpool(
                 _answered, books, request, permit, idempotency_key
             ) or await books.writer.write(await run_in_threadpool(_draft_now, books, request, permit, idempotency_key))
-    raise Unavailable("task types are being changed just now; nothing was issued. Try again")
+    raise Unavailable("task types or the policy are being changed just now; nothing was issued. Try again")
 
 
 def _draft_now(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> Draft:
     with books.reading() as session:
         stamp = session.exec(select(Stamp.value)).one()
+        gate = books.gate(session)
         task = tags.in_force(session, request.task_type)
         head = books.head(session)
+    refuse_offline_elsewhere(request, gate.policy.directory)
+    permit = access.still_permitted(gate, permit)  # the policy may be another since the route was entered
     return draft(books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
 
 
@@ -109,11 +114,8 @@ def draft(
         **permit.provenance,
         detail={
             "run_spec_digest": run_spec_digest,
-            "target": spec.target,
-            "gpus": spec.gpus,
             "jkt": request.jkt,
             "redeem": request.redeem,
-            "unit_of_actor": permit.actor.business_unit,  # with groups: what `revocations.recheck` decides again on
         },
     )
     issued_at = int(now.timestamp())
@@ -156,6 +158,7 @@ def draft(
         run_spec_digest=run_spec_digest,
         expires_at=now + timedelta(seconds=books.settings.ticket_ttl_s),
         policy_rule=rule,
+        warnings=permit.warnings,
         checkpoint=head,
     )
     event["digest"] = digest(token.encode())

@@ -23,7 +23,8 @@ from sqlmodel import select
 
 from enforcer import jws, proofs
 from enforcer.keys import SigningKey
-from registry import db, identity, server
+from enforcer.policy.revision import Policy
+from registry import db, identity, policies, server
 from registry.app import create_app
 from registry.settings import Settings
 from registry.tables import Event
@@ -58,6 +59,12 @@ class Registry:
     @property
     def books(self) -> Any:
         return self.app.state.books
+
+    @property
+    def policy(self) -> Policy:
+        """The one that is live."""
+        with self.books.reading() as session:
+            return policies.live(session)
 
     def token(self, user: str, *groups: str, unit: str = "retail", days: float = 1) -> str:
         with db.writing(self.books.engine) as session:

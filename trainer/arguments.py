@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from enforcer.problems import ArgumentInvalid, NotConfigured
 
@@ -42,6 +42,7 @@ class TrainingArguments(BaseModel):
     target: Name = "local"
     gpus: int = Field(default=0, ge=0, le=4096)
     redeem: Literal["online", "offline"] = "online"
+    change_ticket: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
 
     num_labels: int | None = None
     label_names: list[str] | None = None
@@ -108,7 +109,7 @@ class TrainingArguments(BaseModel):
 
 PLACE_FIELDS = frozenset(
     """task_type model_name_or_path dataset eval_dataset eval_fraction columns output_dir business_unit target
-    gpus redeem""".split()
+    gpus redeem change_ticket""".split()
 )
 TAG_PARAMETERS = frozenset(TrainingArguments.model_fields) - PLACE_FIELDS
 

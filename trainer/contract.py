@@ -115,6 +115,7 @@ def ticket_request(
         jkt=key.thumbprint,
         client_id=_client_id(),
         redeem=args.redeem,
+        change_ticket=args.change_ticket,
     )
 
 
@@ -127,17 +128,23 @@ def _client_id() -> str:
 
 def _denial(registry: Registry, args: TrainingArguments, found: Contract) -> NotPermitted | None:
     context = wire.EvaluationContext(
-        business_unit=args.business_unit, target=args.target, gpus=args.gpus, model=args.model_name_or_path[:300]
+        business_unit=args.business_unit,
+        target=args.target,
+        gpus=args.gpus,
+        model=args.model_name_or_path[:300],
+        change_ticket=args.change_ticket,
     )
     answer = registry.evaluate(found.tag, "submit", context)
     if answer.decision:
         return None
-    nearest = [f"rule `{near.rule}` fails on {near.failed}" for near in answer.context.nearest[:1]]
+    why = answer.context
+    nearest = [f"rule `{near.rule}` fails on {'; '.join(near.failed)}" for near in why.nearest[:1]]
     return NotPermitted(
-        f"you may not submit `{found.tag}`: {', '.join([answer.context.reason, *nearest])}",
-        reason_code=answer.context.reason,
-        rule=answer.context.rule,
-        policy_revision=answer.context.policy_revision,
+        f"you may not submit `{found.tag}`: {', '.join([why.reason, *nearest])}",
+        reason_code=why.reason,
+        rule=why.rule,
+        ask=why.ask or None,
+        policy_revision=why.policy_revision,
     )
 
 
@@ -159,7 +166,7 @@ def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any,
 
 def _raise_if_proposed(registry: Registry, tag: str) -> None:
     try:
-        waiting = next((p for p in registry.proposals(state="open") if p.change.tag == tag), None)
+        waiting = next((p for p in registry.proposals(state="open") if p.subject == f"tag:{tag}"), None)
     except Problem:  # who may not read proposals learns nothing from them
         return
     if waiting is not None:

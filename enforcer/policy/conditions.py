@@ -59,7 +59,7 @@ class Conditions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_gpus: int | None = Field(default=None, ge=0)
+    max_gpus: int | None = Field(default=None, ge=0, le=1_000_000)
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
     until: Moment | None = None
     hours: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")

@@ -14,6 +14,7 @@ from enforcer.policy.rules import RuleId, Scope
 
 MAX_LIFE = timedelta(days=90)
 MAX_OVERRIDE = timedelta(days=1)
+TOLD_BEFORE = timedelta(days=7)
 
 
 class PolicyException(Scope):
@@ -48,6 +49,11 @@ class PolicyException(Scope):
 
     def live(self, now: datetime) -> bool:
         return self.granted_at <= now < self.until
+
+    def expiring(self, now: datetime) -> bool:
+        """Whether its end is near. One that was granted for less than that is known to be short."""
+        told_from = self.until - TOLD_BEFORE
+        return self.granted_at < told_from <= now < self.until
 
     def first_failing(self, context: Context) -> str | None:
         if not self.live(context.now):

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from enforcer import canonical
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.quotas import Quota
@@ -21,9 +23,9 @@ _TAG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Policy:
-    """One revision. Made by `Policy.of`, which checks it; `revision` is the digest of all that decides.
+    """One revision. Made by `Policy.of`, which checks it; `revision` is the digest of it all.
 
-    `owners` says who answers for a rule (a group); it decides nothing and is no part of the digest.
+    `owners` says who answers for a rule (a group). It decides nothing, but people are sent there.
     """
 
     model: str
@@ -65,14 +67,18 @@ class Policy:
             quotas=self.quotas,
         )
 
+    @property
+    def rule_set(self) -> str:
+        """The digest of the rules alone: what revisions share that differ by an exception."""
+        return digest(canonical.dumps([[self.owners.get(rule.id), said(rule)] for rule in self.rules]))
+
     def _document(self) -> dict[str, Any]:
         return {
             "model": self.model,
-            "directory": self.directory.model_dump(mode="json"),
-            **{
-                name: [part.model_dump(mode="json") for part in parts]
-                for name, parts in (("rules", self.rules), ("exceptions", self.exceptions), ("quotas", self.quotas))
-            },
+            "directory": said(self.directory),
+            "rules": self.rule_set,
+            "exceptions": [said(exception) for exception in self.exceptions],
+            "quotas": [said(quota) for quota in self.quotas],
         }
 
     def _check(self) -> None:
@@ -130,6 +136,11 @@ class _Known:
         unknown += [f"tag `{tag}`" for tag in scope.tag if tag != ANY_TAG and not _TAG.fullmatch(tag)]
         if unknown:
             yield Fault(f"{what} speaks of unknown {', '.join(unknown)}", scope.id)
+
+
+def said(part: BaseModel) -> dict[str, Any]:
+    """A part without its defaults, so that a member which a later release adds changes no digest of today."""
+    return part.model_dump(mode="json", exclude_defaults=True)
 
 
 def _faults_of_exception(exception: PolicyException, denies: Mapping[str, Rule]) -> Iterator[Fault]:

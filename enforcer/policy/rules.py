@@ -111,6 +111,19 @@ class Directory(BaseModel):
     groups: dict[str, list[str]]
     offline: list[str] = Field(default_factory=list)
 
+    def covers(self, who: Iterable[str], principals: Iterable[str]) -> bool:
+        """Whether one of these principals is meant by `who`: named there, or in a group that belongs to one."""
+        meant, todo, seen = set(who), list(principals), set[str]()
+        while todo:
+            one = todo.pop()
+            if one in meant:
+                return True
+            kind, _, name = one.partition(":")
+            if kind == "group" and one not in seen:
+                seen.add(one)
+                todo += [f"group:{wider}" for wider in self.groups.get(name, ())]
+        return False
+
     @property
     def trees(self) -> Mapping[str, Mapping[str, list[str]]]:
         """What belongs to what, by kind of name."""

@@ -27,7 +27,7 @@ def erase_person(actor: str, reason: str, unit: str) -> None:
 
     def forget() -> str:
         books = the_books()
-        refuse_unknown_unit(books.policy.directory.units, unit)
+        refuse_unknown_unit(books, unit)
         receipt = erasure.erase(books.engine, asked, identity.Actor(OPERATOR, (), unit), unit, {})
         return receipt.model_dump_json(indent=2)
 
@@ -73,7 +73,7 @@ def place_hold(reason: str, everything: bool, **covers: str | None) -> None:
     def place() -> str:
         books = the_books()
         if covers["business_unit"] is not None:
-            refuse_unknown_unit(books.policy.directory.units, covers["business_unit"])
+            refuse_unknown_unit(books, covers["business_unit"])
         with db.writing(books.engine) as session:
             return erasure.place_hold(session, reason, identity.Actor(OPERATOR, (), "all"), **covers).id
 

@@ -50,6 +50,8 @@ def write(act: Any) -> Any:
         return act(session)
 
 
-def refuse_unknown_unit(units: Any, unit: str) -> None:
+def refuse_unknown_unit(books: Any, unit: str) -> None:
+    with books.reading() as session:
+        units = books.gate(session).policy.directory.units
     if unit not in units:
-        raise click.ClickException(f"unit `{unit}` is not in policies/directory.yaml")
+        raise click.ClickException(f"unit `{unit}` is not in the directory of the policy")

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from enforcer import wire
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Problem, Unauthenticated
-from registry import access, db, tickets
+from registry import access, db, explaining, tickets
 from registry.books import Books
 from registry.identity import Actor
 from registry.recently import Recently
@@ -65,14 +65,18 @@ class Express:
                 target=request.target,
                 gpus=request.gpus,
                 model=request.inputs.model.name,
+                change_ticket=request.change_ticket,
             )
             decision = access.decide(gate, actor, "submit", matter)
             if not decision.allowed or not self._books.rates.has_room(actor.id, "tickets"):
                 return None
-            permit = access.Permit(actor, matter.unit or actor.business_unit, decision)
+            warnings = explaining.warnings(gate, decision)
+            permit = access.Permit(actor, matter.unit or actor.business_unit, decision, warnings)
             draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
             self._books.rates.take(actor.id, "tickets")
-            return await self._books.writer.write(draft)
+            granted = await self._books.writer.write(draft)
+            self._books.shadow.compare(decision, actor.business_unit)
+            return granted
         except Stale:
             self._recently.forget()
         except (ValidationError, Problem, SQLAlchemyError):

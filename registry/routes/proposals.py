@@ -1,41 +1,55 @@
-"""`/v1/proposals`: changes to the vocabulary, and the reviews that decide them."""
+"""`/v1/proposals`: changes of the vocabulary and the policy, exceptions, and the reviews that decide them."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
-from enforcer.policy.rules import ANY_TAG
-from registry import proposals, tags
+from registry import policy_changes, proposals
 from registry.access import Matter, May, Permit, SignedIn
-from registry.books import Books, TheBooks
+from registry.books import TheBooks
 from registry.paging import Filter, Page
-from registry.tables import Proposal, Tag
+from registry.tables import Proposal
 
 router = APIRouter(prefix="/v1/proposals", tags=["proposals"])
 
 
 def _change_in_body(request: Request, books: TheBooks, asked: wire.ProposalRequest) -> Matter:
-    """A new tag is judged as its parent; at the root the rules for all tags decide."""
     change = asked.change
-    request.state.attempt.facts["detail"] = {"tag": change.tag, "change": change.kind}
-    return _known(books, (change.parent or ANY_TAG) if isinstance(change, wire.NewTag) else change.tag)
-
-
-def _proposal_in_path(request: Request, books: TheBooks, proposal_id: str) -> Matter:
+    request.state.attempt.facts["detail"] = {"change": change.kind, **_named(change)}
+    kind = proposals.KINDS[change.kind]
     with books.reading() as session:
-        proposal = proposals.as_wire(session, proposals.get(session, proposal_id))
-    request.state.attempt.facts.update(proposal_id=proposal.id, detail={"tag": proposal.change.tag})
-    change = proposal.change
-    return _known(books, (change.parent or ANY_TAG) if isinstance(change, wire.NewTag) else change.tag)
+        return replace(kind.matter(session, change.model_dump(mode="json")), action=kind.PROPOSE)
 
 
-def _known(books: Books, tag: str) -> Matter:
-    """An unknown tag is no matter for the policy: the noun's own rules name it in their refusal."""
+def _proposal_to(what: Literal["PROPOSE", "REVIEW"]) -> Callable[..., Matter]:
+    """The proposal in the path, and the action that this takes for its kind."""
+
+    def proposal_in_path(request: Request, books: TheBooks, proposal_id: str) -> Matter:
+        with books.reading() as session:
+            proposal = proposals.get(session, proposal_id)
+            kind = proposals.KINDS[proposal.kind]
+            noted = {"proposal_id": proposal.id, "detail": {"subject": proposal.subject}}
+            request.state.attempt.facts.update(noted)
+            return replace(kind.matter(session, proposal.change), action=getattr(kind, what))
+
+    return proposal_in_path
+
+
+def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Matter:
     with books.reading() as session:
-        name = tags.canonical(session, tag)
-        return Matter(tag=name if session.get(Tag, name) else ANY_TAG)
+        proposal = proposals.get(session, proposal_id)
+    request.state.attempt.facts.update(proposal_id=proposal.id)
+    return Matter(owner=proposal.author)
+
+
+def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewException) -> dict[str, str]:
+    if isinstance(change, wire.PolicyFiles):
+        return {}
+    return {"exception": change.id} if isinstance(change, wire.NewException) else {"tag": change.tag}
 
 
 @router.post("", status_code=201, operation_id="openProposal")
@@ -44,10 +58,18 @@ def open_proposal(
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
 ) -> wire.Proposal:
-    """Open a proposal. It takes effect when enough others have approved it."""
-    needed = books.settings.approvals_needed
+    """Open a proposal. It takes effect when enough others have approved it.
+
+    The next revision of the policy is tried first: it is linted, its own tests are run, and the decisions of the last
+    days are made again by it. What comes out is part of what is agreed to.
+    """
+    change = asked.change
+    checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
     with books.writing() as session:
-        return proposals.as_wire(session, proposals.open_(session, asked, author, approvals_needed=needed))
+        proposal = proposals.open_(
+            session, asked, author, approvals_needed=books.settings.approvals_needed, checks=checks
+        )
+        return proposals.as_wire(session, proposal)
 
 
 class ProposalQuery(BaseModel):
@@ -74,14 +96,26 @@ def get_proposal(proposal_id: str, _caller: SignedIn, books: TheBooks) -> wire.P
         return proposals.as_wire(session, proposals.get(session, proposal_id))
 
 
+@router.get(
+    "/{proposal_id}/files",
+    operation_id="getProposalFiles",
+    dependencies=[Depends(May("policy-read", about=_proposal_to_read))],
+)
+def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
+    """The files of a proposed policy; none for other proposals. For those who read the policy, and the author."""
+    with books.reading() as session:
+        proposal = proposals.get(session, proposal_id)
+        return wire.ProposalFiles(files=policy_changes.files(session, proposal))
+
+
 @router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal")
 def review_proposal(
     proposal_id: str,
     verdict: wire.Review,
-    reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_in_path))],
+    reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to("REVIEW")))],
     books: TheBooks,
 ) -> wire.Proposal:
-    """Approve or reject an open proposal. The last approval needed makes the version take effect at once."""
+    """Approve or reject an open proposal. The last approval needed makes it take effect at once."""
     with books.writing() as session:
         proposal = proposals.review(session, proposals.get(session, proposal_id, for_change=True), verdict, reviewer)
         return proposals.as_wire(session, proposal)
@@ -90,7 +124,7 @@ def review_proposal(
 @router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal")
 def withdraw_proposal(
     proposal_id: str,
-    author: Annotated[Permit, Depends(May("propose", about=_proposal_in_path))],
+    author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
     books: TheBooks,
 ) -> wire.Proposal:
     """Take back one's own open proposal."""

@@ -25,7 +25,12 @@ def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -
             raise
         name = tag.name
     return Matter(
-        tag=name, unit=asked.business_unit, target=asked.target, gpus=asked.gpus, model=asked.inputs.model.name
+        tag=name,
+        unit=asked.business_unit,
+        target=asked.target,
+        gpus=asked.gpus,
+        model=asked.inputs.model.name,
+        change_ticket=asked.change_ticket,
     )
 
 
@@ -44,7 +49,6 @@ async def issue_ticket(
     validate_only: bool = False,
 ) -> Response:
     """A signed permit for exactly this run: one tag and version, these inputs, this place, 15 minutes, once."""
-    tickets.refuse_offline_elsewhere(asked, books.policy.directory)
     if validate_only:
         planned = await run_in_threadpool(_plan, books, asked, trainer)
         return Response(planned.model_dump_json(), 200, media_type="application/json")
@@ -54,6 +58,7 @@ async def issue_ticket(
 
 def _plan(books: Books, asked: wire.TicketRequest, trainer: Permit) -> wire.TicketPlan:
     with books.reading() as session:
+        tickets.refuse_offline_elsewhere(asked, books.gate(session).policy.directory)
         return tickets.plan(session, asked, trainer)
 
 

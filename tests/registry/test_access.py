@@ -10,6 +10,7 @@ from registry import app as application
 
 PUBLIC = [
     "/.well-known/attestation-jwks.json",
+    "/.well-known/authzen-configuration",
     "/.well-known/jwks.json",
     "/.well-known/oauth-protected-resource",
     "/.well-known/retired-keys",
@@ -104,7 +105,12 @@ def test_can_i_answers_with_rule_or_nearest_rule(registry: Registry) -> None:
     assert (yes["decision"], yes["context"]["rule"]) == (True, "nlp-trains-preference-alignment")
     assert no["decision"] is False
     assert no["context"]["nearest"] == [
-        {"rule": "nlp-trains-preference-alignment", "who": "group:nlp", "failed": "who: only group:nlp"}
+        {
+            "rule": "nlp-trains-preference-alignment",
+            "who": ["group:nlp"],
+            "owner": "nlp",
+            "failed": ["who: only group:nlp"],
+        }
     ]
 
 
@@ -160,8 +166,7 @@ def test_a_malformed_body_names_the_field(registry: Registry) -> None:
 
 
 def test_a_broken_promise_of_ours_shows_no_traceback(registry: Registry) -> None:
-    registry.app.state.books.policy = None
-    registry.app.state.books._snapshot = None
+    registry.books._gate = (2**62, None)
 
     reply = registry.as_("wang", "nlp").post(
         "/access/v1/evaluation", json={"resource": {"type": "task-type", "id": "dpo"}, "action": {"name": "submit"}}

@@ -287,7 +287,7 @@ def test_every_answer_carries_the_security_headers(registry: Registry, path: str
 def test_refusals_before_and_faults_beyond_the_routes_carry_them_too(registry: Registry, how: str) -> None:
     client = registry.as_("wang", "nlp")
     if how == "fault":
-        registry.books.policy = registry.books._snapshot = None
+        registry.books._gate = (2**62, None)
     reply = {
         "host": lambda: client.get("/v1/tags", headers={"Host": "evil.example"}),
         "size": lambda: client.post(URL, content=b"x" * 70_000),
@@ -302,7 +302,7 @@ def test_refusals_before_and_faults_beyond_the_routes_carry_them_too(registry: R
 
 def test_a_fault_of_ours_is_in_the_services_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     client = registry.as_("wang", "nlp")
-    registry.books.policy = registry.books._snapshot = None
+    registry.books._gate = (2**62, None)
 
     reply = client.post(URL, json=EVALUATION)
 

@@ -71,7 +71,7 @@ def test_a_manifest_is_kept_byte_for_byte_and_countersigned(registry: Registry, 
     found = manifest.open_receipt(receipt.encode(), envelope.encode(), keys, issuer=issuer).predicate
     assert (kept["manifest"], kept["receipt"], kept["digest"]) == (envelope, receipt, digest(envelope.encode()))
     assert found.properties[-2:] == ["TAGWARDEN_RUN_FINISHED", "TAGWARDEN_GATES_PASS"]
-    assert f"sha256:{found.verifier.policies[0].digest['sha256']}" == registry.books.policy.revision
+    assert f"sha256:{found.verifier.policies[0].digest['sha256']}" == registry.policy.revision
     (event,) = registry.events("run.manifest")
     assert (event.digest, event.id, event.run_id) == (kept["digest"], found.event_id, running.lease["run_id"])
     assert kept["events"] == {"ticket.issued": registry.events("ticket.issued")[0].id, "run.manifest": event.id}

@@ -19,6 +19,7 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "plan": ("trainer.cli.plan:plan", "Say what `run` would do."),
     "auth": ("trainer.cli.auth:auth", "Sign in and out: login, logout, status, token."),
     "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
+    "why": ("trainer.cli.can_i:why", "Why something was allowed or refused, and what the policy says now."),
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),

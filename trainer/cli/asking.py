@@ -10,7 +10,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FIELDS = {  # flag -> field of TrainingArguments
     "task_type": "task_type", "dataset": "dataset", "eval_dataset": "eval_dataset", "model": "model_name_or_path",
     "business_unit": "business_unit", "output_dir": "output_dir", "target": "target", "gpus": "gpus",
-    "redeem": "redeem",
+    "redeem": "redeem", "change_ticket": "change_ticket",
 }  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def run_flags(command: F) -> F:
             click.option(
                 "--redeem", type=click.Choice(["online", "offline"]), help="Where the ticket is used up (online)."
             ),
+            click.option("--change-ticket", metavar="ID", help="The change ticket that a rule may ask for."),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any argument, value in YAML."),
         ]
     ):

@@ -2,7 +2,7 @@
 
 ✗ the policy does not allow this: `user:r` (groups: search-ml) may not submit `dpo` ...  (exit 3)
   why   rule nlp-trains-preference-alignment · policy sha256:3f2a… · decision 0193c...
-  who   group:nlp
+  ask   nlp, who answer for the rules on this
   next  swift-submit can-i submit TAG --explain
 """
 
@@ -16,7 +16,10 @@ from trainer.cli.output import Output
 from trainer.exits import FAILED, exit_code
 
 NEXT = {
-    "not-permitted": ["swift-submit can-i submit TAG --explain      which rule came nearest, and what it failed on"],
+    "not-permitted": [
+        "swift-submit can-i submit TAG --explain      why not, and whom to ask",
+        "swift-submit why DECISION      the same of what was refused, and what the policy says now",
+    ],
     "self-approval": ["ask another steward; swift-submit requests show ID      who has reviewed"],
     "groups-overage": ["swift-submit auth status      once the provider sends your groups; nothing here can mend it"],
     "unauthenticated": [
@@ -76,8 +79,8 @@ def _lines(problem: Problem, code: int) -> list[str]:
     ]
     if any(why):
         lines.append(f"why   {' · '.join(part for part in why if part)}")
-    if facts.get("who_may"):
-        lines.append(f"who   {', '.join(map(str, facts['who_may']))}")
+    if facts.get("ask"):
+        lines.append(f"ask   {', '.join(map(str, facts['ask']))}, who answer for the rules on this")
     following = list(NEXT.get(problem.code, ()))
     if facts.get("suggestion"):
         following.insert(0, f"use `{facts['suggestion']}`")

@@ -43,7 +43,7 @@ def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, 
             raise
         code = code if detailed_exitcode else FAILED
         sys.exit(errors.show(problem, common.given(click.get_current_context()), code))
-    for finding in checked.findings:
+    for finding in (*planned.warnings, *checked.findings):
         session.output.warn(finding)
     document = {
         "would_run": True,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -25,7 +26,30 @@ def review_flags(command: F) -> F:
 
 @click.group(cls=Group)
 def requests() -> None:
-    """Proposals: list, show, approve, reject."""
+    """Proposals: of task types, of the policy, of exceptions from it."""
+
+
+@requests.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+def propose(file: str) -> None:
+    """Propose what stands in FILE (`change` and `reason`, .yaml, .json or .toml).
+
+    `change.kind` is `new-tag` or `new-version` (a task type), or `exception` (what somebody shall be let do until an
+    end, although the policy does not let them).
+    """
+    propose_from(Path(file))
+
+
+@requests.command("propose-policy")
+@click.argument("folder", type=click.Path(file_okay=False, exists=True))
+@click.option("--reason", metavar="TEXT", required=True, help="Why; kept for ever.")
+def propose_policy(folder: str, reason: str) -> None:
+    """Propose the policy in FOLDER as the next revision. It is linted, tested and tried on past decisions first."""
+    root = Path(folder)
+    found = [root / name for name in ("model.conf", "directory.yaml", "quotas.yaml") if (root / name).is_file()]
+    found += [*sorted(root.glob("rules/*.yaml")), *sorted(root.glob("tests/*.yaml"))]
+    files = {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in found}
+    _propose({"change": {"kind": "policy", "files": files}, "reason": reason}, folder)
 
 
 @requests.command("list")
@@ -38,11 +62,11 @@ def list_(state: str | None) -> None:
     with session.registry() as registry:
         found = list(registry.proposals(state=state))
     rows = [
-        (p.id, p.state, p.change.kind, p.change.tag, p.author, f"{_approvals(p)}/{p.approvals_needed}") for p in found
+        (p.id, p.state, p.change.kind, _subject(p), p.author, f"{_approvals(p)}/{p.approvals_needed}") for p in found
     ]
     session.output.result(
         [proposal.model_dump(mode="json") for proposal in found],
-        table(("proposal", "state", "change", "task type", "author", "approvals"), rows),
+        table(("proposal", "state", "change", "of", "author", "approvals"), rows),
         brief=[proposal.id for proposal in found],
     )
 
@@ -69,6 +93,37 @@ def approve(id: str, digest: str | None, reason: str | None) -> None:
 def reject(id: str, digest: str | None, reason: str | None) -> None:
     """Reject a proposal."""
     _review(current(), id, "reject", digest, reason)
+
+
+def propose_from(file: Path) -> None:
+    from trainer.arguments import read_document
+
+    _propose(read_document(file), str(file))
+
+
+def _propose(document: Any, where: str) -> None:
+    from pydantic import ValidationError
+
+    from enforcer import wire
+    from enforcer.problems import Malformed
+
+    session = current()
+    try:
+        request = wire.ProposalRequest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise Malformed(
+            f"`{where}`: `{field}`: {first['msg'].lower()}", pointer=f"/{field.replace('.', '/')}"
+        ) from None
+    with session.registry() as registry:
+        proposal = registry.propose(request)
+    lines = [
+        f"{proposal.id}  {proposal.change.kind} {_subject(proposal)}  {proposal.state}",
+        *(_checks(proposal.checks) if proposal.checks else ()),
+        f"  it takes effect after {proposal.approvals_needed} approvals: swift-submit requests show {proposal.id}",
+    ]
+    session.output.result(proposal.model_dump(mode="json"), lines, brief=[proposal.id])
 
 
 def _review(session: Session, id: str, verdict: str, digest: str | None, reason: str | None) -> None:
@@ -100,10 +155,31 @@ def _review(session: Session, id: str, verdict: str, digest: str | None, reason:
 
 def _outcome(proposal: "wire.Proposal") -> list[str]:
     if proposal.state == "applied":
-        return [f"{proposal.id}  applied: `{proposal.change.tag}@{proposal.version}` is in effect"]
+        version = f"@{proposal.version}" if proposal.version else ""
+        return [f"{proposal.id}  applied: `{_subject(proposal)}{version}` is in effect"]
     missing = proposal.approvals_needed - _approvals(proposal)
     waits = f"; {missing} more approvals are needed" if proposal.state == "open" else ""
     return [f"{proposal.id}  {proposal.state}{waits}"]
+
+
+def _subject(proposal: "wire.Proposal") -> str:
+    return proposal.subject.rpartition(":")[2]
+
+
+def _checks(checks: "wire.PolicyChecks") -> list[str]:
+    replay = checks.replay
+    rules = [("added", checks.rules_added), ("changed", checks.rules_changed), ("removed", checks.rules_removed)]
+    return [
+        *(f"  rules {what}: {', '.join(ids)}" for what, ids in rules if ids),
+        f"  tests   {checks.tests} green",
+        *(f"  warning {warning}" for warning in checks.warnings),
+        f"  replay  of {replay.decisions} decisions in {replay.days} days: {replay.allow_to_deny} would be refused, "
+        f"{replay.deny_to_allow} allowed, {replay.errors} fail; {replay.left_out} could not be asked again",
+        *(
+            f"          {part.unit} {part.tag}: {part.allow_to_deny} refused, {part.deny_to_allow} allowed"
+            for part in replay.parts
+        ),
+    ]
 
 
 def _approvals(proposal: "wire.Proposal") -> int:
@@ -122,6 +198,7 @@ def _lines(proposal: "wire.Proposal") -> list[str]:
         f"  reason  {proposal.reason}",
         f"  digest  {proposal.digest}",
         *(f"  {r.verdict:<7} {r.reviewer}, {r.at:%Y-%m-%d %H:%M}: {r.reason}" for r in proposal.reviews),
+        *(_checks(proposal.checks) if proposal.checks else ()),
         "",
         *(f"  {line}" for line in content.splitlines()),
     ]

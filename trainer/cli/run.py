@@ -59,6 +59,8 @@ def _permit(session: Session, args: Any) -> "Permit":
             output.warn(skew)
         output.event("preflight", **checked.facts, findings=checked.findings)
         given = permit.obtain(registry, args, found, checked)
+    for warning in given.warnings:
+        output.warn(warning)
     claims = given.verify().claims
     if output.verbose:
         output.talk(f"ticket {claims.jti} for {claims.aud}; specification {claims.run_spec_digest}")

@@ -65,26 +65,9 @@ def check_name(name: str) -> None:
 @click.argument("file", type=click.Path(dir_okay=False))
 def propose(file: str) -> None:
     """Propose a new task type or version from FILE (`change` and `reason`, .yaml, .json or .toml)."""
-    from pydantic import ValidationError
+    from trainer.cli.requests import propose_from
 
-    from enforcer import wire
-    from enforcer.problems import Malformed
-    from trainer.arguments import read_document
-
-    session = current()
-    try:
-        request = wire.ProposalRequest.model_validate(read_document(Path(file)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Malformed(f"`{file}`: `{where}`: {first['msg'].lower()}", pointer=f"/{where.replace('.', '/')}") from None
-    with session.registry() as registry:
-        proposal = registry.propose(request)
-    lines = [
-        f"{proposal.id}  {proposal.change.kind} {proposal.change.tag}  {proposal.state}",
-        f"  it takes effect after {proposal.approvals_needed} approvals: swift-submit requests show {proposal.id}",
-    ]
-    session.output.result(proposal.model_dump(mode="json"), lines, brief=[proposal.id])
+    propose_from(Path(file))
 
 
 def _profile(profile: "Profile") -> list[str]:

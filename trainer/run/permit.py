@@ -36,6 +36,7 @@ class Permit:
     train_files: tuple[str, ...]
     eval_files: tuple[str, ...]
     file: Path | None = None
+    warnings: tuple[str, ...] = ()  # of the policy, about this run
 
     def verify(self) -> VerifiedTicket:
         """Check the files in the run folder, offline: steps 1 to 12, and 15 where it is required. Which machine this
@@ -111,6 +112,7 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
         model=checked.model,
         train_files=tuple(str(Path(name).expanduser().absolute()) for name in args.train_files),
         eval_files=tuple(str(Path(name).expanduser().absolute()) for name in args.eval_files),
+        warnings=tuple(grant.warnings),
     )
 
 

@@ -12,7 +12,10 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-IMMUTABLE = ("log_entry", "tag_version", "review", "run_manifest")
+IMMUTABLE = (
+    "log_entry", "tag_version", "review", "run_manifest", "proposed_file", "policy_rule", "policy_revision",
+    "policy_publication",
+)
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
     "ticket_id", "proposal_id", "digest", "groups_digest", "personal_hash",
@@ -66,6 +69,7 @@ STAMPED = {
     "alias": ("update", "delete"),
     "api_token": ("update of secret_sha256, actor, groups, scopes, business_unit, expires_at", "delete"),
     "principal": ("insert", "update", "delete"),
+    "policy_head": ("insert", "update", "delete"),
 }
 
 
@@ -188,26 +192,45 @@ def upgrade() -> None:
     op.create_table('proposal',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('kind', sa.String(), nullable=False),
-    sa.Column('tag', sa.String(), nullable=False),
+    sa.Column('subject', sa.String(), nullable=False),
     sa.Column('change', sa.JSON(), nullable=False),
-    sa.Column('profile', sa.JSON(), nullable=False),
+    sa.Column('result', sa.JSON(), nullable=False),
     sa.Column('digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=False),
     sa.Column('author', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('approvals_needed', sa.Integer(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=True),
+    sa.Column('policy_revision', sa.String(), nullable=True),
     sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('decided_at', sa.DateTime(timezone=True), nullable=True),
     sa.CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name='state'),
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
-    op.create_index('ix_proposal_tag', 'proposal', ['tag'], unique=False)
+    op.create_index('ix_proposal_subject', 'proposal', ['subject'], unique=False)
     open_ = sa.text("state = 'open'")
     op.create_index(
-        'one_open_proposal', 'proposal', ['tag'], unique=True, sqlite_where=open_, postgresql_where=open_
+        'one_open_proposal', 'proposal', ['subject'], unique=True, sqlite_where=open_, postgresql_where=open_
     )
+    op.create_table('proposed_file',
+    sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('content', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('proposal_id', 'name')
+    )
+    op.create_table('known_exception',
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('terms', sa.JSON(), nullable=False),
+    sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('until', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("state in ('live', 'expiring', 'ended', 'revoked')", name='state'),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('name')
+    )
+    op.create_index('ix_known_exception_state', 'known_exception', ['state'], unique=False)
     op.create_table('run',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('jti', sa.String(), nullable=False),
@@ -336,6 +359,74 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('tag', 'version')
+    )
+    op.create_table('policy_rule',
+    sa.Column('rule_set', sa.String(), nullable=False),
+    sa.Column('ordinal', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('rule_id', sa.String(), nullable=False),
+    sa.Column('owner', sa.String(), nullable=False),
+    sa.Column('effect', sa.String(), nullable=False),
+    sa.Column('who', sa.JSON(), nullable=False),
+    sa.Column('may', sa.JSON(), nullable=False),
+    sa.Column('tag', sa.JSON(), nullable=False),
+    sa.Column('unit', sa.JSON(), nullable=False),
+    sa.Column('target', sa.JSON(), nullable=False),
+    sa.Column('conditions', sa.JSON(), nullable=False),
+    sa.Column('level', sa.JSON(), nullable=False),
+    sa.Column('overridable', sa.Boolean(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.CheckConstraint("effect in ('allow', 'deny')", name='effect'),
+    sa.PrimaryKeyConstraint('rule_set', 'ordinal')
+    )
+    op.create_table('policy_revision',
+    sa.Column('revision', sa.String(), nullable=False),
+    sa.Column('model', sa.String(), nullable=False),
+    sa.Column('directory', sa.JSON(), nullable=False),
+    sa.Column('rule_set', sa.String(), nullable=False),
+    sa.Column('exceptions', sa.JSON(), nullable=False),
+    sa.Column('quotas', sa.JSON(), nullable=False),
+    sa.Column('kept_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('revision')
+    )
+    op.create_table('policy_publication',
+    sa.Column('version', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('revision', sa.String(), nullable=False),
+    sa.Column('parent', sa.String(), nullable=True),
+    sa.Column('source', sa.String(), nullable=False),
+    sa.Column('folder', sa.String(), nullable=True),
+    sa.Column('author', sa.String(), nullable=False),
+    sa.Column('approver', sa.String(), nullable=True),
+    sa.Column('proposal_id', sa.String(), nullable=True),
+    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name='source'),
+    sa.CheckConstraint("approver is null or approver <> author", name='nobody_approves_their_own'),
+    sa.CheckConstraint(
+        "source <> 'proposal' or (approver is not null and proposal_id is not null)", name='proposal_is_approved'
+    ),
+    sa.CheckConstraint("(source = 'folder') = (folder is not null)", name='folder_says'),
+    sa.ForeignKeyConstraint(['revision'], ['policy_revision.revision'], ),
+    sa.ForeignKeyConstraint(['parent'], ['policy_revision.revision'], ),
+    sa.ForeignKeyConstraint(['folder'], ['policy_revision.revision'], ),
+    sa.PrimaryKeyConstraint('version')
+    )
+    op.create_index('ix_policy_publication_revision', 'policy_publication', ['revision'], unique=False)
+    op.create_index('ix_policy_publication_folder', 'policy_publication', ['folder'], unique=False)
+    op.create_table('policy_head',
+    sa.Column('role', sa.String(), nullable=False),
+    sa.Column('revision', sa.String(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.CheckConstraint("role in ('live', 'shadow')", name='role'),
+    sa.ForeignKeyConstraint(['revision'], ['policy_revision.revision'], ),
+    sa.PrimaryKeyConstraint('role')
+    )
+    op.create_table('policy_shadow_count',
+    sa.Column('candidate', sa.String(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('task_type', sa.String(), nullable=False),
+    sa.Column('outcome', sa.String(), nullable=False),
+    sa.Column('count', sa.BigInteger(), nullable=False),
+    sa.ForeignKeyConstraint(['candidate'], ['policy_revision.revision'], ),
+    sa.PrimaryKeyConstraint('candidate', 'business_unit', 'task_type', 'outcome')
     )
     op.create_table('stamp',
     sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),

@@ -1,0 +1,67 @@
+"""Proposals of exceptions: what somebody shall be let do until an end, although the policy does not let them.
+
+Whoever may propose may ask, also for themselves. Two approve, of those who answer for the policy; nobody approves what
+they gain by. The exception begins with the last approval.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlmodel import Session
+
+from enforcer import wire
+from enforcer.policy.exceptions import PolicyException
+from enforcer.policy.rules import ANY_TAG
+from enforcer.problems import StaleReview
+from registry import db, exceptions, policies, tags
+from registry.access import Matter, Permit
+from registry.changes import Draft, about_tag
+from registry.identity import Actor
+from registry.tables import Proposal
+
+PROPOSE, REVIEW = "propose", "policy-approve"
+APPROVALS = 2
+UNDECIDED = ["(first)", "(second)"]  # in the place of approvers, to try whether it could be granted
+
+
+def matter(session: Session, change: Mapping[str, Any]) -> Matter:
+    names = change["tag"]
+    return about_tag(session, names[0]) if len(names) == 1 else Matter()
+
+
+def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
+    """Raises PolicyRefused, ExceptionExists, UnknownTaskType."""
+    change = request.change
+    assert isinstance(change, wire.NewException)
+    exceptions.refuse_known(session, change.id)
+    terms = change.model_dump(mode="json", exclude_none=True)
+    terms["tag"] = [tag if tag == ANY_TAG else tags.find(session, tag).name for tag in change.tag]
+    live = policies.live(session)
+    trial = _granted(terms, request.reason, UNDECIDED)
+    exceptions.with_exceptions(live, [*live.exceptions, trial])
+    return Draft(f"exception:{change.id}", terms, approvals_at_least=APPROVALS)
+
+
+def refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, /) -> None:
+    """Raises BeneficiaryApproval."""
+    exceptions.refuse_beneficiary(policies.live(session), proposal.change["who"], reviewer)
+
+
+def apply(session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:
+    """The exception is granted, from this moment on.
+
+    Raises:
+        StaleReview: its end has passed.
+        ExceptionExists, PolicyRefused: the policy moved, and has no place for it any more.
+    """
+    change = wire.NewException.model_validate(proposal.change)
+    if change.until <= db.utc_now():
+        raise StaleReview(f"`{proposal.id}` was for a time until {change.until:%Y-%m-%dT%H:%M:%SZ}, which has passed")
+    exception = _granted(proposal.change, proposal.reason, approvers)
+    exceptions.grant(session, exception, permit, author=proposal.author, proposal_id=proposal.id)
+    proposal.policy_revision = policies.head(session).revision
+
+
+def _granted(terms: Mapping[str, Any], reason: str, approvers: list[str]) -> PolicyException:
+    asked = {name: value for name, value in terms.items() if name != "kind"}
+    return exceptions.granted({**asked, "reason": reason}, db.utc_now(), approvers)

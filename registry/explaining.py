@@ -1,0 +1,75 @@
+"""A decision in words: what it was, why, and whom to ask. What rules came near is told to whoever may read the policy;
+to others it would tell the policy bit by bit."""
+
+from enforcer import wire
+from enforcer.policy.decision import Decision, NearMiss
+from enforcer.policy.rules import ANY_TAG
+from enforcer.policy.snapshot import Snapshot
+from enforcer.problems import NotPermitted
+from registry.identity import Actor
+
+
+def reason(gate: Snapshot, decision: Decision, *, whole: bool) -> wire.DecisionReason:
+    """Everything about a decision but the answer; the near rules only where `whole`."""
+    near = _near(gate, decision)
+    return wire.DecisionReason(
+        reason=decision.reason,
+        rule=decision.rule,
+        matched=[wire.RuleMatch.model_validate(match) for match in decision.matched],
+        warnings=warnings(gate, decision),
+        policy_revision=decision.revision,
+        nearest=[wire.NearRule.model_validate(miss) for miss in near if whole],
+        ask=_whom_to_ask(gate, decision, near),
+    )
+
+
+def refusal(gate: Snapshot, decision: Decision, actor: Actor, *, whole: bool) -> NotPermitted:
+    """The refusal: who, what, why not, and whom to ask."""
+    asked, near = decision.request, _near(gate, decision)
+    who = f"`{actor.id}` (groups: {', '.join(actor.groups) or 'none'})"
+    what = f"{asked.action} `{asked.tag}`" if asked.tag != ANY_TAG else asked.action
+    why = _why(decision, actor, near if whole else ())
+    return NotPermitted(
+        f"{who} may not {what} for `{asked.unit}`: {why}",
+        reason_code=decision.reason,
+        rule=decision.rule,
+        nearest=[miss.rule for miss in near if whole] or None,
+        ask=_whom_to_ask(gate, decision, near) or None,
+        policy_revision=decision.revision,
+    )
+
+
+def warnings(gate: Snapshot, decision: Decision) -> list[str]:
+    """What the caller is to be told, though it was not refused for it."""
+    told = frozenset(decision.warnings)
+    return [f"rule `{rule.id}`: {rule.reason}" for rule in gate.policy.rules if rule.id in told] if told else []
+
+
+def _near(gate: Snapshot, decision: Decision) -> tuple[NearMiss, ...]:
+    return gate.nearest(decision.request) if decision.reason == "no-matching-rule" else ()
+
+
+def _whom_to_ask(gate: Snapshot, decision: Decision, near: tuple[NearMiss, ...]) -> list[str]:
+    """The groups that answer for the rule that denied, or for the rules that came near."""
+    if decision.reason == "explicit-deny" and decision.rule is not None:
+        return [gate.policy.owners[decision.rule]]
+    return list(dict.fromkeys(miss.owner for miss in near))
+
+
+def _why(decision: Decision, actor: Actor, near: tuple[NearMiss, ...]) -> str:
+    asked = decision.request
+    match decision.reason:
+        case "explicit-deny":
+            return f"rule `{decision.rule}` denies it"
+        case "no-matching-rule" if near:
+            return f"rule `{near[0].rule}` is the nearest that allows it, and it fails on {'; '.join(near[0].failed)}"
+        case "no-matching-rule":
+            return "no rule of the policy allows it"
+        case "not-in-scope":
+            return f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
+        case "unit-holds-others":
+            return f"a run is for one business unit, and `{asked.unit}` holds others; name one of them"
+        case "target-holds-others":
+            return f"a run starts in one place, and `{asked.target}` holds others; name one of them"
+        case _:
+            return f"the policy answers `{decision.reason}`"

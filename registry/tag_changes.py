@@ -1,0 +1,87 @@
+"""Proposals of the vocabulary: a new task type, and the next version of one.
+
+Result: the whole profile that the change leads to, inherited parts included.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlmodel import Session
+
+from enforcer import wire
+from enforcer.problems import StaleReview
+from enforcer.profiles import Kind, Profile
+from registry import tags
+from registry.access import Matter, Permit
+from registry.changes import Draft, about_tag
+from registry.identity import Actor
+from registry.tables import Proposal
+
+PROPOSE, REVIEW = "propose", "approve"
+TagChange = wire.NewTag | wire.NewVersion
+
+
+def matter(session: Session, change: Mapping[str, Any]) -> Matter:
+    """A new tag is judged as its parent; at the root the rules for all tags decide."""
+    return about_tag(session, change["tag"] if change["kind"] == "new-version" else change["parent"])
+
+
+def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
+    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType."""
+    change = request.change
+    assert isinstance(change, TagChange)
+    profile = _resolve(session, change)
+    name = tags.find(session, change.tag).name if isinstance(change, wire.NewVersion) else change.tag
+    return Draft(f"tag:{name}", change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")})
+
+
+def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
+    """Whoever may approve, may approve any."""
+
+
+def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list[str], /) -> None:
+    """The version takes effect. Name and profile are checked again: the vocabulary may have moved meanwhile.
+
+    Raises:
+        NameIsVariant: another proposal has taken the name.
+        StaleReview: the parent changed, so that the agreed profile is no longer what it narrows to.
+    """
+    change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
+    assert isinstance(change, TagChange)
+    agreed = Profile.model_validate(proposal.result["profile"])
+    parent = _parent(session, change)
+    if tags.resolve_profile(session, parent, change.profile, change.overrides).digest() != agreed.digest():
+        raise StaleReview(
+            f"`{parent}` changed since `{proposal.id}` was opened, so what was agreed to is not what would apply; "
+            "withdraw it and propose it again"
+        )
+    if isinstance(change, wire.NewTag):
+        kind, description, aliases = change.tag_kind, change.description, change.aliases
+    else:
+        tag = tags.find(session, change.tag)
+        kind, description, aliases = Kind(tag.kind), tag.description, []
+    proposal.version = tags.activate(
+        session,
+        name=proposal.subject.removeprefix("tag:"),
+        kind=kind,
+        parent=parent,
+        description=description,
+        aliases=aliases,
+        profile=agreed,
+        by=permit.actor,
+        event="tag.activated",
+        proposal_id=proposal.id,
+        **permit.provenance,
+    )
+
+
+def _resolve(session: Session, change: TagChange) -> Profile:
+    return tags.resolve_profile(session, _parent(session, change), change.profile, change.overrides)
+
+
+def _parent(session: Session, change: TagChange) -> str | None:
+    """The canonical name of the parent. A new name is checked first: its refusal is the more helpful one."""
+    if isinstance(change, wire.NewVersion):
+        return tags.find(session, change.tag).parent
+    tags.refuse_bad_name(session, change.tag, change.aliases)
+    return tags.find_active(session, change.parent).name if change.parent else None

@@ -1,0 +1,188 @@
+"""The books of the policy: revisions kept as rows, published by compare-and-swap, followed by every process."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from conftest import Registry
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from enforcer.policy.exceptions import PolicyException
+from enforcer.policy.revision import Policy
+from enforcer.policy.rules import PolicyInvalid, Rule
+from enforcer.problems import PolicyMoved, PolicyUnchanged, UnknownPolicy
+from registry import db, policies
+from registry.settings import Settings
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
+    url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    made = Registry(Settings(state_dir=tmp_path / "state", database_url=url))
+    yield made
+    made.books.engine.dispose()
+
+
+LI = {"source": "proposal", "author": "user:li", "approver": "user:zhao", "proposal_id": "prop-1"}
+
+
+def with_rule(policy: Policy, rule_id: str = "retail-is-frozen", **said: object) -> Policy:
+    """The policy with one more rule: a deny for retail, unless another is described."""
+    rule = Rule.model_validate(
+        {"id": rule_id, "effect": "deny", "who": "group:trainers", "may": "submit", "reason": "year's end"}
+        | {"unit": "retail"}
+        | said
+    )
+    return Policy.of(
+        policy.model,
+        policy.directory,
+        [*policy.rules, rule],
+        owners={**policy.owners, rule_id: "platform-admins"},
+        exceptions=policy.exceptions,
+        quotas=policy.quotas,
+    )
+
+
+def publish(registry: Registry, policy: Policy, *, seen: int | None = None, **said: object) -> int:
+    """Publish it as a proposal of li's that zhao approved; returns the new version of the head."""
+    with db.writing(registry.books.engine) as session:
+        version = policies.head(session).version if seen is None else seen
+        return policies.publish(session, policy, seen=version, **{**LI, **said}).version  # type: ignore[arg-type]
+
+
+def live(registry: Registry) -> Policy:
+    with db.reading(registry.books.engine) as session:
+        return policies.live(session)
+
+
+def test_a_revision_is_read_back_as_it_was_kept(registry: Registry) -> None:
+    policy = with_rule(
+        live(registry),
+        when={"max_gpus": 4, "hours": "08:00-20:00", "weekdays": ["mon"], "zone": "Asia/Shanghai"},
+        level={"admission": "warn"},
+        overridable=True,
+    )
+
+    publish(registry, policy)
+
+    assert live(registry) == policy
+
+
+def test_a_revision_that_differs_by_an_exception_copies_no_rules(registry: Registry) -> None:
+    count = text("select count(*) from policy_rule")
+    with registry.books.engine.connect() as connection:
+        before = connection.execute(count).scalar()
+
+    publish(registry, live(registry).with_exceptions([an_exception()]))
+
+    with registry.books.engine.connect() as connection:
+        assert connection.execute(count).scalar() == before
+
+
+def test_whoever_saw_an_older_head_does_not_publish(registry: Registry) -> None:
+    seen = publish(registry, with_rule(live(registry)))
+    publish(registry, with_rule(live(registry), "search-is-frozen", unit="search"))
+
+    with pytest.raises(PolicyMoved, match="make yours from it"):
+        publish(registry, with_rule(live(registry), "finance-is-frozen", unit="finance"), seen=seen)
+
+    assert len(registry.events("policy.published")) == 3
+
+
+def test_of_two_publishers_at_once_one_wins(registry: Registry) -> None:
+    policy = live(registry)
+    candidates = [with_rule(policy, f"freeze-{number}") for number in range(6)]
+    with db.reading(registry.books.engine) as session:
+        seen = policies.seen(session)
+    start = threading.Barrier(len(candidates))
+
+    def race(candidate: Policy) -> str:
+        start.wait()
+        try:
+            publish(registry, candidate, seen=seen)
+        except PolicyMoved:
+            return "moved"
+        return candidate.revision
+
+    with ThreadPoolExecutor(len(candidates)) as pool:
+        outcomes = list(pool.map(race, candidates))
+
+    assert outcomes.count("moved") == len(candidates) - 1
+    assert live(registry).revision in outcomes
+
+
+def test_what_is_live_is_not_published_again(registry: Registry) -> None:
+    with pytest.raises(PolicyUnchanged):
+        publish(registry, live(registry))
+
+
+def test_a_policy_that_does_not_compile_is_not_published(registry: Registry) -> None:
+    policy = live(registry)
+    candidate = Policy.of("[matchers]", policy.directory, policy.rules, owners=policy.owners)
+
+    with pytest.raises(PolicyInvalid):
+        publish(registry, candidate)
+
+    assert live(registry) == policy
+
+
+def test_the_database_itself_refuses_self_approval_a_misspelt_effect_and_every_change(registry: Registry) -> None:
+    publish(registry, with_rule(live(registry)))
+    with pytest.raises(DBAPIError, match=r"(?i)check|nobody_approves"):
+        publish(registry, with_rule(live(registry), "another"), approver="user:li")
+    with pytest.raises(DBAPIError, match=r"(?i)check|proposal_is_approved"):
+        publish(registry, with_rule(live(registry), "another"), approver=None)
+
+    for statement, why in (
+        ("update policy_rule set effect = 'DENY'", "never changed"),
+        ("delete from policy_rule", "never changed"),
+        ("update policy_revision set model = ''", "never changed"),
+        ("update policy_publication set approver = 'user:li'", "never changed"),
+        (
+            "insert into policy_rule select rule_set, ordinal + 10000, rule_id, owner, 'DENY', who, may, tag, unit, "
+            "target, conditions, level, overridable, reason from policy_rule",
+            "(?i)check",
+        ),
+    ):
+        with pytest.raises(DBAPIError, match=why), registry.books.engine.begin() as connection:
+            connection.execute(text(statement))
+
+
+def test_rows_that_do_not_say_what_their_digest_says_are_no_policy(registry: Registry) -> None:
+    revision = live(registry).revision
+    with registry.books.engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into policy_revision select 'sha256:other', model, directory, rule_set, "
+                "exceptions, quotas, kept_at from policy_revision limit 1"
+            )
+        )
+
+    with db.reading(registry.books.engine) as session:
+        with pytest.raises(PolicyInvalid, match=f"rows of revision sha256:other say {revision}"):
+            policies.load(session, "sha256:other")
+        with pytest.raises(UnknownPolicy):
+            policies.load(session, "sha256:none")
+
+
+def an_exception(**said: object) -> PolicyException:
+    """Li may train dpo for retail for a week, as two others agreed."""
+    now = db.utc_now().replace(microsecond=0)
+    return PolicyException.model_validate(
+        {
+            "id": "li-trains-dpo",
+            "who": "user:li",
+            "may": "submit",
+            "tag": "dpo",
+            "unit": "retail",
+            "reason": "a pilot",
+            "granted_at": now,
+            "until": now + timedelta(days=7),
+            "approved_by": ["user:zhao", "user:wu"],
+        }
+        | said
+    )
