@@ -119,8 +119,8 @@ def _is_news(session: Session, policy: Policy, said_before: str | None) -> bool:
     return False
 
 
-def _publish(session: Session, policy: Policy, where: Path) -> None:
-    """With the exceptions that were granted here. One that fits no more (what it lifted is gone) ends."""
+def with_granted(session: Session, policy: Policy) -> tuple[Policy, list[str]]:
+    """With the exceptions that were granted here; and those that fit no more, since what they lifted is gone."""
     complete, dropped = policy, []
     for exception in _granted_here(session, policy):
         try:
@@ -128,6 +128,11 @@ def _publish(session: Session, policy: Policy, where: Path) -> None:
         except PolicyInvalid as error:
             log.warning("exception `%s` ends, since it does not fit the new policy: %s", exception.id, error)
             dropped.append(exception.id)
+    return complete, dropped
+
+
+def _publish(session: Session, policy: Policy, where: Path) -> None:
+    complete, dropped = with_granted(session, policy)
     seen = policies.seen(session)
     if seen and policies.live_revision(session) == complete.revision:
         return

@@ -100,7 +100,7 @@ def compare(old: Snapshot, new: Snapshot, now: datetime, *, most: int = MAX_ASKE
 
 
 def _changed(old: Policy, new: Policy) -> list[_Scope]:
-    """The rules and exceptions that do not stand in both with the same meaning. Under another model none means the same."""
+    """The rules and exceptions that do not stand in both and mean the same. Under another model none does."""
     before, after = _meanings(old), _meanings(new)
     unchanged = before.keys() & after.keys() if old.model == new.model else frozenset[str]()
     return [scope for side in (before, after) for meaning, scope in side.items() if meaning not in unchanged]

@@ -14,7 +14,7 @@ from typing import Any
 from enforcer.policy.conditions import POINTS, Conditions, Context
 from enforcer.policy.decision import Request
 
-_OTHER = "probe/other"
+_OTHER = "another"
 _HALF_HOURS_OF_A_WEEK = [timedelta(minutes=30 * n) for n in range(7 * 48)]
 
 
@@ -130,4 +130,4 @@ def _local_time_holds(when: Conditions, at: datetime) -> bool:
 
 def _example(patterns: tuple[str, ...] | None) -> str | None:
     """A value that the first pattern fits."""
-    return None if patterns is None else patterns[0].removesuffix("*") + ("probe" if patterns[0].endswith("*") else "")
+    return None if patterns is None else patterns[0].removesuffix("*") + ("..." if patterns[0].endswith("*") else "")

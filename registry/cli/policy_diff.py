@@ -6,26 +6,40 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.errors import in_words
-from registry.cli.policy_folder import of_a_folder, opened, print_json
+from registry.cli.opening import migrated, settings_of
+from registry.cli.policy_folder import Opened, of_a_folder, opened, print_json
 
 if TYPE_CHECKING:
     from enforcer.policy.diff import Change, Difference
+    from enforcer.policy.snapshot import Snapshot
 
 
 @click.command()
-@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("old", type=click.Path(path_type=Path), required=False)
 @of_a_folder
+@click.option("--live", is_flag=True, help="Compare with the policy that the database has live, instead of OLD.")
 @click.option("--exit-code", is_flag=True, help="Exit 1 when a decision differs.")
 @click.option("--most", type=click.IntRange(min=1), help="Decide at most so many requests; more are sampled.")
-def diff(old: Path, policies: Path | None, database: bool, as_json: bool, exit_code: bool, most: int | None) -> None:
+def diff(
+    old: Path | None,
+    policies: Path | None,
+    database: bool,
+    as_json: bool,
+    live: bool,
+    exit_code: bool,
+    most: int | None,
+) -> None:
     """Which decisions differ between the folder OLD and the one of --policies.
 
     The same requests are put to both: all that a changed rule speaks of, at the corners of every condition.
     """
     from enforcer.policy.diff import MAX_ASKED, compare
 
-    before, after = opened(old, database), opened(policies, database)
-    found: Difference = in_words(lambda: compare(before.gate(), after.gate(), after.now, most=most or MAX_ASKED))
+    if (old is None) is not live:
+        raise click.UsageError("name the folder to compare with, or say `--live`")
+    after = opened(policies, database or live)
+    old_gate, new_gate = _against_live(after) if old is None else (opened(old, database).gate(), after.gate())
+    found: Difference = in_words(lambda: compare(old_gate, new_gate, after.now, most=most or MAX_ASKED))
     if as_json:
         print_json(found)
     else:
@@ -33,6 +47,21 @@ def diff(old: Path, policies: Path | None, database: bool, as_json: bool, exit_c
             click.echo(_line(change))
         click.echo(_summary(found))
     raise SystemExit(1 if exit_code and found.changes else 0)
+
+
+def _against_live(after: Opened) -> "tuple[Snapshot, Snapshot]":
+    """What decides, and what would if the folder were published: exceptions granted in the registry live on."""
+    from enforcer.policy.snapshot import Snapshot
+    from registry import db, policy_folder, revisions
+
+    def both() -> tuple[Snapshot, Snapshot]:
+        with db.reading(migrated(settings_of())) as session:
+            live = revisions.live(session)
+            complete, _ = policy_folder.with_granted(session, after.written.policy)
+        return Snapshot(live, after.tags), Snapshot(complete, after.tags)
+
+    gates: tuple[Snapshot, Snapshot] = in_words(both)
+    return gates
 
 
 def _line(change: "Change") -> str:
