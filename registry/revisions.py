@@ -60,7 +60,7 @@ def load(session: Session, revision: str) -> Policy:
             exceptions=[PolicyException.model_validate(exception) for exception in kept.exceptions],
             quotas=[Quota.model_validate(quota) for quota in kept.quotas],
         )
-    except ValueError as error:  # pydantic's is one
+    except (PolicyInvalid, ValueError) as error:  # pydantic's is one
         raise PolicyInvalid(f"revision {revision} cannot be read back: {error}") from error
     if policy.revision != revision:
         raise PolicyInvalid(f"the rows of revision {revision} say {policy.revision}")

@@ -57,7 +57,7 @@ def _against_live(after: Opened) -> "tuple[Snapshot, Snapshot]":
     def both() -> tuple[Snapshot, Snapshot]:
         with db.reading(migrated(settings_of())) as session:
             live = revisions.live(session)
-            complete, _ = policy_folder.with_granted(session, after.written.policy)
+            complete, _ = policy_folder.with_what_was_granted_here(session, after.written.policy)
         return Snapshot(live, after.tags), Snapshot(complete, after.tags)
 
     gates: tuple[Snapshot, Snapshot] = in_words(both)
