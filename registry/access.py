@@ -149,6 +149,7 @@ def permit(request: Request, books: Books, actor: Actor, action: str, matter: Ma
         noted["business_unit"] = asked.unit
     else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
         noted["detail"] = {**noted.get("detail", {}), "asked_for_unit": asked.unit}
+    books.shadow.compare(decision, actor.business_unit)
     if matter.owner == actor.id:
         return Permit(actor, asked.unit, replace(decision, allowed=True, reason="allow", rule=OWNER))
     if not decision.allowed:

@@ -23,6 +23,7 @@ from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
 from registry.routes import decisions, exceptions, health, identity, keys, proposals, runs, tags, tickets
 from registry.routes import log as log_routes
+from registry.routes import policies as policy_routes
 from registry.routes.express import Express
 from registry.settings import Settings
 
@@ -35,6 +36,7 @@ ROUTERS = (
     proposals.router,
     exceptions.router,
     decisions.router,
+    policy_routes.router,
     tickets.router,
     runs.router,
     audit_routes.router,

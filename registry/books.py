@@ -14,6 +14,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from enforcer import tlog
@@ -27,6 +28,7 @@ from registry.keyring import Keyring
 from registry.oidc import Issuers
 from registry.rates import Rates
 from registry.settings import Settings
+from registry.shadow import Shadow
 from registry.tables import LogCheckpoint, Stamp, Tag
 from registry.writer import Writer
 
@@ -57,6 +59,7 @@ class Books:
     log_alarm: str | None = None
     _head: tuple[float, str] = field(default=(0.0, ""), repr=False)
     policy_alarm: Unusable | None = None
+    shadow: Shadow = field(default_factory=Shadow, repr=False)
     watch: Watch | None = None  # sees every decision (`create_app`)
     _gate: tuple[int, Snapshot] | None = field(default=None, repr=False)  # with the stamp that it was read under
     _building: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -104,6 +107,7 @@ class Books:
     def _build(self, session: Session, before: Snapshot | None) -> Snapshot:
         parents = dict(session.exec(select(Tag.name, Tag.parent)).all())
         revision = revisions.live_revision(session)
+        self.shadow.follow(session, parents)
         if before is not None and (before.revision, before.tag_parents) == (revision, parents):
             self.policy_alarm = None
             return before
@@ -111,6 +115,8 @@ class Books:
             same = before is not None and before.revision == revision
             policy = before.policy if before is not None and same else revisions.load(session, revision)
             gate = Snapshot(policy, parents, watch=self.watch)
+        except (DBAPIError, ConnectionError):
+            raise
         except Exception as error:  # a denial for everybody would be no better answer than yesterday's policy
             if self.policy_alarm is None or self.policy_alarm.revision != revision:
                 log.critical("revision %s of the policy is live and cannot be used: %s", revision, error)

@@ -67,6 +67,8 @@ def answer(
     for one, tag in zip(asked, names, strict=True):
         other = other_subject(caller, one)
         decided.append((other, _decide(gate, other or caller, one, tag, point="admission" if other else "cli")))
+        if other is not None:
+            books.shadow.compare(decided[-1][1], other.business_unit)
         if decided[-1][1].allowed is STOPS_AT[semantic]:
             break
     ids: list[str | None] = [None] * len(decided)

@@ -4,7 +4,8 @@ In this order:
 
 1. Host       the name must be one of ours (421): a page that rebinds its own name to 127.0.0.1 sends its own name
 2. Origin     a browser sends a change from our own pages only (403)
-3. size       a body up to 64 KiB (413), a URL without NUL (422; PostgreSQL cannot compare with one)
+3. size       a body up to 64 KiB, or 4 MiB of policy files with a credential (413), a URL without NUL (422; PostgreSQL
+              cannot compare with one)
 4. guessing   an address whose budget of failed sign-ins is used up waits (429), whoever it says it is
 5. body       JSON and called so (415); UTF-8, at most 16 levels deep, no member twice (422)
 
@@ -36,6 +37,8 @@ from registry.rates import Rates
 from registry.settings import Settings, is_loopback
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_POLICY_BYTES = 4 * 1024 * 1024
+POLICY_FILES = frozenset({"/v1/proposals", "/v1/policies:validate", "/v1/policies:replay"})
 MAX_DEPTH = 16
 PROBES = frozenset({"/healthz", "/readyz"})  # load balancers ask by address
 ASKING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -97,8 +100,8 @@ class Limits:
             if origin != host and origin not in self._host_and_ports and _name_of(origin) not in self._hosts:
                 raise CrossOrigin("a browser sent this from a page of another site; nothing was done")
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
-            raise _too_large()
+        if not length.isdigit() or len(length) > 12 or int(length) > _most(scope, headers):
+            raise _too_large(_most(scope, headers))
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             raise Malformed("the URL holds a NUL; nothing is called so")
         if authorization:
@@ -112,14 +115,14 @@ class Limits:
         """The body, read whole and checked, to be received again by the application."""
         if b"content-length" not in headers and b"transfer-encoding" not in headers:
             return receive
-        body = bytearray()
+        body, most = bytearray(), _most(scope, headers)
         while True:
             message = await receive()
             if message["type"] != "http.request":  # the caller is gone
                 return _replay(message, receive)
             body += message.get("body", b"")
-            if len(body) > MAX_BODY_BYTES:
-                raise _too_large()
+            if len(body) > most:
+                raise _too_large(most)
             if not message.get("more_body", False):
                 break
         whole = bytes(body)
@@ -229,8 +232,13 @@ def address(scope: Scope) -> str:
         return host
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
+def _most(scope: Scope, headers: dict[bytes, bytes]) -> int:
+    """Strangers send nothing large: the body is read and parsed before anybody knows who they are."""
+    return MAX_POLICY_BYTES if scope["path"] in POLICY_FILES and b"authorization" in headers else MAX_BODY_BYTES
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {most} bytes")
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ REFUSALS = {
     403: "The policy does not allow it; or a page of another site had a browser send it",
     404: "No such thing",
     409: "The state of things forbids it",
-    413: "The body is larger than 64 KiB",
+    413: "The body is larger than 64 KiB, or, where policy files are sent, than 4 MiB",
     415: "The body is not called what it should be in `Content-Type`",
     421: "The `Host` is not a name of this service",
     422: "The body, a parameter or a header is not what the operation takes",

@@ -10,6 +10,7 @@ import json
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from sqlalchemy import inspect
 from sqlmodel import Session, SQLModel, col, select
 
 from enforcer.problems import Malformed
@@ -60,9 +61,9 @@ class Page:
         self.wanted = wanted
         self.after = self._key(token) if token is not None else None
 
-    def newest_first(self, session: Session, table: type[Row]) -> tuple[list[Row], str | None]:
-        """By `id`, which sorts by time: `(rows, next_page_token)`."""
-        return self._read(session, table, "id", descending=True)
+    def newest_first(self, session: Session, table: type[Row], key: str = "id") -> tuple[list[Row], str | None]:
+        """By `id`, which sorts by time, or another key that does: `(rows, next_page_token)`."""
+        return self._read(session, table, key, descending=True)
 
     def by_name(self, session: Session, table: type[Row]) -> tuple[list[Row], str | None]:
         return self._read(session, table, "name", descending=False)
@@ -71,10 +72,17 @@ class Page:
         key = col(getattr(table, name))
         query = self.wanted.apply(select(table), table).order_by(key.desc() if descending else key)
         if self.after is not None:
-            query = query.where(key < self.after if descending else key > self.after)
+            after = self._typed(inspect(table).columns[name].type.python_type)
+            query = query.where(key < after if descending else key > after)
         found: list[Row] = list(session.exec(query.limit(self.size + 1)))
         kept = found[: self.size]
         return kept, self._token(str(getattr(kept[-1], name))) if len(found) > self.size else None
+
+    def _typed(self, kind: type) -> Any:
+        try:
+            return kind(self.after)
+        except ValueError:
+            raise Malformed("`page_token` is not one of ours; start again without it") from None
 
     def _token(self, key: str) -> str:
         return base64.urlsafe_b64encode(f"{self.wanted.fingerprint}:{key}".encode()).decode().rstrip("=")

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from enforcer.policy.decision import Decision
 from enforcer.policy.reference import Answer
-from enforcer.policy.revision import Policy
+from enforcer.policy.revision import Policy, said
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import PolicyMoved, PolicyUnchanged
@@ -22,7 +22,7 @@ from registry.identity import Actor
 from registry.revisions import head, keep, live, live_revision, load
 from registry.tables import Event, PolicyHead, PolicyPublication, Tag
 
-__all__ = ["Source", "head", "keep", "live", "live_revision", "load", "publish", "seen"]
+__all__ = ["Source", "head", "keep", "live", "live_revision", "load", "publish", "said", "seen"]
 
 SYSTEM = Actor("system:policy", (), "all")
 Source = Literal["folder", "proposal", "override", "revocation"]

@@ -139,7 +139,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     db.queue_for(session, "policy")
     live = policies.live(session)
     _refuse_moved(live, proposal.result["checks"]["base"])
-    policy = _with_those_that_go_on(_read(files(session, proposal)).policy, live)
+    policy = as_it_would_be(files(session, proposal), live)
     policies.publish(
         session,
         policy,
@@ -151,6 +151,11 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
         by=permit.actor,
     )
     proposal.policy_revision = policy.revision
+
+
+def as_it_would_be(given: Mapping[str, str], live: Policy) -> Policy:
+    """The revision that these files would make, the live exceptions included. Raises PolicyRefused."""
+    return _with_those_that_go_on(_read(given).policy, live)
 
 
 def files(session: Session, proposal: Proposal) -> dict[str, str]:

@@ -25,6 +25,7 @@ from registry import (
     retention,
     revocations,
     runs,
+    shadow,
     tags,
     tickets,
 )
@@ -169,9 +170,13 @@ def _keep_turning_keys(books: Books) -> None:
 
 
 def follow_policy(books: Books) -> None:
-    """Take back what the live policy denies now, and put it on record where it cannot be used here."""
+    """Take back what the live policy denies now; enter what a candidate would have answered; and put it on record where
+    the live policy cannot be used here."""
     if taken := revocations.recheck(books):
         log.info("the policy changed: %d permits were taken back", taken)
+    if counts := books.shadow.take():
+        with books.writing() as session:
+            shadow.add(session, counts)
     if books.policy_alarm is not None:
         policies.record_unusable(books.engine, books.policy_alarm.revision, books.policy_alarm.reason)
 

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         default="folder",
         description="where the policy is changed: in `policies_dir`, which is followed, or by proposals",
     )
+    replay_days: int = Field(
+        default=30, ge=1, le=365, description="days whose decisions a proposed policy makes again before it is reviewed"
+    )
     identity_file: Path | None = Field(
         default=None, description="issuers and trust rules. Left out, `identity.yaml` in `policies_dir`, if there"
     )

@@ -229,6 +229,18 @@ class PolicyHead(SQLModel, table=True):
     version: int
 
 
+class PolicyShadowCount(SQLModel, table=True):
+    """How often a watched candidate answered how, beside the live policy."""
+
+    __tablename__ = "policy_shadow_count"
+
+    candidate: str = Field(primary_key=True, foreign_key="policy_revision.revision")
+    business_unit: str = Field(primary_key=True)
+    task_type: str = Field(primary_key=True)
+    outcome: str = Field(primary_key=True)
+    count: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
 class ApiToken(SQLModel, table=True):
     """An API token: the secret is only here as SHA-256 (256 random bits need no slow hash)."""
 

@@ -74,7 +74,9 @@ class Express:
             permit = access.Permit(actor, matter.unit or actor.business_unit, decision, warnings)
             draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
             self._books.rates.take(actor.id, "tickets")
-            return await self._books.writer.write(draft)
+            granted = await self._books.writer.write(draft)
+            self._books.shadow.compare(decision, actor.business_unit)
+            return granted
         except Stale:
             self._recently.forget()
         except (ValidationError, Problem, SQLAlchemyError):

@@ -419,6 +419,15 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['revision'], ['policy_revision.revision'], ),
     sa.PrimaryKeyConstraint('role')
     )
+    op.create_table('policy_shadow_count',
+    sa.Column('candidate', sa.String(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('task_type', sa.String(), nullable=False),
+    sa.Column('outcome', sa.String(), nullable=False),
+    sa.Column('count', sa.BigInteger(), nullable=False),
+    sa.ForeignKeyConstraint(['candidate'], ['policy_revision.revision'], ),
+    sa.PrimaryKeyConstraint('candidate', 'business_unit', 'task_type', 'outcome')
+    )
     op.create_table('stamp',
     sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('value', sa.BigInteger(), nullable=False),

@@ -1,0 +1,81 @@
+"""`/v1/policies`: which policy decides, which ones did, and what another would have done."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from enforcer import wire
+from enforcer.problems import Malformed
+from registry import policies, policy_changes, policy_trials, replay, shadow
+from registry.access import May
+from registry.books import TheBooks
+from registry.paging import Filter, Page
+from registry.tables import PolicyPublication
+
+router = APIRouter(prefix="/v1", tags=["policy"])
+READER, AUTHOR = Depends(May("policy-read")), Depends(May("policy-write", budget="exports"))
+
+
+class HistoryQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    page_size: int = Field(default=50, ge=1, le=500)
+    page_token: str | None = Field(default=None, max_length=300)
+
+
+@router.get("/policies", operation_id="listPolicies", dependencies=[READER])
+def list_policies(query: Annotated[HistoryQuery, Query()], books: TheBooks) -> wire.PolicyHistory:
+    """Which revisions went live, newest first: by whom, from which source, in place of which."""
+    page = Page(query.page_size, query.page_token, Filter())
+    with books.reading() as session:
+        found, token = page.newest_first(session, PolicyPublication, key="version")
+        items = [wire.PolicyPublication.model_validate(row) for row in found]
+        return wire.PolicyHistory(live=policies.live_revision(session), items=items, next_page_token=token)
+
+
+@router.get("/policies:shadow", operation_id="getPolicyShadow", dependencies=[READER])
+def get_shadow(books: TheBooks) -> wire.PolicyShadow:
+    """What a candidate decided otherwise than the live policy since it is watched, counted to a few seconds ago."""
+    with books.reading() as session:
+        candidate, counts = shadow.counted(session)
+        parts = [wire.ShadowPart.model_validate(row) for row in counts]
+        return wire.PolicyShadow(candidate=candidate, decisions=sum(part.count for part in parts), parts=parts)
+
+
+@router.get("/policies/{revision}", operation_id="getPolicy", dependencies=[READER])
+def get_policy(revision: str, books: TheBooks) -> wire.PolicyDocument:
+    """All that a revision says. `live` is the one that decides."""
+    with books.reading() as session:
+        live = policies.live_revision(session)
+        policy = policies.load(session, live if revision == "live" else revision)
+    return wire.PolicyDocument(
+        revision=policy.revision,
+        live=policy.revision == live,
+        model=policy.model,
+        directory=policy.directory.model_dump(mode="json"),
+        rules=[{"owner": policy.owners[rule.id], **policies.said(rule)} for rule in policy.rules],
+        exceptions=[policies.said(exception) for exception in policy.exceptions],
+        quotas=[policies.said(quota) for quota in policy.quotas],
+    )
+
+
+@router.post("/policies:validate", operation_id="validatePolicy", dependencies=[AUTHOR])
+def validate_policy(asked: wire.PolicyToValidate, books: TheBooks) -> wire.PolicyValidation:
+    """Read, lint and test policy files. Nothing is kept; whatever is wrong with them is the answer, not a refusal."""
+    with books.reading() as session:
+        tags = books.gate(session).tag_parents
+    return policy_trials.validate(asked.files, tags)
+
+
+@router.post("/policies:replay", operation_id="replayPolicy", dependencies=[AUTHOR])
+def replay_policy(asked: wire.PolicyToReplay, books: TheBooks) -> wire.PolicyReplay:
+    """Make the decisions of the last days again by a revision that is kept, or by files, and compare them with what was
+    decided then. The live exceptions go on under files."""
+    if (asked.files is None) == (asked.revision is None):
+        raise Malformed("give either `files` or `revision`")
+    with books.reading() as session:
+        live = policies.live(session)
+        kept = policies.load(session, asked.revision) if asked.revision else None
+    candidate = kept or policy_changes.as_it_would_be(asked.files or {}, live)
+    return replay.run(books, candidate, days=asked.days or books.settings.replay_days)
