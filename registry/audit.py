@@ -17,7 +17,7 @@ from enforcer import tlog, wire
 from enforcer.problems import Problem
 from registry import db
 from registry.identity import Actor
-from registry.keyring import Step
+from registry.key_life import Step
 from registry.tables import Event, PendingEntry
 
 COLUMNS = tuple(wire.Event.model_fields)

@@ -13,6 +13,7 @@ def in_words(act: Any) -> Any:
     from sqlalchemy.exc import SQLAlchemyError
 
     from enforcer.keys import KeyUnusable
+    from enforcer.notes import LogInvalid
     from enforcer.policy.rules import PolicyInvalid
     from enforcer.problems import Problem
     from registry.server import RefusedToStart
@@ -21,7 +22,7 @@ def in_words(act: Any) -> Any:
         return act()
     except RefusedToStart as error:
         stop(str(error))
-    except (Problem, PolicyInvalid, KeyUnusable) as error:
+    except (Problem, PolicyInvalid, KeyUnusable, LogInvalid) as error:
         raise click.ClickException(str(error)) from error
     except SQLAlchemyError as error:
         raise click.ClickException(f"the database does not answer: {str(error.__cause__ or error)[:300]}") from error

@@ -132,13 +132,13 @@ def _signed(permit: Permit, ticket: VerifiedTicket, report: wire.Report, started
 
 def _byproducts(folder: RunFolder) -> list[Resource]:
     found = [
-        Resource(name=path.name, digest={"sha256": _hex(folders.file_digest(path))})
+        Resource(name=path.name, digest={"sha256": runspec.hex_of(folders.file_digest(path))})
         for path in (folder.metrics, folder.card)
         if path.is_file()
     ]
     if folder.tensorboard.is_dir():
         digest = folders.folder_digest(folder.tensorboard)
-        found.append(Resource(name=folder.tensorboard.name, digest={"dirHash": _hex(digest)}))
+        found.append(Resource(name=folder.tensorboard.name, digest={"dirHash": runspec.hex_of(digest)}))
     return found
 
 
@@ -169,7 +169,3 @@ def _write(path: Path, content: bytes) -> None:
         write_private(path, content)
     except OSError as error:
         log.error("`%s` was not written: %s", path, error)
-
-
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")
