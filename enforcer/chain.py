@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NoReturn, Self
-from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from enforcer import jws, tickets, tlog
 from enforcer import manifest as manifests
 from enforcer.keys import KeySet, KeyUnusable
+from enforcer.local import is_loopback_url
 from enforcer.manifest import Manifest, Receipt
 from enforcer.notes import NoteKey, Witnesses
 from enforcer.problems import ManifestInvalid, NotConfigured, TicketInvalid
@@ -86,7 +86,7 @@ class Trust(BaseModel):
 
     @property
     def on_loopback(self) -> bool:
-        return (urlsplit(self.issuer).hostname or "") in {"127.0.0.1", "::1", "localhost"}
+        return is_loopback_url(self.issuer)
 
     def witness_policy(self) -> Witnesses | None:
         return Witnesses(tuple(self._note_keys()), self.quorum) if self.quorum else None

@@ -20,7 +20,7 @@ from enforcer.dsse import EnvelopeInvalid
 from enforcer.gates import Score
 from enforcer.keys import KeySet, KeyUnusable, Signer, SigningKey, public_key
 from enforcer.problems import ManifestInvalid
-from enforcer.runspec import Digest, RunSpec, digest
+from enforcer.runspec import Digest, RunSpec, digest, hex_of
 from enforcer.tickets import VerifiedTicket
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
@@ -223,13 +223,13 @@ def dependencies(spec: RunSpec, *, jti: str, run_spec_digest: str, token_digest:
     found = [
         Resource(
             name=spec.inputs.model.name,
-            digest={"dirHash": _hex(spec.inputs.model.digest)},
+            digest={"dirHash": hex_of(spec.inputs.model.digest)},
             annotations={"role": "model"},
         ),
         *(
             Resource(
                 name=dataset.name,
-                digest={"sha256": _hex(dataset.digest)},
+                digest={"sha256": hex_of(dataset.digest)},
                 annotations={"role": dataset.role, "rows": dataset.rows},
             )
             for dataset in spec.inputs.datasets
@@ -242,11 +242,11 @@ def dependencies(spec: RunSpec, *, jti: str, run_spec_digest: str, token_digest:
     ticket = Resource(
         name="ticket.jwt",
         uri=f"urn:uuid:{jti}",
-        digest={"sha256": _hex(token_digest)},
+        digest={"sha256": hex_of(token_digest)},
         annotations={"role": "ticket"},
     )
     specification = Resource(
-        name="run-spec.json", digest={"sha256": _hex(run_spec_digest)}, annotations={"role": "specification"}
+        name="run-spec.json", digest={"sha256": hex_of(run_spec_digest)}, annotations={"role": "specification"}
     )
     return [*found, ticket, specification]
 
@@ -280,7 +280,7 @@ def describe(
     try:
         return Manifest(
             subject=[
-                Subject(name=name, digest={"dirHash" if name in folders else "sha256": _hex(of)})
+                Subject(name=name, digest={"dirHash" if name in folders else "sha256": hex_of(of)})
                 for name, of in outputs.items()
             ],
             predicate=Predicate(
@@ -364,9 +364,9 @@ def countersign(
     if verdict is not None:
         properties.append(f"TAGWARDEN_GATES_{verdict.upper()}")
     receipt = Receipt(
-        subject=[Subject(name="manifest.json", digest={"sha256": _hex(digest(envelope))})],
+        subject=[Subject(name="manifest.json", digest={"sha256": hex_of(digest(envelope))})],
         predicate=Verification(
-            verifier=Verifier(id=issuer, policies=[Resource(name="policy", digest={"sha256": _hex(policy_digest)})]),
+            verifier=Verifier(id=issuer, policies=[Resource(name="policy", digest={"sha256": hex_of(policy_digest)})]),
             time_created=at,
             properties=properties,
             event_id=event_id,
@@ -389,7 +389,7 @@ def open_receipt(receipt: bytes, envelope: bytes, keys: KeySet, *, issuer: str) 
         found = Receipt.read(unverified.check(key))
         if found.predicate.verifier.id != issuer:
             raise EnvelopeInvalid(f"it is by `{found.predicate.verifier.id}`, not by `{issuer}`")
-        if [subject.digest for subject in found.subject] != [{"sha256": _hex(digest(envelope))}]:
+        if [subject.digest for subject in found.subject] != [{"sha256": hex_of(digest(envelope))}]:
             raise EnvelopeInvalid("it is on another manifest")
     except (ValueError, RecursionError) as error:
         raise ManifestInvalid(f"the countersignature is refused: {_first(error)}", step=8) from error
@@ -420,7 +420,3 @@ def _first(error: Exception) -> str:
         first = error.errors()[0]
         return f"`{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
     return str(error)
-
-
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")

@@ -143,10 +143,15 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
+def hex_of(digest: str) -> str:
+    """The 64 hex digits alone, as in-toto writes them."""
+    return digest.removeprefix("sha256:")
+
+
 def folder_digest(files: Mapping[str, str]) -> str:
     """The digest of a folder from those of its files, by path: `sha256sum` over their `sha256sum` lines, sorted by the
     bytes of the path. It is Go's Hash1, in-toto's `dirHash`."""
-    lines = {os.fsencode(path): files[path].removeprefix("sha256:").encode() for path in files}
+    lines = {os.fsencode(path): hex_of(files[path]).encode() for path in files}
     return digest(b"".join(b"%b  %b\n" % (lines[path], path) for path in sorted(lines)))
 
 

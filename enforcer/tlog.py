@@ -16,11 +16,12 @@ from typing import Any, Self
 
 from enforcer import canonical, notes
 from enforcer.keys import KeySet, Signer
+from enforcer.local import is_loopback_url
 from enforcer.notes import LogInvalid as LogInvalid
 from enforcer.notes import Note, NoteKey, Witnesses
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
-
+LOCAL = "localhost/tlog"
 
 # What may speak of people. `ERASED` is what stands there when salt and values are gone.
 PERSONAL = ("actor", "groups", "reason", "detail")
@@ -179,8 +180,9 @@ _CHECKPOINT = re.compile(
 
 
 def origin_of(issuer: str) -> str:
-    """The first line of every checkpoint: which log this is (C2SP: a URL without its scheme)."""
-    return f"{issuer.partition('://')[2]}/tlog"
+    """The first line of every checkpoint: which log this is (C2SP: a URL without its scheme). On loopback an address
+    names nothing to anybody else, and its port changes from start to start: such a log is `LOCAL`, told by its keys."""
+    return LOCAL if is_loopback_url(issuer) else f"{issuer.partition('://')[2]}/tlog"
 
 
 def sign_checkpoint(origin: str, size: int, root: bytes, key: Signer) -> str:

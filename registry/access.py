@@ -23,7 +23,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from sqlmodel import col, select
 
-from enforcer import proofs, tickets
+from enforcer import proofs, tickets, tlog
 from enforcer.keys import KeySet
 from enforcer.policy.conditions import Context, Point
 from enforcer.policy.decision import Decision
@@ -261,10 +261,14 @@ TicketBearer = Annotated[BorneTicket, Depends(ticket_bearer)]
 def _claims_of(request: Request, books: Books, jti: str, token: str, keys: KeySet) -> tickets.Claims:
     """The claims of a ticket of ours that somebody presents; from here on, what they try is on record."""
     claims = tickets.recognise(token, keys, issuer=books.settings.issuer)
+    with books.reading() as session:
+        run = session.get(Run, claims.txn)
+    # Of somebody who was erased the ticket still bears the name: no new event may take it from there.
+    who = claims.sub if run is None or run.actor != tlog.ERASED["actor"] else run.actor
     attempt(
         request,
         request.url.path.rpartition(":")[2],
-        Actor(claims.sub, (), claims.business_unit),
+        Actor(who, (), claims.business_unit),
         task_type=claims.task_type,
         version=claims.task_version,
         run_id=claims.txn,

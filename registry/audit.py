@@ -20,7 +20,7 @@ from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Problem
 from registry import db
 from registry.identity import Actor
-from registry.keyring import Step
+from registry.key_life import Step
 from registry.tables import Event, PendingEntry
 
 COLUMNS = tuple(wire.Event.model_fields)

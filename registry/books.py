@@ -164,10 +164,6 @@ class Books:
             {"keys": [{name: value for name, value in jwk.items() if name != "compromised_at"} for jwk in ever]}
         )
 
-    @property
-    def log_origin(self) -> str:
-        return tlog.origin_of(self.settings.issuer)
-
     def head(self, session: Session) -> str:
         """The newest signed checkpoint, at most a second old. Read through the caller's session: a second connection
         in a request that holds one already could wait for it forever.
@@ -178,7 +174,7 @@ class Books:
         note = self.known_head()
         if note is None:
             found = session.exec(select(LogCheckpoint.note).order_by(col(LogCheckpoint.size).desc()).limit(1)).first()
-            note = found or tlog.sign_checkpoint(self.log_origin, 0, tlog.EMPTY_ROOT, self.log_key)
+            note = found or tlog.sign_checkpoint(self.settings.log_origin, 0, tlog.EMPTY_ROOT, self.log_key)
             self._head = (time.monotonic() + HEAD_FOR_S, note)
         return note
 

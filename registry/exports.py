@@ -58,7 +58,8 @@ def stream(
     log.integrate(books)
     with books.reading() as session:
         note = books.head(session)
-    size = tlog.open_checkpoint(note, books.log_keys).size
+    head = tlog.open_checkpoint(note, books.log_keys)
+    size = head.size
     with books.writing() as session:
         detail = {"format": format_, "filter": filter_, "log_size": size}
         began = audit.record(session, "audit.exported", auditor, business_unit=unit, detail=detail, **provenance)
@@ -78,7 +79,7 @@ def stream(
     piece += before
     sha256.update(piece)
     manifest = Manifest(
-        v=1, export_id=export_id, format=format_, filter=filter_, origin=books.log_origin, checkpoint=note,
+        v=1, export_id=export_id, format=format_, filter=filter_, origin=head.origin, checkpoint=note,
         first=first, last=last, count=count, sha256=sha256.hexdigest(), made_at=made_at, made_by=auditor.id,
     )  # fmt: skip
     with books.writing() as session:

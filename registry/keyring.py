@@ -1,12 +1,4 @@
-"""The service's keys: which signs what, which one comes next, which ones are over.
-
-A key has one purpose and goes one way:  next -> active -> retiring -> retired,  or, from anywhere,  -> compromised
-
-next         published, does not sign yet, so that every verifier has it before the first signature
-active       signs; one for each purpose
-retiring     signs no more, stays published until the last thing that it signed has expired
-retired      in `/.well-known/retired-keys` for ever, to verify old manifests and checkpoints; the private file is gone
-compromised  left the published sets at once; listed with the retired ones, with the time
+"""The service's keys: which signs what, which one comes next, which ones are over (their states: `key_life.py`).
 
 The ring is a file, `keys/ring.json`, and not a table: whoever can write to the database must not be able to publish a
 key of their own. A change writes the new ring beside the old one, then its events (in the database), and renames last:
@@ -19,84 +11,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from enforcer import keys, tickets
+from enforcer import keys
 from enforcer.keys import DEV_PREFIX, KeySet, KeyUnusable, Signer, SigningKey
 from enforcer.problems import Conflict, Invalid, NotFound, Unavailable
 from registry import key_sources
+from registry.key_life import PUBLISHED, PURPOSES, KeyRecord, Purpose, Ring, Step
 
 log = logging.getLogger(__name__)
-
-Purpose = Literal["ticket", "log", "token", "attestation"]
-PURPOSES: tuple[Purpose, ...] = ("ticket", "log", "token", "attestation")
-State = Literal["next", "active", "retiring", "retired", "compromised"]
-PUBLISHED: frozenset[State] = frozenset({"next", "active", "retiring"})
-# How long a key stays published after its last signature: the longest life of what it signs, and the leeway. What has
-# no end (checkpoints, attestations) is verified with the retired keys later; a day lets every cache learn of them.
-OVERLAP: dict[Purpose, timedelta] = {
-    "ticket": timedelta(seconds=tickets.MAX_LIFE_S + tickets.LEEWAY_S),
-    "token": timedelta(seconds=tickets.MAX_LIFE_S + tickets.LEEWAY_S),
-    "log": timedelta(days=1),
-    "attestation": timedelta(days=1),
-}
-
-
-class KeyRecord(BaseModel):
-    """One key of the ring. Times are UTC; `activate_at` and `retire_at` are when the next step is due."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kid: str
-    purpose: Purpose
-    alg: Literal["Ed25519", "EdDSA", "ES256"]
-    source: str
-    state: State
-    jwk: dict[str, str]
-    published_at: datetime
-    activate_at: datetime
-    activated_at: datetime | None = None
-    retire_at: datetime | None = None
-    retired_at: datetime | None = None
-    compromised_at: datetime | None = None
-
-    @property
-    def thumbprint(self) -> str:
-        return keys.thumbprint(self.jwk)
-
-
-class Ring(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    version: Literal[1] = 1
-    keys: list[KeyRecord] = Field(default_factory=list)
-
-    def of(self, purpose: Purpose, *states: State) -> list[KeyRecord]:
-        return [key for key in self.keys if key.purpose == purpose and key.state in states]
-
-    def one(self, purpose: Purpose, state: State) -> KeyRecord | None:
-        return next(iter(self.of(purpose, state)), None)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One change of one key, as it goes on record."""
-
-    kind: Literal["published", "activated", "retired", "compromised"]
-    key: KeyRecord
-
-    @property
-    def detail(self) -> dict[str, Any]:
-        key = self.key
-        detail = {"kid": key.kid, "purpose": key.purpose, "alg": key.alg, "thumbprint": key.thumbprint}
-        if self.kind == "published":
-            detail |= {"source": key.source.partition(":")[0], "activate_at": key.activate_at.isoformat()}
-        return detail
-
 
 Recorder = Callable[[Sequence[Step]], None]
 
@@ -162,7 +89,7 @@ class Keyring:
     def retired(self) -> dict[str, Any]:
         """All keys that are over, in JWK form with purpose and times; a compromised one says since when."""
         found = [key for key in self._current().ring.keys if key.state not in PUBLISHED]
-        return {"keys": [{**key.jwk, "purpose": key.purpose, **_times(key)} for key in found]}
+        return {"keys": [{**key.jwk, "purpose": key.purpose, **key.moments} for key in found]}
 
     def records(self) -> list[KeyRecord]:
         """Every key as the file has it now; no private key is touched."""
@@ -255,9 +182,9 @@ class Keyring:
                 if active is not None and (dev or not active.kid.startswith(DEV_PREFIX)):
                     continue
                 if active is not None:
-                    _end(active, now, steps)
+                    steps.append(active.end(now))
                 fresh = self._publish(ring, purpose, keys.ED25519, None, dev=dev, now=now, at=now, steps=steps)
-                _activate(ring, fresh, now, steps)
+                steps.append(ring.activate(fresh, now))
 
     def rotate(
         self, purpose: Purpose, record: Recorder, *, alg: str | None, source: str | None, dev: bool, now: datetime,
@@ -286,7 +213,7 @@ class Keyring:
                 ring, purpose, alg or keys.ED25519, source, dev=dev, now=now, at=at, steps=steps
             )
             if first or not ahead:
-                _activate(ring, chosen, now, steps)
+                steps.append(ring.activate(chosen, now))
             return chosen
 
     def retire(self, kid: str, record: Recorder, *, compromised: bool, now: datetime) -> KeyRecord:
@@ -306,24 +233,24 @@ class Keyring:
                 )
             if key.state == "compromised" or (key.state == "retired" and not compromised):
                 raise Conflict(f"`{kid}` is {key.state} already")
-            _end(key, now, steps, compromised=compromised)
+            steps.append(key.end(now, compromised=compromised))
             return key
 
     def advance(self, record: Recorder, *, now: datetime) -> None:
         """Take every step that is due. A key that cannot be loaded here does not begin: the old one goes on."""
-        if not any(_due(key, now) for key in self._current().ring.keys):
+        if not any(key.is_due(now) for key in self._current().ring.keys):
             return
         with self._changing(record) as (ring, steps):
-            for key in [key for key in ring.keys if _due(key, now)]:
+            for key in [key for key in ring.keys if key.is_due(now)]:
                 if key.state == "retiring":
-                    _end(key, now, steps)
+                    steps.append(key.end(now))
                     continue
                 try:
                     self._signer_of(key)
                 except KeyUnusable as error:
                     self._tell(key.kid, "the next %s key `%s` does not begin: %s", key.purpose, key.kid, error)
                     continue
-                _activate(ring, key, now, steps)
+                steps.append(ring.activate(key, now))
 
     @contextmanager
     def _changing(self, record: Recorder) -> Iterator[tuple[Ring, list[Step]]]:
@@ -421,32 +348,3 @@ class _Named:
         except Exception as error:  # a device that is away is no broken promise of ours
             log.error("the key `%s` does not sign: %r", self.kid, error)
             raise Unavailable("the registry's signing key does not answer; nothing was changed. Try again") from error
-
-
-def _due(key: KeyRecord, now: datetime) -> bool:
-    if key.state == "next":
-        return key.activate_at <= now
-    return key.state == "retiring" and key.retire_at is not None and key.retire_at <= now
-
-
-def _activate(ring: Ring, key: KeyRecord, now: datetime, steps: list[Step]) -> None:
-    former = ring.one(key.purpose, "active")
-    if former is not None:
-        former.state, former.retire_at = "retiring", now + OVERLAP[key.purpose]
-    key.state, key.activated_at, key.activate_at = "active", now, min(key.activate_at, now)
-    steps.append(Step("activated", key))
-
-
-def _end(key: KeyRecord, now: datetime, steps: list[Step], *, compromised: bool = False) -> None:
-    key.retired_at = key.retired_at or now
-    if compromised:
-        key.state, key.compromised_at = "compromised", now
-    else:
-        key.state = "retired"
-    steps.append(Step("compromised" if compromised else "retired", key))
-
-
-def _times(key: KeyRecord) -> dict[str, str]:
-    names = ("activated_at", "retired_at", "compromised_at")
-    moments = {name: getattr(key, name) for name in names}
-    return {name: at.astimezone(UTC).isoformat() for name, at in moments.items() if at is not None}

@@ -24,6 +24,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from enforcer.local import is_loopback, is_loopback_url
 from enforcer.problems import (
     CrossOrigin,
     Malformed,
@@ -34,7 +35,7 @@ from enforcer.problems import (
     UnsupportedMediaType,
 )
 from registry.rates import Rates
-from registry.settings import Settings, is_loopback
+from registry.settings import Settings
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_POLICY_BYTES = 4 * 1024 * 1024
@@ -271,7 +272,7 @@ def _names(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
     """
     hosts, with_port = set(settings.more_hosts), set()
     public = urlsplit(settings.issuer)
-    if not is_loopback(public.hostname or ""):
+    if not is_loopback_url(settings.issuer):
         hosts.add(_name_of(public.netloc.lower()))
     if is_loopback(settings.host):
         names = {"localhost", "127.0.0.1", "[::1]", f"[{settings.host}]" if ":" in settings.host else settings.host}

@@ -26,6 +26,7 @@ from enforcer.problems import LogInconsistent, LogShorter, NotLogged, UnknownEve
 from enforcer.tiles import Tiles
 from registry import db
 from registry.books import Books
+from registry.settings import Settings
 from registry.tables import Event, LogCheckpoint, LogEntry, LogTile, PendingEntry
 
 logger = logging.getLogger("tagwarden")
@@ -72,6 +73,14 @@ def check(books: Books) -> None:
 
 def newest(session: Session) -> LogCheckpoint | None:
     return session.exec(select(LogCheckpoint).order_by(col(LogCheckpoint.size).desc()).limit(1)).first()
+
+
+def name(settings: Settings, session: Session) -> str:
+    """The log's origin. Whoever signs next signs under the name of the newest head, whatever its own settings say; a
+    log that is empty, or known on its own machine only, takes the name that the settings give."""
+    head = newest(session)
+    called = tlog.LOCAL if head is None else tlog.read_checkpoint(Note.parse(head.note)).origin
+    return settings.log_origin if called == tlog.LOCAL else called
 
 
 def witnessed(session: Session, index: int) -> LogCheckpoint | None:
@@ -170,7 +179,7 @@ def _append_batch(books: Books) -> int:
         found = session.exec(query.order_by(col(Event.at), col(Event.id)).limit(BATCH)).all()
         if not found:
             return 0
-        before = _tiles_as_signed(books, session)
+        before, origin = _tiles_as_signed(books, session), name(books.settings, session)
         grown = before.grown([leaf for _, leaf in found])
         for (level, index), hashes in grown.items():
             width = len(hashes) // tiles.HASH_BYTES
@@ -185,7 +194,7 @@ def _append_batch(books: Books) -> int:
             session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(ids)))
         session.flush()
         after = tiles_of(session, before.size + len(found))
-        note = tlog.sign_checkpoint(books.log_origin, after.size, after.root, books.log_key)
+        note = tlog.sign_checkpoint(origin, after.size, after.root, books.log_key)
         session.exec(delete(LogCheckpoint).where(col(LogCheckpoint.witnessed).is_(False)))
         session.add(LogCheckpoint(size=after.size, note=note, witnessed=False))
     try:

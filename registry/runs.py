@@ -6,7 +6,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from enforcer import gates, wire
-from enforcer.problems import RunClosed, UnknownRun
+from enforcer.problems import ManifestInvalid, RunClosed, UnknownRun
 from enforcer.runspec import RunSpec, canonical_bytes, digest
 from registry import audit, db, manifests
 from registry.access import Permit
@@ -73,13 +73,19 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
 
     Raises:
         RunClosed: the run has ended with another report.
-        ManifestInvalid: the manifest is not of this run, or does not say what the report says.
+        ManifestInvalid: the manifest is not of this run, or does not say what the report says; a run that finished
+            brings none.
     """
     run = get(session, run_id, for_change=True)
     told_digest = digest(canonical_bytes(told.model_dump(mode="json")))
     if run.report_digest == told_digest:
         return reported(session, run)
     refuse_closed(run)
+    if told.state == "finished" and told.manifest is None:
+        raise ManifestInvalid(
+            "the report says `finished` and brings no `manifest`: a run signs for what it left, with the key that its "
+            "ticket names. One that cannot ends as `failed`"
+        )
     ticket = session.get(Ticket, run.jti)
     assert ticket is not None, "a run and its ticket are written together"
     spec = RunSpec.read(ticket.run_spec, expected_digest=run.run_spec_digest)

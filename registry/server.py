@@ -13,6 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Session, col, select
 
+from enforcer import local
+from enforcer.local import is_loopback
 from enforcer.problems import LogInconsistent
 from registry import (
     audit,
@@ -34,7 +36,7 @@ from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
 from registry.identity import Actor, leave_local_token
 from registry.keyring import Keyring
-from registry.settings import Settings, is_loopback, local_token_file
+from registry.settings import Settings
 from registry.tables import ApiToken, Tag
 
 log = logging.getLogger("tagwarden")
@@ -97,8 +99,9 @@ def serve(settings: Settings) -> None:
         tlog.check(app.state.books)
     except LogInconsistent as alarm:
         raise RefusedToStart(alarm.detail) from alarm
+    _refuse_another_name(app.state.books)
     if settings.on_loopback:
-        file = local_token_file()
+        file = local.token_file()
         leave_local_token(app.state.books.engine, file)
         log.info("local user's token: %s", file)
     with app.state.books.reading() as session:
@@ -118,6 +121,18 @@ def serve(settings: Settings) -> None:
         uvicorn.Server(web_server(app, settings)).run(sockets=[listener])
     finally:
         app.state.books.writer.close()
+
+
+def _refuse_another_name(books: Books) -> None:
+    """A log keeps its name: clients look for it under the `iss` of their tickets, and remember its heads under it."""
+    with books.reading() as session:
+        known = tlog.name(books.settings, session)
+    if known != books.settings.log_origin:
+        raise RefusedToStart(
+            f"the log of this database is `{known}`, and as `{books.settings.issuer}` it would be "
+            f"`{books.settings.log_origin}`; set TAGWARDEN_PUBLIC_URL to the address that it was begun under "
+            f"(`{known.removesuffix('/tlog')}`, with its scheme), or serve another database"
+        )
 
 
 def web_server(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -3,9 +3,6 @@
 The embedded default needs none of them: loopback, a SQLite file, a token file for the local user.
 """
 
-import ipaddress
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
@@ -14,7 +11,8 @@ from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from enforcer import wire
+from enforcer import tlog, wire
+from enforcer.local import is_loopback, is_loopback_url
 from enforcer.notes import COSIGNATURE, LogInvalid, NoteKey
 from registry.rates import Budget
 
@@ -146,6 +144,11 @@ class Settings(BaseSettings):
         return self.public_url or f"http://{host}:{self.port}"
 
     @property
+    def log_origin(self) -> str:
+        """What a log that has no name yet is called; see `registry.log.name`."""
+        return tlog.origin_of(self.issuer)
+
+    @property
     def sqlalchemy_url(self) -> str:
         """`postgresql://` is spoken through pg8000 (BSD); the file default is SQLite."""
         if self.database_url is None:
@@ -160,22 +163,8 @@ class Settings(BaseSettings):
     @property
     def uses_dev_keys(self) -> bool:
         """On loopback the service's own keys are development keys, which verifiers elsewhere refuse."""
-        return is_loopback(urlsplit(self.issuer).hostname or "")
+        return is_loopback_url(self.issuer)
 
     @property
     def on_loopback(self) -> bool:
-        return is_loopback(self.host) and is_loopback(urlsplit(self.issuer).hostname or "")
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def local_token_file() -> Path:
-    """Where the embedded default leaves the local user's token (0600). The trainer client looks in the same place."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) / "tagwarden" if runtime else Path(tempfile.gettempdir()) / f"tagwarden-{os.getuid()}"
-    return folder / "token"
+        return is_loopback(self.host) and is_loopback_url(self.issuer)

@@ -16,6 +16,7 @@ from enforcer.problems import (
     ArgumentInvalid,
     Malformed,
     OfflineNotPermitted,
+    RunClosed,
     TaskTypeNotActive,
     TicketExpired,
     TicketInvalid,
@@ -212,6 +213,7 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
         TicketNeverIssued: it is not in the books, or not as it is here.
         TicketInvalid: the proof was used before.
         TicketExpired, TicketRevoked, TicketUsed.
+        RunClosed: asked again, and the run was told to stop meanwhile.
     """
     claims, now = held.claims, db.utc_now()
     ticket, run = find(session, claims)
@@ -235,6 +237,8 @@ def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, book
             f"ticket `{claims.jti}` is {ticket.state} since {ticket.redeemed_at or ticket.issued_at:%Y-%m-%dT%H:%M:%SZ}"
             "; it starts one run and no second. Ask for a new one"
         )
+    if run.stop is not None:
+        raise RunClosed(f"run `{run.id}` was told to stop ({run.stop}); it gets no new lease")
     token = secrets.token_urlsafe(32)
     run.lease_sha256 = lease_hash(token)
     run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 
+from enforcer.local import is_loopback_url
 from enforcer.problems import NotConfigured, Problem, RegistryUnreachable, Unauthenticated, Unavailable, from_document
 from trainer import telemetry
-from trainer.settings import Settings, is_loopback
+from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.auth import Session
@@ -197,7 +198,7 @@ def ask_issuer(
         NotConfigured: the address is neither https nor on this machine.
         Unavailable: no answer, or not a JSON object.
     """
-    local = is_loopback(url)
+    local = is_loopback_url(url)
     if not url.startswith("https://") and not (url.startswith("http://") and (local or allow_http)):
         raise NotConfigured(f"the identity provider's address `{url[:200]}` is not `https://`; nothing was sent there")
     try:

@@ -5,18 +5,17 @@ A folder that was cloned from somewhere cannot set any of this: a project's file
 
 import difflib
 import hashlib
-import ipaddress
 import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from enforcer import local
 from enforcer.problems import NotConfigured
 
 DEFAULT_SERVER = "http://127.0.0.1:8710"
@@ -69,7 +68,7 @@ class Settings:
 
     @property
     def on_loopback(self) -> bool:
-        return is_loopback(self.server)
+        return local.is_loopback_url(self.server)
 
     @property
     def in_clear(self) -> bool:
@@ -114,28 +113,12 @@ def config_file() -> Path:
     return platformdirs.user_config_path("swift-submit") / "config.toml"
 
 
-def local_token_file(environment: Mapping[str, str] | None = None) -> Path:
-    """Where a registry on this machine leaves the token of the person who started it."""
-    runtime = (os.environ if environment is None else environment).get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "tagwarden" / "token"
-    return Path(tempfile.gettempdir()) / f"tagwarden-{os.getuid()}" / "token"
-
-
 def session_file(server: str) -> Path:
     """Where `swift-submit auth login` notes that somebody signed in to this server."""
     import platformdirs
 
     name = hashlib.sha256(server.encode()).hexdigest()[:24]
     return platformdirs.user_state_path("swift-submit") / "sessions" / f"{name}.json"
-
-
-def is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def host_id() -> str:
@@ -218,8 +201,8 @@ def _signed_in(server: str) -> Path | None:
 
 
 def _token_left_here(server: str) -> str | None:
-    if is_loopback(server) and os.path.lexists(local_token_file()):
-        return read_secret(local_token_file())
+    if local.is_loopback_url(server) and os.path.lexists(local.token_file()):
+        return read_secret(local.token_file())
     return None
 
 

@@ -22,6 +22,7 @@ def _say(error: Exception) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from enforcer.keys import KeyUnusable
+    from enforcer.notes import LogInvalid
     from enforcer.policy.rules import PolicyInvalid
     from enforcer.problems import Problem
     from registry.server import RefusedToStart
@@ -33,7 +34,7 @@ def _say(error: Exception) -> None:
             raise click.ClickException(
                 f"the database does not answer: {str(error.__cause__ or error)[:300]}"
             ) from error
-        case Problem() | PolicyInvalid() | KeyUnusable() | OSError():
+        case Problem() | PolicyInvalid() | KeyUnusable() | LogInvalid() | OSError():
             raise click.ClickException(str(error)) from error
 
 

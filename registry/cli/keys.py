@@ -55,7 +55,7 @@ def rotate_key(purpose: Any, alg: str | None, source: str | None, at_once: bool)
     made = _turn_keys(
         settings,
         lambda ring, on_record, now: ring.rotate(
-            purpose, on_record, alg=alg, source=source, dev=settings.uses_dev_keys, now=now, ahead=ahead
+            purpose, on_record, alg=alg, source=source, dev=_is_local(settings), now=now, ahead=ahead
         ),
     )
     when = "signs now" if made.state == "active" else f"signs from {made.activate_at:%Y-%m-%d %H:%M} UTC"
@@ -74,6 +74,15 @@ def retire_key(kid: str, compromised: bool) -> None:
         settings, lambda ring, on_record, now: ring.retire(kid, on_record, compromised=compromised, now=now)
     )
     click.echo(f"{over.kid} is {over.state}; it stays listed at /.well-known/retired-keys")
+
+
+def _is_local(settings: Any) -> bool:
+    """Whether development keys will do. The log knows the service's name, also where this shell lacks its settings."""
+    from enforcer import tlog
+    from registry import db, log
+
+    with db.reading(migrated(settings)) as session:
+        return log.name(settings, session) == tlog.LOCAL
 
 
 def _turn_keys(settings: Any, change: Any) -> Any:

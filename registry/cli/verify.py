@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from registry.cli.errors import in_words
-from registry.cli.opening import settings_of
+from registry.cli.opening import settings_of, the_books
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -74,11 +74,12 @@ def verify_log(
 def print_vkey() -> None:
     """Print the log's verifier key, for witnesses and other tools of the field (C2SP signed-note)."""
     from enforcer.notes import NoteKey
-    from registry.books import Books
+    from registry import log
 
     def read() -> str:
-        books = Books.open(settings_of())
-        return NoteKey.of(books.log_key, books.log_origin).vkey
+        books = the_books()
+        with books.reading() as session:
+            return NoteKey.of(books.log_key, log.name(books.settings, session)).vkey
 
     click.echo(in_words(read))
 

@@ -33,6 +33,8 @@ def serve_witness(name: str, logs: tuple[str, ...], key_file: Path, state: Path,
             known = [NoteKey.parse(vkey) for vkey in logs]
             if any(key.kind != ED25519 for key in known):
                 raise LogInvalid("`--log` takes a log's key (kind 01)")
+            if len({key.name for key in known}) < len(known):
+                raise LogInvalid("two of the logs have one name (on loopback all do); they need a witness each")
             seen = witnessing.Witness(name, SigningKey.load(key_file), {key.name: key for key in known}, state)
         except (LogInvalid, ValueError) as error:
             raise click.ClickException(str(error)) from error

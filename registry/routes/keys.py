@@ -11,7 +11,7 @@ from enforcer import wire
 from registry import revocations
 from registry.access import Public
 from registry.books import Books, TheBooks
-from registry.keyring import Purpose
+from registry.key_life import Purpose
 
 CACHE_S, CACHE_REVOKED_S = 600, 60
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "What you have is still what there is"}}

@@ -18,6 +18,26 @@ from enforcer.tlog import LogInvalid
 KEY = SigningKey.generate()
 
 
+@pytest.mark.parametrize(
+    "issuer", ["http://127.0.0.1:8710", "http://127.0.0.1:43121", "http://[::1]:1", "http://localhost"]
+)
+def test_a_log_on_loopback_has_one_name_at_every_address_and_port(issuer: str) -> None:
+    assert tlog.origin_of(issuer) == tlog.LOCAL
+
+
+@pytest.mark.parametrize(
+    ("issuer", "origin"),
+    [
+        ("https://registry.example", "registry.example/tlog"),
+        ("https://registry.example:8443/books", "registry.example:8443/books/tlog"),
+        ("http://localhost.example", "localhost.example/tlog"),
+        ("http://[", "[/tlog"),
+    ],
+)
+def test_everywhere_else_a_log_is_called_by_the_address_of_its_registry(issuer: str, origin: str) -> None:
+    assert tlog.origin_of(issuer) == origin
+
+
 @pytest.mark.parametrize("size", range(1, 70))
 def test_roots_and_every_proof_follow_the_definition(size: int) -> None:
     leaves = leaves_of(size)

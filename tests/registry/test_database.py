@@ -4,7 +4,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import manifests
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -91,12 +93,10 @@ def test_racing_reports_get_one_verdict(on_postgresql: Registry) -> None:
             on_postgresql.anonymous(headers={"Authorization": f"Bearer {lease['lease_token']}"}) for _ in range(3)
         ]
 
-        def tell(number: int, clients: list[TestClient] = clients, run_id: str = grant["run_id"]) -> int:
-            return (
-                clients[number]
-                .post(f"/v1/runs/{run_id}/report", json={"state": "finished", "steps": number})
-                .status_code
-            )
+        told = [manifests.finished(on_postgresql, grant, key, steps=number) for number in range(3)]
+
+        def tell(number: int, clients: list[TestClient] = clients, told: Any = told, grant: Any = grant) -> int:
+            return clients[number].post(f"/v1/runs/{grant['run_id']}/report", json=told[number]).status_code
 
         assert at_once(3, tell) == [200, 409, 409]
 

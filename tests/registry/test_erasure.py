@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from enforcer import ndjson, wire
+from enforcer import ndjson, proofs, wire
 from enforcer.keys import KeySet, SigningKey
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import ErasureRefused, Held
@@ -416,3 +416,32 @@ def test_the_command_line_holds_erases_and_retains(
     assert cli("hold", "place", "--reason", "typo", "--unit", "reatil").exit_code == 1
     assert cli("erase", "--actor", "li", "--reason", REASON).exit_code == 2
     assert cli("erase", "--actor", person, "--reason", REASON, "--unit", "reatil").exit_code == 1
+
+
+# --- what comes after -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [":redeem", ":refuse", ":upload"])
+def test_a_ticket_shown_after_the_erasure_brings_no_name_back(registry: Registry, path: str) -> None:
+    """The ticket still bears its `sub`: what is refused, and what is noted, is on record without it."""
+    name, key = f"p-{db.uuid7()[-12:]}", SigningKey.generate()
+    grant = ask(registry.as_(name, "trainers"), ticket_request(jkt=key.thumbprint)).json()
+    lease = redeem(registry, grant, key).json()
+    holder = registry.anonymous(headers={"Authorization": f"Bearer {lease['lease_token']}"})
+    holder.post(f"/v1/runs/{lease['run_id']}/report", json={"state": "failed"})
+    erase(registry, f"user:{name}")
+    path = f"/v1/tickets/{grant['jti']}{path}"
+    proof = proofs.prove(key, method="POST", url=f"{registry.settings.issuer}{path}", ticket=grant["ticket"])
+    scheme, body = "DPoP", {"redemption_id": db.uuid7()}
+    if path.endswith(":refuse"):
+        body = {"step": 16, "reason": "dataset `reviews.csv` changed"}
+    elif path.endswith(":upload"):
+        scheme, body = "Ticket", {"record": "x"}
+    before = len(registry.events())
+
+    headers = {"Authorization": f"{scheme} {grant['ticket']}", "DPoP": proof}
+    registry.anonymous(headers=headers).post(path, json=body)
+
+    (event,) = registry.events()[before:]
+    assert (event.outcome, event.actor, event.run_id) == ("refused", "erased", grant["run_id"])
+    assert naming(registry, f"user:{name}") == []

@@ -87,7 +87,7 @@ def test_the_manifest_says_what_an_export_holds(busy: Registry, format_: str) ->
     assert (manifest.format, manifest.count, manifest.made_by) == (format_, 1, "user:qiao")
     assert (manifest.first, manifest.last) == (issued.id, issued.id)
     assert manifest.filter == {"kind": "ticket.issued", "outcome": "done", "business_unit": "retail"}
-    assert manifest.origin == busy.books.log_origin == manifest.checkpoint.splitlines()[0]
+    assert manifest.origin == busy.settings.log_origin == manifest.checkpoint.splitlines()[0]
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from enforcer import jws, tickets
 from enforcer.keys import KeySet, KeyUnusable, Signer, SigningKey
 from enforcer.problems import Conflict, Invalid, NotFound, Problem, TicketInvalid
-from registry import keyring
-from registry.keyring import OVERLAP, PURPOSES, Keyring, Purpose, Step
+from registry.key_life import OVERLAP, PURPOSES, KeyRecord, Purpose, Step
+from registry.keyring import Keyring
 from registry.settings import Settings
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -43,11 +43,11 @@ class Ring:
     def on_record(self, steps: Sequence[Step]) -> None:
         self.record += [(step.kind, step.key.kid) for step in steps]
 
-    def rotate(self, purpose: Purpose = "ticket", ahead: timedelta = DAY, **how: Any) -> keyring.KeyRecord:
+    def rotate(self, purpose: Purpose = "ticket", ahead: timedelta = DAY, **how: Any) -> KeyRecord:
         how = {"alg": None, "source": None, **how}
         return Keyring(self.folder).rotate(purpose, self.on_record, dev=False, now=self.now, ahead=ahead, **how)
 
-    def retire(self, kid: str, *, compromised: bool = False) -> keyring.KeyRecord:
+    def retire(self, kid: str, *, compromised: bool = False) -> KeyRecord:
         return Keyring(self.folder).retire(kid, self.on_record, compromised=compromised, now=self.now)
 
     def pass_time(self, how_long: timedelta) -> None:

@@ -106,7 +106,7 @@ def test_a_ticket_comes_with_a_head_and_its_issuance_can_be_proven(registry: Reg
 
     early = wang.get(f"/v1/audit/{event.id}/proof")
     reply = wang.get(f"/v1/audit/{event.id}/proof", headers={"Prefer": "wait=2"})
-    logged = Proof.parse(reply.text).verify(registry.books.log_keys, origin=registry.books.log_origin)
+    logged = Proof.parse(reply.text).verify(registry.books.log_keys, origin=registry.settings.log_origin)
 
     assert (early.status_code, early.json()["code"]) == (503, "not-logged-yet")
     assert logged.entry["digest"] == digest(grant["ticket"].encode())
@@ -278,7 +278,7 @@ def rebuild(registry: Registry, connection: Connection) -> None:
 def resign(registry: Registry, connection: Connection) -> None:
     """With the log's key, too."""
     leaves = list(connection.execute(text('select leaf_hash from log_entry order by "index"')).scalars())
-    note = tlog.sign_checkpoint(registry.books.log_origin, len(leaves), definition(leaves), registry.books.log_key)
+    note = tlog.sign_checkpoint(registry.settings.log_origin, len(leaves), definition(leaves), registry.books.log_key)
     connection.execute(
         text("update log_checkpoint set note = :note, size = :size"), {"note": note, "size": len(leaves)}
     )
@@ -394,7 +394,7 @@ def test_the_command_line_compares_with_what_the_auditor_brings(
         return done.exit_code, done.output
 
     forged = tmp_path / "forged"
-    forged.write_text(tlog.sign_checkpoint(registry.books.log_origin, 2, b"x" * 32, registry.books.log_key))
+    forged.write_text(tlog.sign_checkpoint(registry.settings.log_origin, 2, b"x" * 32, registry.books.log_key))
     assert verify("--database", "--checkpoint", old) == (0, verify(export, "--checkpoint", old)[1])
     assert "it begins with the checkpoint you brought" in verify(export, "--checkpoint", old)[1]
     assert "compared with no checkpoint" in verify(export)[1]
@@ -403,6 +403,48 @@ def test_the_command_line_compares_with_what_the_auditor_brings(
         assert (code, "first 2 entries are not those of the checkpoint" in output) == (1, True)
     assert "not of the whole log" in verify(part, "--checkpoint", old)[1]
     assert verify()[0] == verify(export, "--database")[0] == 2
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Registry:
+    """A registry with a name, and a log that has begun."""
+    named = Registry(Settings(state_dir=tmp_path / "state", public_url="https://registry.example"))
+    log.integrate(named.books)
+    return named
+
+
+def test_commands_beside_the_service_sign_under_its_name_without_its_settings(
+    public: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from registry.cli import main
+
+    monkeypatch.setenv("TAGWARDEN_STATE_DIR", str(public.settings.state_dir))
+    out, keys = tmp_path / "audit.ndjson", tmp_path / "keys.json"
+    keys.write_text(public.anonymous().get("/tlog/jwks.json").text)
+    happen(public, 3)
+
+    def tagwarden(*arguments: object) -> str:
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    rotated = tagwarden("keys", "rotate", "ticket")
+    tagwarden("audit", "export", "--format", "ndjson", "--out", out)
+
+    assert "under a checkpoint of registry.example/tlog by" in tagwarden("audit", "verify", out, "--keys", keys)
+    assert tagwarden("audit", "vkey").startswith("registry.example/tlog+")
+    assert head_of(public).origin == "registry.example/tlog"
+    assert not rotated.startswith("dev-"), "verifiers elsewhere would refuse all that it signs"
+
+
+def test_a_log_that_leaves_loopback_takes_its_public_name_with_the_next_head(registry: Registry) -> None:
+    log.integrate(registry.books)
+    before = head_of(registry)
+
+    public = Registry(Settings(state_dir=registry.settings.state_dir, public_url="https://registry.example"))
+    log.integrate(public.books)
+
+    assert (before.origin, head_of(public).origin) == (tlog.LOCAL, "registry.example/tlog")
 
 
 def test_a_head_cosigned_is_kept_beside_a_newer_one(registry: Registry) -> None:
@@ -421,5 +463,5 @@ def test_a_head_cosigned_is_kept_beside_a_newer_one(registry: Registry) -> None:
 
     proof = Proof.parse(fetch(registry, f"/v1/audit/{event}/proof").text)
     policy = notes.Witnesses((notes.NoteKey.of(witness, "w.example", notes.COSIGNATURE),), 1)
-    assert proof.verify(KeySet.of(registry.books.log_key), origin=registry.books.log_origin, witnesses=policy)
+    assert proof.verify(KeySet.of(registry.books.log_key), origin=registry.settings.log_origin, witnesses=policy)
     assert head_of(registry).size == len(leaves_of(registry))

@@ -1,27 +1,18 @@
 """Run manifests at the registry: taken only from the run's own key, about what was reported, and countersigned."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from conftest import AUDIENCE, DIGEST, Registry, ask, redeem, ticket_request
+from conftest import DIGEST, Registry, ask, redeem, ticket_request
+from manifests import OUTPUTS, sign, verified
 
-from enforcer import manifest, tickets
+from enforcer import manifest
 from enforcer.gates import Score
 from enforcer.keys import KeySet, SigningKey
-from enforcer.manifest import Environment, Hardware
 from enforcer.runspec import digest
 from enforcer.tickets import VerifiedTicket
 
 GOOD = {"value": 0.80, "n": 400, "low": 0.75, "high": 0.85, "confidence": 0.95}
-OUTPUTS = {"model/model.safetensors": DIGEST}
-HERE = Environment(
-    packages={"torch": "2.9.0"},
-    packages_digest=DIGEST,
-    python="CPython 3.11.7",
-    platform="Linux",
-    hardware=Hardware(cpu="x", cpus=2, memory_bytes=2**34, accelerators=[]),
-)
 
 
 class Running:
@@ -31,20 +22,11 @@ class Running:
         self.registry, self.key = registry, SigningKey.generate()
         grant = ask(registry.as_("wang", "trainers"), ticket_request(jkt=self.key.thumbprint)).json()
         self.lease = redeem(registry, grant, self.key).json()
-        self.ticket: VerifiedTicket = tickets.verify(
-            grant["ticket"], grant["run_spec"].encode(), registry.books.ticket_keys,
-            issuer=registry.settings.issuer, audience=AUDIENCE, allow_dev=True,
-        )  # fmt: skip
+        self.ticket = verified(registry, grant)
 
     def manifest(self, key: SigningKey | None = None, ticket: VerifiedTicket | None = None, **changes: Any) -> str:
-        key = key or self.key
-        at = datetime(2026, 11, 24, 12, tzinfo=UTC)
-        said = {
-            "state": "finished", "outputs": OUTPUTS, "folders": [], "byproducts": [], "environment": HERE,
-            "metrics": {"macro_f1": Score(**GOOD)}, "started": at, "finished": at, "builder_version": "0.1.0",
-            **changes,
-        }  # fmt: skip
-        return manifest.sign(manifest.describe(ticket or self.ticket, key=key, **said), key).decode()
+        said = {"metrics": {"macro_f1": Score(**GOOD)}, **changes}
+        return sign(ticket or self.ticket, key or self.key, **said)
 
     def report(self, **told: Any) -> Any:
         body = {"state": "finished", "steps": 10, "scores": {"macro_f1": GOOD}, "outputs": OUTPUTS, **told}
@@ -123,6 +105,26 @@ def test_a_run_that_left_nothing_has_no_manifest(registry: Registry, running: Ru
 
     assert (reply.status_code, reply.json()["receipt"]) == (200, None)
     assert registry.as_("wang", "trainers").get(running.path).status_code == 404
+
+
+def test_a_run_that_finished_without_a_manifest_is_refused_and_may_still_report(
+    registry: Registry, running: Running
+) -> None:
+    refused = running.report()
+    taken = running.report(manifest=running.manifest())
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "manifest-invalid")
+    assert "says `finished` and brings no `manifest`" in refused.json()["detail"]
+    assert taken.status_code == 200
+    assert [event.kind for event in registry.events("report.refused", "run.finished")] == [
+        "report.refused",
+        "run.finished",
+    ]
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted"])
+def test_a_run_that_did_not_finish_may_end_without_a_manifest(running: Running, state: str) -> None:
+    assert running.report(state=state).status_code == 200
 
 
 def test_a_manifest_of_another_unit_is_not_shown(registry: Registry, running: Running) -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import manifests
 import pytest
 from conftest import Registry, ask, redeem, ticket_request
 from policy_folders import changed_policy
@@ -53,8 +54,11 @@ def upload(registry: Registry, grant: dict[str, Any], said: str, **more: Any) ->
     return client.post(f"/v1/tickets/{grant['jti']}:upload", json={"record": said, **more})
 
 
-def with_report(grant: dict[str, Any], key: SigningKey, redemption_id: str, **told: Any) -> dict[str, Any]:
-    report = Report.model_validate({"state": "finished", "steps": 9, "scores": GOOD, **told}).model_dump(mode="json")
+def with_report(
+    registry: Registry, grant: dict[str, Any], key: SigningKey, redemption_id: str, **told: Any
+) -> dict[str, Any]:
+    whole = {**manifests.finished(registry, grant, key, scores=GOOD), **told}
+    report = Report.model_validate(whole).model_dump(mode="json")
     told_digest = digest(canonical_bytes(report))
     proof = records.prove_report(key, jti=grant["jti"], redemption_id=redemption_id, report_digest=told_digest)
     return {"report": report, "report_proof": proof}
@@ -98,14 +102,14 @@ def test_an_uploaded_run_is_entered_at_its_time_and_judged(
     said, redemption_id = record(grant, run_key)
 
     begun = upload(isolated, grant, said)
-    ended = upload(isolated, grant, said, **with_report(grant, run_key, redemption_id))
-    again = upload(isolated, grant, said, **with_report(grant, run_key, redemption_id))
+    ended = upload(isolated, grant, said, **with_report(isolated, grant, run_key, redemption_id))
+    again = upload(isolated, grant, said, **with_report(isolated, grant, run_key, redemption_id))
 
     assert (begun.status_code, begun.json()["state"]) == (200, "running")
     assert (ended.json()["state"], ended.json()["verdict"]) == ("finished", "pass")
     assert again.json() == ended.json()
     kinds = [event.kind for event in isolated.events() if event.ticket_id == grant["jti"]]
-    assert kinds == ["ticket.issued", "ticket.redeemed", "run.finished", "gate.pass"]
+    assert kinds == ["ticket.issued", "ticket.redeemed", "run.finished", "gate.pass", "run.manifest"]
     assert isolated.events("ticket.redeemed")[0].detail["host"] == "node-7"
 
 
@@ -113,7 +117,7 @@ def test_the_same_record_of_a_run_whose_user_was_erased_is_no_alarm(
     isolated: Registry, grant: dict[str, Any], run_key: SigningKey
 ) -> None:
     said, redemption_id = record(grant, run_key)
-    whole = with_report(grant, run_key, redemption_id)
+    whole = with_report(isolated, grant, run_key, redemption_id)
     assert upload(isolated, grant, said, **whole).status_code == 200
     asked = ErasureRequest(actor="user:wang", reason="request 4711")
     erasure.erase(isolated.books.engine, asked, Actor("system:operator", (), "all"), "all", {})
@@ -170,12 +174,13 @@ def test_a_record_is_taken_when_the_key_of_its_ticket_is_long_retired(
 ) -> None:
     ring, old, now = isolated.books.ring, isolated.books.ticket_key.kid, db.utc_now()
     said, redemption_id = record(grant, run_key)
+    whole = with_report(isolated, grant, run_key, redemption_id)
     ring.rotate("ticket", lambda steps: None, alg=None, source=None, dev=True, now=now, ahead=timedelta())
     ring.retire(old, lambda steps: None, compromised=False, now=now)
 
     retired = upload(isolated, grant, said)
     ring.retire(old, lambda steps: None, compromised=True, now=now)
-    compromised = upload(isolated, grant, said, **with_report(grant, run_key, redemption_id))
+    compromised = upload(isolated, grant, said, **whole)
 
     assert retired.status_code == 200, retired.text
     assert (compromised.status_code, compromised.json()["step"]) == (401, 6)
@@ -192,10 +197,10 @@ def test_a_report_that_the_run_did_not_sign_is_refused(
     isolated: Registry, grant: dict[str, Any], run_key: SigningKey
 ) -> None:
     said, redemption_id = record(grant, run_key)
-    signed = with_report(grant, run_key, redemption_id)
-    better = {**signed, "report": {**signed["report"], "steps": 10}}
-    strangers = with_report(grant, SigningKey.generate(), redemption_id)
-    of_another_run = with_report(grant, run_key, db.uuid7())
+    signed = with_report(isolated, grant, run_key, redemption_id)
+    better = {**signed, "report": {**signed["report"], "steps": 11}}
+    strangers = with_report(isolated, grant, SigningKey.generate(), redemption_id)
+    of_another_run = with_report(isolated, grant, run_key, db.uuid7())
 
     replies = [upload(isolated, grant, said, **told) for told in (better, strangers, of_another_run)]
     bare = upload(isolated, grant, said, report=signed["report"])

@@ -1,18 +1,44 @@
 """Runs: they report evidence, the registry judges it; heartbeats and cancelling."""
 
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import manifests
 import pytest
 from conftest import Registry, ask, redeem, ticket_request
 
 from enforcer.keys import SigningKey
 
+REDEMPTION = "0199e3f0-0000-7000-8000-000000000001"
 GOOD = {"value": 0.80, "n": 400, "low": 0.75, "high": 0.85, "confidence": 0.95}
 
 
 @pytest.fixture
-def running(registry: Registry) -> dict[str, str]:
-    key = SigningKey.generate()
-    grant = ask(registry.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json()
-    return dict(redeem(registry, grant, key).json())
+def key() -> SigningKey:
+    return SigningKey.generate()
+
+
+@pytest.fixture
+def grant(registry: Registry, key: SigningKey) -> dict[str, str]:
+    return dict(ask(registry.as_("wang", "trainers"), ticket_request(jkt=key.thumbprint)).json())
+
+
+@pytest.fixture
+def running(registry: Registry, grant: dict[str, str], key: SigningKey) -> dict[str, str]:
+    return dict(redeem(registry, grant, key, REDEMPTION).json())
+
+
+@pytest.fixture
+def finish(
+    registry: Registry, grant: dict[str, str], key: SigningKey, running: dict[str, str]
+) -> Callable[..., httpx2.Response]:
+    """The run comes to its end with these scores."""
+
+    def tell(**scores: Any) -> httpx2.Response:
+        return report(registry, running, **manifests.finished(registry, grant, key, scores=scores))
+
+    return tell
 
 
 def lease_of(registry: Registry, running: dict[str, str]):  # type: ignore[no-untyped-def]
@@ -20,7 +46,7 @@ def lease_of(registry: Registry, running: dict[str, str]):  # type: ignore[no-un
 
 
 def report(registry: Registry, running: dict[str, str], **told: object):  # type: ignore[no-untyped-def]
-    body = {"state": "finished", "steps": 10, **told}
+    body = {"state": "interrupted", "steps": 10, **told}
     return lease_of(registry, running).post(f"/v1/runs/{running['run_id']}/report", json=body)
 
 
@@ -37,14 +63,12 @@ def report(registry: Registry, running: dict[str, str], **told: object):  # type
     ],
 )
 def test_the_registry_judges_the_gate_on_the_interval(
-    registry: Registry, running: dict[str, str], score: dict[str, float] | None, verdict: str
+    registry: Registry, finish: Callable[..., httpx2.Response], score: dict[str, float] | None, verdict: str
 ) -> None:
-    scores = {} if score is None else {"macro_f1": score}
-
-    reply = report(registry, running, scores=scores)
+    reply = finish() if score is None else finish(macro_f1=score)
 
     assert (reply.status_code, reply.json()["verdict"]) == (200, verdict), reply.text
-    assert [event.kind for event in registry.events()][-2:] == ["run.finished", f"gate.{verdict}"]
+    assert [event.kind for event in registry.events()][-3:-1] == ["run.finished", f"gate.{verdict}"]
 
 
 def test_an_interrupted_run_is_not_judged(registry: Registry, running: dict[str, str]) -> None:
@@ -54,11 +78,11 @@ def test_an_interrupted_run_is_not_judged(registry: Registry, running: dict[str,
 
 
 def test_the_same_report_twice_changes_nothing_and_another_is_refused(
-    registry: Registry, running: dict[str, str]
+    registry: Registry, running: dict[str, str], finish: Callable[..., httpx2.Response]
 ) -> None:
-    first = report(registry, running, scores={"macro_f1": GOOD})
+    first = finish(macro_f1=GOOD)
 
-    again, other = report(registry, running, scores={"macro_f1": GOOD}), report(registry, running, state="failed")
+    again, other = finish(macro_f1=GOOD), report(registry, running, state="failed")
 
     assert again.json() == first.json()
     assert (other.status_code, other.json()["code"]) == (409, "run-closed")
@@ -84,6 +108,21 @@ def test_a_heartbeat_renews_the_lease_until_the_run_is_told_to_stop(
     assert (first["stop"], second["stop"]) == (None, None)
     assert second["expires_at"] > first["expires_at"]
     assert (last["stop"], last["expires_at"]) == ("cancelled by user:wang", second["expires_at"])
+
+
+def test_a_run_that_was_cancelled_before_its_lease_arrived_gets_no_other(
+    registry: Registry, running: dict[str, str], grant: dict[str, str], key: SigningKey
+) -> None:
+    """The answer to its redemption was lost, it asks again, and meanwhile it was told to stop."""
+    again = redeem(registry, grant, key, REDEMPTION)
+    registry.as_("wang", "trainers").post(f"/v1/runs/{running['run_id']}:cancel")
+
+    refused = redeem(registry, grant, key, REDEMPTION)
+
+    assert again.status_code == 200
+    assert (refused.status_code, refused.json()["code"]) == (409, "run-closed")
+    assert "was told to stop (cancelled by user:wang)" in refused.json()["detail"]
+    assert [event.run_id for event in registry.events("redeem.refused")] == [running["run_id"]]
 
 
 def test_a_lease_opens_only_its_own_run(registry: Registry, running: dict[str, str]) -> None:
@@ -125,7 +164,7 @@ def test_nobody_cancels_a_run_of_another_unit(registry: Registry, running: dict[
 
 
 def test_a_second_report_is_refused_on_record(registry: Registry, running: dict[str, str]) -> None:
-    report(registry, running, scores={"macro_f1": GOOD})
+    report(registry, running, state="interrupted")
     report(registry, running, state="failed")
 
     (event,) = registry.events("report.refused")

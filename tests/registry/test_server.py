@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import free_port
+from conftest import Registry, free_port
 from fastapi import FastAPI
 
-from registry import server
+from registry import log, server
 from registry.settings import Settings
 
 TAGWARDEN = [sys.executable, "-m", "registry"]
@@ -124,6 +124,44 @@ def test_beyond_loopback_it_refuses_to_start_while_nobody_could_sign_in(environm
     assert "set TAGWARDEN_PUBLIC_URL" in nameless.stderr
     assert "tagwarden token create" in nobody.stderr
     assert "Traceback" not in nameless.stderr + nobody.stderr
+
+
+def test_a_service_does_not_start_under_another_name_than_its_logs(environment: dict[str, str], tmp_path: Path) -> None:
+    named = Registry(Settings(state_dir=tmp_path / "state", public_url="https://registry.example"))
+    log.integrate(named.books)
+    serve = ("serve", "--port", str(free_port()))
+
+    nameless = tagwarden(environment, *serve)
+    renamed = tagwarden({**environment, "TAGWARDEN_PUBLIC_URL": "https://else.example"}, *serve)
+
+    for refused, other in ((nameless, "localhost/tlog"), (renamed, "else.example/tlog")):
+        assert refused.returncode == 2
+        assert "is `registry.example/tlog`, and as" in refused.stderr
+        assert other in refused.stderr
+        assert "set TAGWARDEN_PUBLIC_URL" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_a_service_on_loopback_starts_at_another_port_with_the_same_log(
+    environment: dict[str, str], served: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    _, process = served
+    export = ("audit", "export", "--format", "ndjson", "--out")
+    beside = tagwarden(environment, *export, str(tmp_path / "beside"))
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)
+
+    moved = subprocess.Popen([*TAGWARDEN, "serve", "--port", str(port := free_port())], env=environment)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}")
+        head = httpx2.get(f"http://127.0.0.1:{port}/tlog/checkpoint").text
+    finally:
+        moved.send_signal(signal.SIGINT)
+        moved.wait(timeout=20)
+
+    assert beside.returncode == 0, beside.stderr
+    assert "\nlocalhost/tlog\n" in "\n" + head
+    assert "localhost/tlog" in (tmp_path / "beside").read_text()
 
 
 def test_a_taken_port_is_named_with_the_way_out(environment: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import manifests
 import pytest
 from conftest import Registry, ask, redeem, ticket_request
 from hypothesis import Phase
@@ -90,6 +91,7 @@ class TicketLife(RuleBasedStateMachine):
 
         first = permit.state == "issued" and fresh
         repeated = permit.state == "redeemed" and redemption_id == permit.redemption_id and permit.run == "running"
+        repeated = repeated and not permit.told_to_stop
         assert (reply.status_code == 200) == (first or repeated), (permit, reply.text)
         if reply.status_code == 200:
             permit.lease, permit.redemption_id = reply.json(), redemption_id
@@ -142,13 +144,16 @@ class TicketLife(RuleBasedStateMachine):
     def report(self, permit: Permit, state: str) -> None:
         if permit.lease is None:
             return
-        reply = self._as_run(permit).post(self._path(permit, "report"), json={"state": state, "steps": 1})
+        told = {"state": state, "steps": 1}
+        if state == "finished":
+            told = manifests.finished(self.registry, permit.grant, permit.key)
+        reply = self._as_run(permit).post(self._path(permit, "report"), json=told)
 
         same_again = permit.run == state and permit.run not in ("running", "lost")
         assert (reply.status_code == 200) == (permit.run in ("running", "lost") or same_again), (permit, reply.text)
         if permit.run in ("running", "lost"):
             permit.run = state
-            permit.events += [f"run.{state}", *(["gate.fail"] if state == "finished" else [])]
+            permit.events += [f"run.{state}", *(["gate.fail", "run.manifest"] if state == "finished" else [])]
 
     @rule(seconds=st.sampled_from([30, 901, 1300]))
     def time_passes(self, seconds: int) -> None:

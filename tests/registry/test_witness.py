@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 from conftest import Registry
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from enforcer.keys import SigningKey
 from enforcer.notes import Note, NoteKey
 from enforcer.problems import LogInconsistent
 from registry import audit, log, publishing, witness
+from registry.cli import main
 from registry.identity import Actor
 from registry.settings import Settings
 from registry.witness import Witness
@@ -33,7 +35,7 @@ def seen_by(folder: Path, key: NoteKey) -> Witness:
 @pytest.fixture
 def url(tmp_path: Path, registry: Registry) -> Iterator[str]:
     """A witness of the registry's log behind a socket."""
-    key = NoteKey.of(registry.books.log_key, registry.books.log_origin)
+    key = NoteKey.of(registry.books.log_key, registry.settings.log_origin)
     server = witness.server(seen_by(tmp_path, key), "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -91,12 +93,25 @@ def test_a_log_that_went_backwards_is_found_out_by_its_witness(registry: Registr
         row = log.newest(session)
         assert row is not None
         size = row.size
-    ahead = tlog.sign_checkpoint(registry.books.log_origin, size + 9, b"x" * 32, registry.books.log_key)
+    ahead = tlog.sign_checkpoint(registry.settings.log_origin, size + 9, b"x" * 32, registry.books.log_key)
     assert httpx2.post(f"{url}/add-checkpoint", content=f"old 0\n\n{ahead}".encode()).status_code == 200
 
     with pytest.raises(LogInconsistent, match=f"cosigned another log of {size + 9} entries"):
         publisher(registry, url).publish()
     assert registry.anonymous().get("/tlog/checkpoint").status_code == 503
+
+
+def test_two_logs_of_one_name_are_not_witnessed_as_one(registry: Registry, tmp_path: Path) -> None:
+    logs = [NoteKey.of(SigningKey.generate(), registry.settings.log_origin).vkey for _ in range(2)]
+    given = [word for vkey in logs for word in ("--log", vkey)]
+
+    refused = CliRunner().invoke(
+        main,
+        ["witness", "serve", "--name", "w/1", *given, "--key", f"{tmp_path}/key.pem", "--state", f"{tmp_path}/seen"],
+    )
+
+    assert refused.exit_code == 1
+    assert "two of the logs have one name" in refused.output
 
 
 def test_a_witness_that_is_away_stops_nothing(registry: Registry) -> None:

@@ -188,7 +188,7 @@ def test_whoever_holds_the_ticket_key_cannot_make_the_proof(strict: Permit, live
     proof = tlog.Proof.parse(strict.folder.issued_proof.read_text())
     assert proof.extra is not None
     leaf = tlog.leaf_hash(proof.extra)
-    note = tlog.sign_checkpoint(live_registry.books.log_origin, 1, leaf, live_registry.books.ticket_key)
+    note = tlog.sign_checkpoint(live_registry.settings.log_origin, 1, leaf, live_registry.books.ticket_key)
     strict.folder.issued_proof.write_text(tlog.Proof(0, (), note, proof.extra).write())
 
     with pytest.raises(TicketInvalid, match="signed by no key that this verifier knows"):

@@ -133,6 +133,30 @@ def test_a_run_without_a_registry_trains_to_its_end_and_is_uploaded_later(
     assert (folder / "receipt.json").exists(), "the manifest came with the report, and was countersigned"
 
 
+def test_an_offline_run_is_proven_once_it_was_sent_and_says_before_what_is_missing(
+    desk: Desk, isolating_registry: LiveRegistry
+) -> None:
+    folder = permit(desk)
+    assert desk.cli("trust", "save", "trust.json").returncode == 0
+    isolating_registry.stop()
+    assert desk.cli("work", str(folder)).returncode == 9  # trained, and the report waits
+    verify = ("verify", str(folder), "--trust", "trust.json")
+
+    before, without_log = desk.cli(*verify), desk.cli("--json", *verify, "--without-log")
+    isolating_registry.start()
+    sent, after = desk.cli("runs", "report", str(folder)), desk.cli(*verify)
+
+    assert before.returncode == 8
+    assert f"send it first with `swift-submit runs report {folder}`" in before.stderr
+    assert "there is no proof that `ticket.issued` stands in the log" in before.stderr
+    told = json.loads(without_log.stdout)
+    assert (without_log.returncode, told["step"]) == (8, 8), "the run's own part holds: permit, manifest, outputs"
+    assert "there is no countersignature" in told["detail"]
+    assert (sent.returncode, after.returncode) == (0, 0), after.stderr
+    assert [line.split()[:2] for line in after.stdout.splitlines()[:8]] == [["✓", str(n)] for n in range(1, 9)]
+    assert "was not sent yet" not in after.stderr
+
+
 def test_a_copied_permit_is_refused_by_the_same_cache_and_given_away_by_another(
     desk: Desk, isolating_registry: LiveRegistry, tmp_path: Path
 ) -> None:

@@ -97,6 +97,16 @@ def test_a_disk_that_takes_nothing_keeps_no_registry_from_hearing_the_end(tmp_pa
         send(gone, httpx2.ConnectError("refused"))
 
 
+def test_what_signs_a_person_in_goes_to_no_registry_but_theirs(tmp_path: Path) -> None:
+    mine = Settings(server="https://registry.example", token="twp_mine", session=tmp_path / "session")
+
+    same = reporting.at(mine, "https://registry.example", "https://registry.example")
+    other = reporting.at(mine, "https://else.example", "https://registry.example")
+
+    assert (same.token, same.session) == ("twp_mine", tmp_path / "session")
+    assert (other.token, other.session, other.server) == (None, None, "https://else.example")
+
+
 def test_metrics_are_json_even_when_a_gradient_was_not_a_number(
     tmp_path: Path, encoder: Path, live_registry: Any
 ) -> None:

@@ -14,10 +14,10 @@ from submitting import Desk
 
 from enforcer import tickets
 from enforcer.keys import KeySet, SigningKey
-from enforcer.problems import TicketInvalid, TicketUsed
+from enforcer.problems import TicketInvalid, TicketUsed, TrainingFailed
 from registry import db
 from trainer.launch import local
-from trainer.run import handover, work
+from trainer.run import evidence, handover, work
 from trainer.run.permit import Permit
 from trainer.settings import local_audience
 
@@ -54,6 +54,20 @@ def test_the_files_that_were_signed_verify_offline_after_the_registry_is_gone(de
     assert verified.returncode == 0, verified.stderr
     assert "verified: form, key, signature" in verified.stdout
     assert json.loads(shown.stdout)["claims"]["task_type"] == "sequence-classification"
+
+
+def test_a_run_that_cannot_sign_for_what_it_left_has_failed(
+    desk: Desk, live_registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "MAX_REPORT_BYTES", 10)  # nothing fits
+
+    done = work.execute(desk.permitted(max_steps=2))
+
+    assert isinstance(done.refused, TrainingFailed)
+    assert "its manifest could not be made: it would not fit into a report" in done.refused.detail
+    assert (done.run.state, done.run.verdict) == ("failed", None) if done.run else False
+    assert done.job.folder.model.is_dir(), "what was trained is here all the same"
+    assert [event.kind for event in live_registry.events("run.failed", "run.finished")] == ["run.failed"]
 
 
 def test_the_ticket_that_is_verified_is_the_one_that_was_named(desk: Desk) -> None:

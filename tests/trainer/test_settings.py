@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from enforcer.local import is_loopback_url
 from enforcer.problems import NotConfigured
 from trainer import settings
 
@@ -60,14 +61,14 @@ def test_the_local_token_goes_to_no_other_machine(home: Path) -> None:
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1.example.org", "http://10.0.0.1", "http://localhost.evil.org"])
 def test_what_only_looks_like_loopback_is_none(address: str) -> None:
-    assert not settings.is_loopback(address)
+    assert not is_loopback_url(address)
 
 
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:8710", "http://localhost", "http://[::1]:8710", "http://127.9.9.9"]
 )
 def test_loopback_is_known_by_address(address: str) -> None:
-    assert settings.is_loopback(address)
+    assert is_loopback_url(address)
 
 
 def test_the_issuer_may_be_another_than_the_address() -> None:

@@ -35,6 +35,11 @@ def verify(run_dir: str, trust_file: str, without_log: bool, fetch: bool) -> Non
     if fetch:
         with session.registry() as registry:
             evidence.complete(registry, folder)
+    if folder.report_pending.exists():
+        session.output.warn(
+            "this run's report was not sent yet, so the registry has neither seen its manifest nor put it in the log; "
+            f"send it first with `swift-submit runs report {run_dir}`"
+        )
     run = chain.verify(evidence.bundle(folder), trust, without_log=without_log)
     if without_log:
         session.output.warn(

@@ -27,10 +27,11 @@ MAX_REPORT_BYTES = 60_000  # the registry takes 64 KiB
 def sign(permit: Permit, ticket: VerifiedTicket, report: wire.Report, started: datetime) -> wire.Report:
     """The report with the run's manifest in it, which is also written into the run folder.
 
-    A run that left nothing has no manifest; neither has one that would not fit into a report, which its log then says.
-    More outputs than there is room for stand there as one folder.
+    More outputs than there is room for stand there as one folder. A run that was interrupted before it left anything
+    has no manifest. One that trained to its end and cannot sign for what it left has failed: nobody could prove whose
+    work it is, and the registry takes no such end for `finished`.
     """
-    if not report.outputs or report.state == "failed":
+    if report.state == "failed" or (report.state == "interrupted" and not report.outputs):
         return report
     try:
         signed = _signed(permit, ticket, report, started)
@@ -38,9 +39,12 @@ def sign(permit: Permit, ticket: VerifiedTicket, report: wire.Report, started: d
             signed = _signed(permit, ticket, as_one(report), started)
         if not _fits(signed):
             raise ManifestInvalid("it would not fit into a report")
-    except Exception:  # whatever it is, the report of a run that is done is worth more than its manifest
+    except Exception as error:  # whatever it is, the registry has to hear how the run ended
         log.exception("this run has no manifest")
-        return report
+        if report.state == "interrupted":
+            return report
+        why = f"it trained to its end, and its manifest could not be made: {error}"
+        return report.model_copy(update={"state": "failed", "error": why[:2_000]})
     assert signed.manifest is not None
     _write(permit.folder.manifest, signed.manifest.encode("ascii"))
     return signed
@@ -132,13 +136,13 @@ def _signed(permit: Permit, ticket: VerifiedTicket, report: wire.Report, started
 
 def _byproducts(folder: RunFolder) -> list[Resource]:
     found = [
-        Resource(name=path.name, digest={"sha256": _hex(folders.file_digest(path))})
+        Resource(name=path.name, digest={"sha256": runspec.hex_of(folders.file_digest(path))})
         for path in (folder.metrics, folder.card)
         if path.is_file()
     ]
     if folder.tensorboard.is_dir():
         digest = folders.folder_digest(folder.tensorboard)
-        found.append(Resource(name=folder.tensorboard.name, digest={"dirHash": _hex(digest)}))
+        found.append(Resource(name=folder.tensorboard.name, digest={"dirHash": runspec.hex_of(digest)}))
     return found
 
 
@@ -169,7 +173,3 @@ def _write(path: Path, content: bytes) -> None:
         write_private(path, content)
     except OSError as error:
         log.error("`%s` was not written: %s", path, error)
-
-
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")

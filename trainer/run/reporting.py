@@ -112,12 +112,20 @@ def send_spooled(folder: RunFolder, settings: Settings) -> wire.Run:
         raise NotFound(f"no report waits in `{folder.root}`: it was sent, or this is not the folder of a run")
     try:
         pending = json.loads(read_secret(folder.report_pending if waits else folder.redemption))
-        settings = replace(settings, server=pending["server"], issuer=pending["issuer"], token=None)
+        settings = at(settings, pending["server"], pending["issuer"])
         report = wire.Report.model_validate_json(folder.report.read_bytes()) if waits else None
     except (OSError, ValueError, KeyError) as error:
         raise NotConfigured(f"the report in `{folder.root}` cannot be read: {error}") from error
     with Registry(settings) as registry:
         return _tell(registry, folder, report, pending)
+
+
+def at(settings: Settings, server: str, issuer: str) -> Settings:
+    """Settings for the registry that a report is for. What signs a person in goes to none but the one that they chose:
+    a run folder may name any server."""
+    if server != settings.server:
+        settings = replace(settings, token=None, session=None)
+    return replace(settings, server=server, issuer=issuer)
 
 
 def _tell(registry: Registry, folder: RunFolder, report: wire.Report | None, pending: dict[str, Any]) -> wire.Run:

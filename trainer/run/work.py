@@ -41,8 +41,8 @@ TELL_WITHIN_S = 5.0  # a refusal does not wait long to be heard
 
 @dataclass(frozen=True)
 class Done:
-    """A run that came to an end of its own. `run` is None while its report waits, and when the registry `refused` it:
-    whatever was trained is here all the same."""
+    """A run that came to an end of its own. `run` is None while its report waits, and when the registry `refused` it.
+    It is refused here where it could not sign for what it left. Whatever was trained is here all the same."""
 
     job: Job
     outcome: Outcome
@@ -177,8 +177,9 @@ def _close(
     if outcome.stopped is None:
         reporting.write_card(job.folder, ticket.spec, outcome.scores)
     report = evidence.sign(permit, ticket, report, started)
+    unsigned = TrainingFailed(report.error or "", run_id=job.run_id) if report.state == "failed" else None
     try:
-        return Done(job, outcome, reporting.send(registry, job.folder, report, held))
+        return Done(job, outcome, reporting.send(registry, job.folder, report, held), refused=unsigned)
     except Problem as refusal:
         return Done(job, outcome, None, refused=refusal)
 
