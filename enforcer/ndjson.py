@@ -169,9 +169,9 @@ def _read(line: bytes) -> _Record:
         return None
     try:
         record, write = _parse(line)
-        names = record.keys()
-        if names == _ENTRY:
+        if len(record) == 3:
             return _entry_of(record["event"], record["index"], record["proof"], write)
+        names = record.keys()
         if names == {"checkpoint"} and type(record["checkpoint"]) is str:
             return _Checkpoint(record["checkpoint"])
         if names == {"manifest"} and type(record["manifest"]) is str:
@@ -203,7 +203,6 @@ def _number(digits: str) -> int | float:
     return number if abs(number) < 2**53 else float(number)
 
 
-_ENTRY = {"event", "index", "proof"}
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER  # refuses what is beyond 2^53
 
 
@@ -230,7 +229,7 @@ class _Log:
     """The log as far as the lines have shown it."""
 
     def __init__(self, head: Head, outside: Sequence[Head]) -> None:
-        self._head = head
+        self._head, self._size = head, head.size
         self._roots = _roots_of(outside, head)
         self._walk = Walk(head.size)
         self._right: dict[int, bytes] = {}  # by level: the hash of the node that the walk remembers
@@ -241,8 +240,8 @@ class _Log:
     def take(self, entry: _Entry) -> None:
         """Raises `LogInvalid` when this is not the log's entry at that place, or was here before."""
         index, event_id, leaf, path = entry
-        if not 0 <= index < self._head.size:
-            raise LogInvalid(f"index {index} is outside a log of {self._head.size} entries")
+        if not 0 <= index < self._size:
+            raise LogInvalid(f"index {index} is outside a log of {self._size} entries")
         if index < self._first or index in self._beyond:
             raise LogInvalid(f"entry {index} stands twice")
         siblings, met = self._walk.to(index)

@@ -104,7 +104,7 @@ def test_no_byte_can_be_changed(places: list[int]) -> None:
     assert ndjson.verify(content.splitlines(keepends=True), KEYS).events == len(places)
 
     for position in range(len(content)):
-        for bit in (1, 2, 32):
+        for bit in (1, 32):  # another letter, and the same in the other case
             changed = bytearray(content)
             changed[position] ^= bit
             with pytest.raises(LogInvalid):
