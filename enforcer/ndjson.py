@@ -213,8 +213,8 @@ def _write(document: dict[str, Any]) -> bytes:
 
 
 def _entry_of(event: Any, index: Any, proof: str, write: tlog.Writer) -> _Entry:
-    if type(event) is not dict or type(index) is not int:
-        raise ValueError("`event` is an object and `index` a number")
+    if type(index) is not int:
+        raise ValueError("`index` is a whole number")
     return index, event["id"], tlog.leaf_hash(tlog.entry(event, write)), _path_of(proof) if proof != "" else b""
 
 

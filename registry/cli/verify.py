@@ -99,8 +99,8 @@ def _manifest_format(export: Path, manifest_keys: Path) -> str:
 
 
 def _processes_for(export: Path) -> int:
-    """Other processes take a quarter of a second to start, in which one reads 25 MB."""
-    return 1 if export.stat().st_size < 100_000_000 else min(os.cpu_count() or 1, 4)
+    """Other processes take half a second to start, in which this one reads 50 MB."""
+    return 1 if export.stat().st_size < 200_000_000 else min(os.cpu_count() or 1, 4)
 
 
 def _verify_database(keys: Any, outside: Any) -> Any:

@@ -140,6 +140,14 @@ def test_a_line_is_rfc_8785_whatever_an_event_holds(text: str, value: Any) -> No
     assert ndjson.verify([head, line], KEYS).whole
 
 
+@pytest.mark.parametrize("places", [[0, 0], [4, 4], [2, 4, 1, 4], [0, 1, 2, 0]])
+def test_an_event_counts_once_however_well_it_is_proven_again(places: list[int]) -> None:
+    events = [event_of(f"e{number}") for number in range(5)]
+
+    with pytest.raises(LogInvalid, match=f"line {len(places) + 1}: entry {places[-1]} stands twice"):
+        ndjson.verify(export_of(events, places), KEYS)
+
+
 Spoil = Callable[[list[bytes]], list[bytes]]
 
 
