@@ -1,19 +1,30 @@
-"""An NDJSON export: a checkpoint, then events, each with the proof that it stands in the log under that checkpoint.
+"""An NDJSON export: a checkpoint, then events, each with what its proof adds to those of the lines before it.
 
-Written line by line by the registry, checked offline by anybody who holds the log's keys. The manifest in its last line
-is `enforcer.exports`.
+Every line is RFC 8785 JSON, so it has one spelling: what is hashed is what stands there, for every reader. A proof goes
+up from the event only until it meets a node that an earlier line has proven (`Walk`); of a whole log that is one hash a
+line, and the first line that does not fit is known when it is read. Written by the registry, checked offline by anybody
+who holds the log's keys. The manifest in the last line is `enforcer.exports`.
 """
 
-import base64
+import binascii
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
 from typing import Any
 
-from pydantic_core import from_json
+import orjson
 
+from enforcer import canonical, tlog
 from enforcer.keys import KeySet
-from enforcer.tlog import EMPTY_ROOT, Frontier, Head, LogInvalid, entry, leaf_hash, node_hash, open_checkpoint
+from enforcer.tiles import HASH_BYTES
+from enforcer.tlog import EMPTY_ROOT, Frontier, Head, LogInvalid, node_hash
+
+CHUNK = 2_000
 
 
 @dataclass(frozen=True)
@@ -25,17 +36,61 @@ class Verified:
     whole: bool
 
 
-def head_line(note: str) -> str:
-    """The first line: the checkpoint that all its proofs lead to."""
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def head_line(note: str) -> bytes:
+    """The first line: the checkpoint that all proofs lead to."""
     return _line({"checkpoint": note})
 
 
-def event_line(index: int, event: Mapping[str, Any], path: Sequence[bytes]) -> str:
-    return _line({"index": index, "event": event, "proof": [base64.b64encode(node).decode() for node in path]})
+def event_line(index: int, event: Mapping[str, Any], path: Iterable[bytes]) -> bytes:
+    """`path` holds the hashes of the siblings that `Walk.to` names; one text of base64 holds all of them."""
+    proof = binascii.b2a_base64(b"".join(path), newline=False).decode()
+    return _line({"event": event, "index": index, "proof": proof})
 
 
-def verify(lines: Iterable[str], keys: KeySet, *, outside: Sequence[Head] = ()) -> Verified:
+def manifest_line(token: str) -> bytes:
+    """The last line."""
+    return _line({"manifest": token})
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return canonical.dumps(record) + b"\n"
+
+
+class Walk:
+    """The ways to the entries of a log, in the order of an export: the same for who writes it and for who checks it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: dict[int, int] = {}  # by level: the node right of the last way that left it on the left
+
+    def to(self, index: int) -> tuple[list[tuple[int, int]], int | None]:
+        """The siblings, as level and position, that lead up from an entry, and the level of the node where an earlier
+        way is met; None when they lead to the root (RFC 9162 section 2.1.3.2)."""
+        siblings: list[tuple[int, int]] = []
+        level, position, last = 0, index, self._size - 1
+        while last:
+            if position & 1:
+                if self._known.get(level) == position:
+                    return siblings, level
+                siblings.append((level, position - 1))
+            elif position < last:  # the last node of a level without a partner moves up unchanged
+                siblings.append((level, position + 1))
+                self._known[level] = position + 1
+            level, position, last = level + 1, position >> 1, last >> 1
+        return siblings, None
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def verify(lines: Iterable[bytes], keys: KeySet, *, outside: Sequence[Head] = (), processes: int = 1) -> Verified:
     """Check an export offline: the checkpoint's signature, then each event's inclusion in the tree it signs.
+
+    With more than one of `processes` others read the lines, and what is found is the same. They are started afresh, so
+    a script that asks for them needs the `__main__` guard of `multiprocessing`.
 
     `outside` are verified checkpoints that the auditor brings: this log must begin with each of them. Only an export of
     the whole log can show that, unless they are of the same size.
@@ -43,47 +98,188 @@ def verify(lines: Iterable[str], keys: KeySet, *, outside: Sequence[Head] = ()) 
     Raises:
         LogInvalid: naming the first line that does not fit.
     """
-    head: Head | None = None
-    seen: set[int] = set()
-    edge = Frontier()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    with closing(_read_in_order(lines, processes)) as found:
+        return _follow(found, keys, outside)
+
+
+def _follow(records: Iterable["_Record"], keys: KeySet, outside: Sequence[Head]) -> Verified:
+    log: _Log | None = None
+    ended = False
+    for number, record in enumerate(records, start=1):
         try:
-            record = from_json(line)
-            if head is None:
-                head = open_checkpoint(record["checkpoint"], keys)
-                included = _Included(head)
-                roots = _roots_of(outside, head)
-                continue
-            if record.keys() == {"manifest"}:  # the last line, which `enforcer.exports` checks
-                continue
-            event, index = record["event"], record["index"]
-            if not isinstance(event, dict) or type(index) is not int:
-                raise ValueError("`event` is an object and `index` a number")
-            leaf = leaf_hash(entry(event))
-            fits = included.check(index, leaf, record["proof"])
+            if isinstance(record, tuple) and log is not None and not ended:
+                log.take(record)
+            elif isinstance(record, _Checkpoint) and log is None:
+                log = _Log(tlog.open_checkpoint(record.note, keys), outside)
+            elif isinstance(record, _Manifest) and log is not None and not ended:
+                ended = True
+            elif record is not None:
+                raise LogInvalid(record.reason if isinstance(record, _Unreadable) else _MISPLACED)
         except LogInvalid as error:
             raise LogInvalid(f"line {number}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise LogInvalid(f"line {number} is not a record of an export: {error!r}") from error
-        if not fits:
-            raise LogInvalid(f"line {number}: event `{event.get('id')}` is not in the log as it stands here")
-        if index in seen:
-            raise LogInvalid(f"line {number}: entry {index} stands twice")
-        seen.add(index)
-        if index == edge.size and roots:
-            edge.append(leaf)
-            if edge.size in roots and roots.pop(edge.size) != edge.root:
-                raise LogInvalid(f"the log's first {edge.size} entries are not those of the checkpoint you hold")
-    if head is None:
+    if log is None:
         raise LogInvalid("the export is empty: it must begin with a checkpoint")
-    if roots:
-        raise LogInvalid(
-            f"the export is not of the whole log up to {min(roots)} entries, so it cannot be compared with the "
-            "checkpoint you hold; export the whole log, or check the database"
-        )
-    return Verified(head, len(seen), len(seen) == head.size)
+    return log.verified()
+
+
+def _read_in_order(lines: Iterable[bytes], processes: int) -> Generator["_Record"]:
+    """What each line holds, read here or by other processes. Little is read ahead, so it needs no memory."""
+    if processes < 2:
+        yield from map(_read, lines)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        lines, ahead = iter(lines), deque[Future[list[_Record]]]()
+        while chunk := list(islice(lines, CHUNK)):
+            ahead.append(pool.submit(_read_all, chunk))
+            if len(ahead) > 2 * processes:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+
+
+def _read_all(chunk: list[bytes]) -> list["_Record"]:
+    return [_read(line) for line in chunk]
+
+
+_MISPLACED = "not a record of an export at this place: first a checkpoint, then events, at last the manifest"
+_Entry = tuple[int, str, bytes, bytes]  # index, event's id, leaf hash, proof; no class, since there are millions
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    note: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    token: str  # `enforcer.exports` checks it
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    reason: str
+
+
+_Record = _Checkpoint | _Entry | _Manifest | _Unreadable | None  # None: an empty line
+
+
+def _read(line: bytes) -> _Record:
+    """All that can be said of a line by itself."""
+    if line in (b"\n", b""):
+        return None
+    try:
+        record, write = _parse(line)
+        if len(record) == 3:
+            return _entry_of(record["event"], record["index"], record["proof"], write)
+        names = record.keys()
+        if names == {"checkpoint"} and type(record["checkpoint"]) is str:
+            return _Checkpoint(record["checkpoint"])
+        if names == {"manifest"} and type(record["manifest"]) is str:
+            return _Manifest(record["manifest"])
+    except LogInvalid as error:
+        return _Unreadable(str(error))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return _Unreadable(f"not a record of an export: {error!r}")
+    return _Unreadable(_MISPLACED)
+
+
+def _parse(line: bytes) -> tuple[Any, tlog.Writer]:
+    """The line's JSON, and what writes just what stands there."""
+    record = orjson.loads(line)
+    try:
+        if _write(record) + b"\n" == line:
+            return record, _write
+    except orjson.JSONEncodeError:
+        pass
+    record = json.loads(line, parse_int=_number)
+    if canonical.dumps(record) != line.removesuffix(b"\n"):
+        raise LogInvalid("not as RFC 8785 spells it: a name stands twice, or the line was written anew")
+    return record, canonical.dumps
+
+
+def _number(digits: str) -> int | float:
+    """RFC 8785 writes floats up to 1e21 without a point; beyond 2^53 a whole number was one."""
+    number = int(digits)
+    return number if abs(number) < 2**53 else float(number)
+
+
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER  # refuses what is beyond 2^53
+
+
+def _write(document: dict[str, Any]) -> bytes:
+    """RFC 8785 but for floats and names that are not ASCII. It may stand for the true form wherever it gives the line
+    as it is: what is hashed then are the bytes that stand there, and the log's hashes are of the true form only."""
+    return orjson.dumps(document, None, _SORTED)
+
+
+def _entry_of(event: Any, index: Any, proof: str, write: tlog.Writer) -> _Entry:
+    if type(index) is not int:
+        raise ValueError("`index` is a whole number")
+    return index, event["id"], tlog.leaf_hash(tlog.entry(event, write)), _path_of(proof) if proof != "" else b""
+
+
+def _path_of(proof: str) -> bytes:
+    path = binascii.a2b_base64(proof, strict_mode=True)
+    if binascii.b2a_base64(path, newline=False) != proof.encode():
+        raise ValueError("`proof` is base64, in its one spelling")
+    return path
+
+
+class _Log:
+    """The log as far as the lines have shown it."""
+
+    def __init__(self, head: Head, outside: Sequence[Head]) -> None:
+        self._head, self._size = head, head.size
+        self._roots = _roots_of(outside, head)
+        self._walk = Walk(head.size)
+        self._right: dict[int, bytes] = {}  # by level: the hash of the node that the walk remembers
+        self._edge = Frontier()
+        self._first = 0  # so many entries from the start, without a gap
+        self._beyond: set[int] = set()
+
+    def take(self, entry: _Entry) -> None:
+        """Raises `LogInvalid` when this is not the log's entry at that place, or was here before."""
+        index, event_id, leaf, path = entry
+        if not 0 <= index < self._size:
+            raise LogInvalid(f"index {index} is outside a log of {self._size} entries")
+        if index < self._first or index in self._beyond:
+            raise LogInvalid(f"entry {index} stands twice")
+        siblings, met = self._walk.to(index)
+        if len(path) != HASH_BYTES * len(siblings):
+            short = len(path) < HASH_BYTES * len(siblings)
+            raise LogInvalid(f"the proof of entry {index} is too {'short' if short else 'long'}")
+        node, start = leaf, 0
+        for level, position in siblings:
+            sibling = path[start : start + HASH_BYTES]
+            start += HASH_BYTES
+            if position & 1:
+                node = node_hash(node, sibling)
+                self._right[level] = sibling
+            else:
+                node = node_hash(sibling, node)
+        if node != (self._head.root if met is None else self._right[met]):
+            raise LogInvalid(f"event `{event_id}` is not in the log as it stands here")
+        if index != self._first:
+            self._beyond.add(index)
+            return
+        self._first += 1
+        if self._roots:
+            self._compare(leaf)
+
+    def _compare(self, leaf: bytes) -> None:
+        self._edge.append(leaf)
+        size = self._edge.size
+        if self._roots.pop(size, None) not in (None, self._edge.root):
+            raise LogInvalid(f"the log's first {size} entries are not those of the checkpoint you hold")
+
+    def verified(self) -> Verified:
+        if self._roots:
+            raise LogInvalid(
+                f"the export is not of the whole log up to {min(self._roots)} entries, so it cannot be compared with "
+                "the checkpoint you hold; export the whole log, or check the database"
+            )
+        events = self._first + len(self._beyond)
+        return Verified(self._head, events, events == self._head.size)
 
 
 def _roots_of(outside: Sequence[Head], head: Head) -> dict[int, bytes]:
@@ -99,50 +295,3 @@ def _roots_of(outside: Sequence[Head], head: Head) -> dict[int, bytes]:
     if roots.pop(0, EMPTY_ROOT) != EMPTY_ROOT or roots.pop(head.size, head.root) != head.root:
         raise LogInvalid(f"the log is not the one of the checkpoint you hold over {head.size} entries")
     return roots
-
-
-class _Included:
-    """Which leaves are in the tree. Neighbours prove each other: a path that meets a node which is already proven need
-    not be walked to the root, so an export in order costs about one hash a line."""
-
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._proven: dict[int, tuple[int, bytes]] = {}  # by level: the node right of the last path
-
-    def check(self, index: int, leaf: bytes, path: Sequence[str]) -> bool:
-        """RFC 9162 section 2.1.3.2. Raises `LogInvalid` or `ValueError` when the path is none."""
-        size = self._head.size
-        if not 0 <= index < size:
-            raise LogInvalid(f"index {index} is outside a log of {size} entries")
-        level, node, position, last, used = 0, leaf, index, size - 1, 0
-        right: list[tuple[int, int, bytes]] = []
-        while last:
-            if position == last and not position & 1:  # the last node of a level without a partner moves up unchanged
-                level, position, last = level + 1, position >> 1, last >> 1
-                continue
-            proven = self._proven.get(level)
-            if proven is not None and proven[0] == position:
-                break
-            if used == len(path):
-                raise LogInvalid(f"the proof of entry {index} is too short")
-            sibling = base64.b64decode(path[used], validate=True)
-            used += 1
-            if position & 1:
-                node = node_hash(sibling, node)
-            else:
-                right.append((level, position + 1, sibling))
-                node = node_hash(node, sibling)
-            level, position, last = level + 1, position >> 1, last >> 1
-        else:
-            if used != len(path):
-                raise LogInvalid(f"the proof of entry {index} is too long")
-            proven = (0, self._head.root)
-        if node != proven[1]:
-            return False
-        for at, place, sibling in right:
-            self._proven[at] = (place, sibling)
-        return True
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -115,9 +115,7 @@ def canonical_bytes_around(profile: bytes, specification: dict[str, Any]) -> byt
     Raises:
         SpecificationInvalid: as `canonical_bytes`.
     """
-    before = flat_canonical_bytes({name: value for name, value in specification.items() if name < "profile"})
-    after = flat_canonical_bytes({name: value for name, value in specification.items() if name > "profile"})
-    return _small(before[:-1] + b',"profile":' + profile + b"," + after[1:])
+    return _small(flat_canonical_bytes({**specification, "profile": canonical.Canonical(profile)}))
 
 
 def flat_canonical_bytes(document: dict[str, Any]) -> bytes:

@@ -52,6 +52,13 @@ class Tiles:
                 start = middle
         return path[::-1]
 
+    def node(self, level: int, position: int) -> bytes:
+        """The hash of the node over the entries from `position << level`, as many as there are below it."""
+        start = position << level
+        if not 0 <= start < self.size:
+            raise LogInvalid(f"node {position} of level {level} is outside a log of {self.size} entries")
+        return self._root_of(start, min(start + (1 << level), self.size))
+
     def consistency(self, old: int) -> list[bytes]:
         """That the log of `old` entries is the beginning of this one (RFC 9162 section 2.1.4.1)."""
         if not 0 < old <= self.size:

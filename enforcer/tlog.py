@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -25,48 +25,48 @@ LOCAL = "localhost/tlog"
 
 # What may speak of people. `ERASED` is what stands there when salt and values are gone.
 PERSONAL = ("actor", "groups", "reason", "detail")
-_NOT_LOGGED = (*PERSONAL, "salt")
-_FLAT = frozenset({str, int, type(None)})
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 ERASED: dict[str, Any] = {"actor": "erased", "groups": [], "reason": None, "detail": {}}
+Writer = Callable[[dict[str, Any]], bytes]
 
 
 def personal_hash(salt: str, event: Mapping[str, Any]) -> str:
     """`sha256:SHA-256(salt || JCS(personal part))`, salt in hex. Without the salt nobody can try names."""
-    personal = {name: event[name] for name in PERSONAL}
-    detail, groups = personal["detail"], personal["groups"]
-    flat = type(detail) is dict and _is_flat(detail) and type(groups) is list and _FLAT.issuperset(map(type, groups))
-    written = _ENCODER.encode(personal).encode() if flat else canonical.dumps(personal)
-    return f"sha256:{hashlib.sha256(bytes.fromhex(salt) + written).hexdigest()}"
+    return _salted(bytes.fromhex(salt), canonical.dumps({name: event[name] for name in PERSONAL}))
 
 
-def entry(event: Mapping[str, Any]) -> bytes:
-    """The log entry of an event in the JSON form of `wire.Event`.
+def entry(event: Mapping[str, Any], write: Writer = canonical.dumps) -> bytes:
+    """The log entry of an event in the JSON form of `wire.Event`. A reader that knows how it
+    is spelt brings a quicker writer than that of RFC 8785.
 
     Raises:
-        LogInvalid: its personal part is neither what was hashed nor erased.
+        LogInvalid: its personal part is neither what was hashed nor erased, or it holds a member that no event has.
     """
-    if event["salt"] is None:
-        fits = all(event[name] == value for name, value in ERASED.items())
+    logged, personal = {**event, "v": 1}, {}
+    for name in PERSONAL:
+        personal[name] = logged.pop(name)
+    salt = logged.pop("salt")
+    if salt is None:
+        fits = personal == ERASED
     else:
-        fits = personal_hash(event["salt"], event) == event["personal_hash"]
+        raw = bytes.fromhex(salt)
+        fits = _salted(raw, write(personal)) == logged["personal_hash"] and raw.hex() == salt
     if not fits:
         raise LogInvalid(f"event `{event['id']}`: its personal part is not what was logged")
-    return entry_as_hashed(event)
+    if "v" in event:
+        raise LogInvalid(f"event `{event['id']}` has a member `v`, which only its entry in the log has")
+    return write(logged)
 
 
 def entry_as_hashed(event: Mapping[str, Any]) -> bytes:
     """The log entry of an event whose `personal_hash` is taken as it stands: for whoever has just made it."""
     logged = {**event, "v": 1}
-    for name in _NOT_LOGGED:
+    for name in (*PERSONAL, "salt"):
         del logged[name]
-    return _ENCODER.encode(logged).encode() if _is_flat(logged) else canonical.dumps(logged)
+    return canonical.dumps(logged)
 
 
-def _is_flat(members: dict[str, Any]) -> bool:
-    """Text, nothing, or whole numbers under ASCII names: nearly every event. There Python's own encoder writes what
-    RFC 8785 asks for (held to it in the tests), and an auditor's export is read three times as fast."""
-    return _FLAT.issuperset(map(type, members.values())) and "".join(members).isascii()
+def _salted(salt: bytes, personal: bytes) -> str:
+    return f"sha256:{hashlib.sha256(salt + personal).hexdigest()}"
 
 
 def leaf_hash(entry: bytes) -> bytes:

@@ -33,7 +33,7 @@ _TOKEN = "MANIFEST"  # stands where the token goes, until what stands before it 
 
 @dataclass(frozen=True)
 class Entry:
-    """An event as it stands on the wire, its place in the log, and the proof of that, where the format carries one."""
+    """An event as it stands on the wire, its place in the log, and what its proof adds, in a format that has proofs."""
 
     event: dict[str, Any]
     index: int | None = None
@@ -95,12 +95,16 @@ def _chunks(books: Books, wanted: Filter, size: int, *, proven: bool) -> Iterato
     """What the first `size` places of the log hold. All of it comes in the log's order, from which a verifier computes
     the log again; a part comes by id, in which the filter has an index."""
     page = _by_id if wanted.wanted else _by_place
+    walk = ndjson.Walk(size)
     after: Any = None
     while True:
         with books.reading() as session:
             found, after, more = page(session, wanted, size, after)
             tree = log.tiles_of(session, size)
-            entries = [Entry(audit.document(row), at, tree.inclusion(at) if proven else None) for at, row in found]
+            entries = [
+                Entry(audit.document(row), at, [tree.node(*place) for place in walk.to(at)[0]] if proven else None)
+                for at, row in found
+            ]
         yield entries
         if not more:
             return
@@ -150,10 +154,10 @@ def _last_record(form: Form, export_id: str, made_at: str, auditor: Actor, unit:
 
 
 def ndjson_line(entry: Entry) -> str:
-    """The event with its place and proof, for `tagwarden audit verify`."""
+    """The event with its place and what its proof adds, for `tagwarden audit verify`."""
     if entry.index is None or entry.proof is None:
-        return json.dumps({"manifest": entry.event["detail"]["manifest"]}, separators=(",", ":")) + "\n"
-    return ndjson.event_line(entry.index, entry.event, entry.proof)
+        return ndjson.manifest_line(entry.event["detail"]["manifest"]).decode()
+    return ndjson.event_line(entry.index, entry.event, entry.proof).decode()
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -334,7 +338,7 @@ def _milliseconds(at: str) -> int:
 
 
 FORMS: dict[Format, Form] = {
-    "ndjson": Form("application/x-ndjson", "audit.ndjson", ndjson_line, ndjson.head_line),
+    "ndjson": Form("application/x-ndjson", "audit.ndjson", ndjson_line, lambda note: ndjson.head_line(note).decode()),
     "csv": Form("text/csv; charset=utf-8", "audit.csv", csv_line, lambda _note: _csv_line(audit.COLUMNS)),
     "cef": Form("text/plain; charset=utf-8", "audit.cef", cef_line),
     "ocsf": Form("application/x-ndjson", "audit.ocsf.ndjson", ocsf_line),

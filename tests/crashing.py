@@ -240,7 +240,7 @@ def check(service: Service, history: History, auditor: str) -> int:
             timeout=120,
         )
         .raise_for_status()
-        .text.splitlines()
+        .content.splitlines()
     )
     keys = KeySet.from_jwks(httpx2.get(f"{service.url}/tlog/jwks.json").json())
     assert ndjson.verify(lines, keys).whole, "the export is the whole log, and every proof in it holds"

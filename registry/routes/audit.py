@@ -82,8 +82,8 @@ def export_events(
     auditor: Annotated[Permit, Depends(May("audit-read", about=_unit_in_export, budget="exports"))],
     books: TheBooks,
 ) -> StreamingResponse:
-    """All matching events, oldest first, with a signed manifest as the last record. `ndjson` carries a checkpoint and a
-    proof for each event. An export without its last record broke off."""
+    """All matching events, oldest first, with a signed manifest as the last record. `ndjson` carries a checkpoint and
+    the proofs of all events under it. An export without its last record broke off."""
     form, wanted = exports.FORMS[query.format], filter_of(books, query, auditor.unit)
     body = exports.stream(books, query.format, wanted, auditor.actor, auditor.unit, auditor.provenance)
     headers = {"Content-Disposition": f'attachment; filename="{form.file_name}"'}

@@ -153,3 +153,13 @@ def test_the_vectors_of_transparency_dev_agree() -> None:
         seen += 1
 
     assert seen > 100
+
+
+@given(st.integers(1, 300), st.integers(0, 10), st.data())
+def test_a_node_is_the_root_of_what_is_below_it(size: int, level: int, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, (size - 1) >> level))
+    log = in_memory(LEAVES[:size])
+
+    assert log.node(level, position) == definition(LEAVES[position << level : min((position + 1) << level, size)])
+    with pytest.raises(LogInvalid, match="outside"):
+        log.node(level, ((size - 1) >> level) + 1)

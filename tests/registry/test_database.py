@@ -58,7 +58,7 @@ def test_the_whole_service_runs_on_postgresql(postgresql: str, tmp_path: Path) -
     assert statuses == [200, 409]
     assert refused.status_code == 403
     auditor = registry.as_("boss", "group-auditors", unit="all")
-    lines = auditor.get("/v1/audit:export", params={"format": "ndjson"}).text.splitlines()
+    lines = auditor.get("/v1/audit:export", params={"format": "ndjson"}).content.splitlines()
     keys = KeySet.from_jwks(registry.anonymous().get("/tlog/jwks.json").json())
     assert ndjson.verify(lines, keys).whole
     for statement in ("update event set actor = 'x'", "delete from tag_version"):

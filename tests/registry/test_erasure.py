@@ -52,10 +52,10 @@ def person(registry: Registry) -> str:
 
 def whole_log(registry: Registry) -> list[str]:
     auditor = registry.as_("boss", "group-auditors", unit="all")
-    lines = auditor.get("/v1/audit:export", params={"format": "ndjson"}).text.split("\n")
+    content = auditor.get("/v1/audit:export", params={"format": "ndjson"}).content
     keys = KeySet.from_jwks(registry.anonymous().get("/tlog/jwks.json").json())
-    assert ndjson.verify(lines, keys).whole
-    return lines
+    assert ndjson.verify(content.splitlines(), keys).whole
+    return content.decode().split("\n")
 
 
 def naming(registry: Registry, person: str) -> list[str]:

@@ -142,9 +142,7 @@ def test_an_export_of_many_chunks_holds_each_event_once(busy: Registry, monkeypa
 
     content = b"".join(exports.stream(busy.books, "ndjson", Filter(), auditor, "all", {}))
 
-    found = ndjson.verify(
-        content.decode().split("\n"), KeySet.from_jwks(busy.anonymous().get("/tlog/jwks.json").json())
-    )
+    found = ndjson.verify(lines(content), KeySet.from_jwks(busy.anonymous().get("/tlog/jwks.json").json()))
     assert found.whole
     assert manifests.verify(lines(content), keys_of(busy)).count == found.events > 9
 
