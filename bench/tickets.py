@@ -59,7 +59,7 @@ from registry.app import create_app
 from registry.settings import Settings
 class NoStore:
     async def write(self, draft):
-        return draft.answer["answer"]
+        return True
 settings = Settings(port=int(sys.argv[1]))
 server.prepare(settings)
 app = create_app(settings)

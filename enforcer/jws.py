@@ -13,6 +13,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, NoReturn
 
+import orjson
 from joserfc import jws
 from joserfc.errors import JoseError
 
@@ -24,7 +25,6 @@ warnings.filterwarnings("ignore", message="EdDSA is deprecated", module="joserfc
 MAX_LENGTH = 8_192
 MAX_CONTAINERS = 256
 MAX_DEPTH = 16
-_COMPACTLY = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _COMPACT = re.compile(r"[A-Za-z0-9_-]{1,1024}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")
 
 
@@ -111,7 +111,7 @@ def _header(alg: str, **members: str) -> str:
 
 
 def _written(part: dict[str, Any]) -> bytes:
-    return _COMPACTLY.encode(part).encode()
+    return orjson.dumps(part)
 
 
 def b64url(content: bytes) -> str:

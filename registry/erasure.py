@@ -254,7 +254,7 @@ def _forget_answers(session: Session, person: str, unit: str) -> int:
 
 
 def _unit_of(session: Session, answer: IdempotentAnswer) -> str | None:
-    run = session.get(Run, json.loads(answer.answer).get("run_id"))
+    run = session.exec(select(Run).where(Run.jti == answer.jti)).first()
     return run.business_unit if run else None
 
 

@@ -160,7 +160,7 @@ def strict_json(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth(body) > MAX_DEPTH:
         raise TooDeep(f"the body is nested more than {MAX_DEPTH} levels deep; no document of this API is")
     try:
-        return json.loads(body, object_pairs_hook=_members)
+        return _DECODER.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise Malformed("the body is not JSON in UTF-8") from None
     except ValueError as error:  # also an integer of thousands of digits
@@ -249,6 +249,9 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise Malformed(f"`{twice[:60]}` stands twice in one object of the body; parsers differ on which one counts")
     return members
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members)  # `json.loads` would make one for each request
 
 
 def _replay(first: Message, rest: Receive) -> Receive:

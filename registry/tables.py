@@ -450,14 +450,18 @@ class LegalHold(SQLModel, table=True):
 
 
 class IdempotentAnswer(SQLModel, table=True):
-    """What a POST with this Idempotency-Key was answered, to the byte, so that a retry gets the same."""
+    """What a ticket request with this Idempotency-Key was answered, so that a retry gets the same, to the byte: the
+    ticket itself, the head and the warnings that came with it. The rest of the answer stands in the rows of ticket and run."""
 
     __tablename__ = "idempotent_answer"
 
     actor: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     request_digest: str
-    answer: str
+    jti: str
+    ticket: str
+    checkpoint: str
+    warnings: list[str] = _json()
     created_at: datetime = _moment(index=True)
 
 

@@ -2,10 +2,12 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import orjson
 from sqlalchemy import update
 from sqlmodel import Session, col, delete, select
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +16,7 @@ from enforcer import gates, tickets, tlog, wire
 from enforcer.policy.rules import Directory
 from enforcer.problems import (
     ArgumentInvalid,
+    IdempotencyConflict,
     Malformed,
     OfflineNotPermitted,
     RunClosed,
@@ -26,14 +29,14 @@ from enforcer.problems import (
     Unavailable,
     UnknownTicket,
 )
-from enforcer.runspec import RunSpec, canonical_bytes_around, digest, flat_canonical_bytes
+from enforcer.runspec import canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
 from registry import access, audit, db, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
 from registry.tables import IdempotentAnswer, Run, Stamp, Ticket, UsedProof
-from registry.writer import Draft, Stale, conflict
+from registry.writer import Draft, Stale
 
 IDEMPOTENCY_LIFE = timedelta(hours=24)
 ATTEMPTS = 10  # to draft under a stamp that still stands when it is written
@@ -43,21 +46,21 @@ _ONE_PLACE = re.compile(r"urn:swift:exec:(local:)?[A-Za-z0-9][A-Za-z0-9._-]{0,15
 def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.TicketPlan:
     """What `issue` would grant. Nothing is written."""
     task = tags.in_force(session, request.task_type)
-    spec = _resolve(request, task, permit, run_id="run-planned")
-    _canonical(spec, task)
+    spec = _resolve(request, request.model_dump(mode="json"), task, permit, run_id="run-planned")
+    canonical_bytes_around(task.canonical, spec)
     return wire.TicketPlan(
-        task_type=spec.task_type,
-        version=spec.version,
+        task_type=task.tag,
+        version=task.version,
         policy_rule=_rule(permit),
-        pool=spec.profile.pool,
-        limits=spec.limits,
-        arguments=spec.arguments,
-        gates=[_gate_in_words(gate) for gate in spec.profile.gates],
+        pool=task.profile.pool,
+        limits=task.profile.limits,
+        arguments=spec["arguments"],
+        gates=[_gate_in_words(gate) for gate in task.profile.gates],
         warnings=permit.warnings,
     )
 
 
-async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, idempotency_key: str) -> str:
+async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, idempotency_key: str) -> bytes:
     """Sign a ticket for the resolved run, and write ticket, run and event with it. Returns the JSON of the grant.
 
     Raises:
@@ -68,9 +71,12 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
     """
     for _ in range(ATTEMPTS):
         with suppress(Stale):
-            return await run_in_threadpool(
-                _answered, books, request, permit, idempotency_key
-            ) or await books.writer.write(await run_in_threadpool(_draft_now, books, request, permit, idempotency_key))
+            answered = await run_in_threadpool(_answered, books, request, permit, idempotency_key)
+            if answered is not None:
+                return answered
+            drafted = await run_in_threadpool(_draft_now, books, request, permit, idempotency_key)
+            if await books.writer.write(drafted):
+                return drafted.answer
     raise Unavailable("task types or the policy are being changed just now; nothing was issued. Try again")
 
 
@@ -98,18 +104,19 @@ def draft(
     """The signed ticket with everything that has to be written before anybody may see it.
 
     `task`, and what the permit rests on, were read under the stamp; `head` is the log's newest checkpoint. Raises as
-    `issue`.
+    `issue`. What is made here of checked parts goes through no model again: that would be a tenth of a ticket.
     """
     run_id, jti, now = f"run-{db.uuid7()}", db.uuid7(), db.utc_now()
-    spec = _resolve(request, task, permit, run_id=run_id)
-    run_spec = _canonical(spec, task)
-    run_spec_digest, rule = digest(run_spec), _rule(permit)
+    ends, issued_at = now + timedelta(seconds=books.settings.ticket_ttl_s), int(now.timestamp())
+    asked, limits, rule = request.model_dump(mode="json"), task.profile.limits, _rule(permit)
+    run_spec = canonical_bytes_around(task.canonical, _resolve(request, asked, task, permit, run_id=run_id))
+    run_spec_digest = digest(run_spec)
     event = audit.describe(
         "ticket.issued",
         permit.actor,
         business_unit=permit.unit,
-        task_type=spec.task_type,
-        version=spec.version,
+        task_type=task.tag,
+        version=task.version,
         run_id=run_id,
         ticket_id=jti,
         **permit.provenance,
@@ -119,48 +126,38 @@ def draft(
             "redeem": request.redeem,
         },
     )
-    issued_at = int(now.timestamp())
-    claims = tickets.Claims(
-        iss=books.settings.issuer,
-        sub=permit.actor.id,
-        aud=request.audience,
-        iat=issued_at,
-        nbf=issued_at,
-        exp=issued_at + books.settings.ticket_ttl_s,
-        jti=jti,
-        cnf=tickets.Confirmation(jkt=request.jkt),
-        txn=run_id,
-        client_id=request.client_id,
-        authorization_details=[
-            tickets.TrainingRun(
-                type="training_run",
-                pool=spec.profile.pool,
-                gpus=spec.gpus,
-                max_runtime_s=spec.limits.max_runtime_s,
-                actions=["train"],
-            )
-        ],
-        ver=1,
-        task_type=spec.task_type,
-        task_version=spec.version,
-        business_unit=permit.unit,
-        run_spec_digest=run_spec_digest,
-        policy_digest=permit.decision.revision,
-        policy_rule=rule,
-        decision_id=event["id"],
-        redeem=request.redeem,
-    )
-    token = tickets.sign(claims, books.ticket_key)
-    grant = wire.TicketGrant(
-        ticket=token,
-        jti=jti,
-        run_id=run_id,
-        run_spec=run_spec.decode(),
-        run_spec_digest=run_spec_digest,
-        expires_at=now + timedelta(seconds=books.settings.ticket_ttl_s),
-        policy_rule=rule,
-        warnings=permit.warnings,
-        checkpoint=head,
+    token = tickets.sign_claims(
+        {
+            "iss": books.settings.issuer,
+            "sub": permit.actor.id,
+            "aud": request.audience,
+            "iat": issued_at,
+            "nbf": issued_at,
+            "exp": issued_at + books.settings.ticket_ttl_s,
+            "jti": jti,
+            "cnf": {"jkt": request.jkt},
+            "txn": run_id,
+            "client_id": request.client_id,
+            "authorization_details": [
+                {
+                    "type": "training_run",
+                    "pool": task.profile.pool,
+                    "gpus": request.gpus,
+                    "max_runtime_s": limits.max_runtime_s,
+                    "actions": ["train"],
+                }
+            ],
+            "ver": 1,
+            "task_type": task.tag,
+            "task_version": task.version,
+            "business_unit": permit.unit,
+            "run_spec_digest": run_spec_digest,
+            "policy_digest": permit.decision.revision,
+            "policy_rule": rule,
+            "decision_id": event["id"],
+            "redeem": request.redeem,
+        },
+        books.ticket_key,
     )
     event["digest"] = digest(token.encode())
     ticket_row = {
@@ -170,19 +167,19 @@ def draft(
         "state": "issued",
         "run_spec": run_spec,
         "issued_at": now,
-        "expires_at": grant.expires_at,
+        "expires_at": ends,
         "redeem": request.redeem,
     }
     run_row = {
         "id": run_id,
         "jti": jti,
-        "task_type": spec.task_type,
-        "version": spec.version,
+        "task_type": task.tag,
+        "version": task.version,
         "business_unit": permit.unit,
         "actor": permit.actor.id,
         "state": "permitted",
-        "target": spec.target,
-        "pool": spec.profile.pool,
+        "target": request.target,
+        "pool": task.profile.pool,
         "policy_rule": rule,
         "run_spec_digest": run_spec_digest,
         "created_at": now,
@@ -195,12 +192,33 @@ def draft(
     answer_row = {
         "actor": permit.actor.id,
         "key": idempotency_key,
-        "request_digest": _request_digest(request),
-        "answer": grant.model_dump_json(),
+        "request_digest": _request_digest(asked),
+        "jti": jti,
+        "ticket": token,
+        "checkpoint": head,
+        "warnings": permit.warnings,
         "created_at": now,
     }
     pending_row = {"event_id": event["id"], "leaf_hash": audit.leaf_of(event)}
-    return Draft(stamp, (ticket_row, run_row, event, pending_row, answer_row))
+    rows = ticket_row, run_row, event, pending_row, answer_row
+    return Draft(stamp, rows, _grant(ticket_row, run_row, answer_row))
+
+
+def _grant(ticket: Mapping[str, Any], run: Mapping[str, Any], answer: Mapping[str, Any]) -> bytes:
+    """`wire.TicketGrant` as JSON, from the three rows: a retry is answered with the same bytes."""
+    return orjson.dumps(
+        {
+            "ticket": answer["ticket"],
+            "jti": ticket["jti"],
+            "run_id": ticket["run_id"],
+            "run_spec": ticket["run_spec"].decode(),
+            "run_spec_digest": run["run_spec_digest"],
+            "expires_at": audit.moment(ticket["expires_at"]),
+            "policy_rule": run["policy_rule"],
+            "warnings": answer["warnings"],
+            "checkpoint": answer["checkpoint"],
+        }
+    )
 
 
 def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, books: Books) -> wire.Lease:
@@ -356,8 +374,13 @@ def status(session: Session, jti: str, actor: Actor) -> wire.TicketStatus:
     return wire.TicketStatus.model_validate({**ticket.model_dump(), "state": "expired" if lapsed else ticket.state})
 
 
-def _resolve(request: wire.TicketRequest, task: tags.InForce, permit: Permit, *, run_id: str) -> RunSpec:
-    """Fill in from the profile whatever the trainer left open."""
+def _resolve(
+    request: wire.TicketRequest, asked: dict[str, Any], task: tags.InForce, permit: Permit, *, run_id: str
+) -> dict[str, Any]:
+    """The run specification around its profile, which fills in whatever the trainer left open.
+
+    `asked` is the request as JSON.
+    """
     profile = task.profile
     if request.version not in (None, task.version):
         raise TaskTypeNotActive(
@@ -372,39 +395,36 @@ def _resolve(request: wire.TicketRequest, task: tags.InForce, permit: Permit, *,
     unknown = sorted(set(request.inputs.columns) - set(profile.columns))
     if unknown:
         raise Malformed(f"`columns` maps {', '.join(unknown)}, but `{task.tag}` has {', '.join(profile.columns)}")
-    return RunSpec(
-        v=1,
-        run_id=run_id,
-        task_type=task.tag,
-        version=task.version,
-        profile_digest=task.profile_digest,
-        profile=profile,
-        arguments=arguments,
-        inputs=request.inputs,
-        business_unit=permit.unit,
-        target=request.target,
-        gpus=request.gpus,
-        limits=profile.limits,
-    )
+    return {
+        "v": 1,
+        "run_id": run_id,
+        "task_type": task.tag,
+        "version": task.version,
+        "profile_digest": task.profile_digest,
+        "arguments": arguments,
+        "inputs": asked["inputs"],
+        "business_unit": permit.unit,
+        "target": request.target,
+        "gpus": request.gpus,
+        "limits": profile.limits.model_dump(),
+    }
 
 
-def _canonical(spec: RunSpec, task: tags.InForce) -> bytes:
-    return canonical_bytes_around(task.canonical, spec.model_dump(mode="json", exclude={"profile"}))
+def _request_digest(asked: dict[str, Any]) -> str:
+    return digest(flat_canonical_bytes(asked))
 
 
-def _request_digest(request: wire.TicketRequest) -> str:
-    return digest(flat_canonical_bytes(request.model_dump(mode="json")))
-
-
-def _answered(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> str | None:
+def _answered(books: Books, request: wire.TicketRequest, permit: Permit, key: str) -> bytes | None:
     """What this key was answered before: a retry gets it even where the same request would be refused by now."""
     with books.reading() as session:
         row = session.get(IdempotentAnswer, (permit.actor.id, key))
         if row is None:
             return None
-        if row.request_digest != _request_digest(request):
-            raise conflict(key)
-        return row.answer
+        if row.request_digest != _request_digest(request.model_dump(mode="json")):
+            raise IdempotencyConflict(f"Idempotency-Key `{key}` came with another request before; make a new key")
+        ticket = session.get_one(Ticket, row.jti)
+        run = session.get_one(Run, ticket.run_id)
+        return _grant(ticket.model_dump(), run.model_dump(), row.model_dump())
 
 
 def sweep(session: Session) -> None:

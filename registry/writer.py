@@ -6,7 +6,7 @@ hundred times a second so takes thousands of tickets. The rules it keeps:
 - One bad row harms nobody: a batch that the database refuses is written again, entry by entry.
 - What a draft rests on is checked where it is written: it carries the stamp (`tables.Stamp`) under which it was made,
   and a draft whose stamp has moved is `Stale` and not written. So a cache can make a request fast, and never wrong.
-- The same Idempotency-Key gets the answer that was given first, from the books or from the same batch.
+- Of drafts with the same Idempotency-Key the first is written; the others are told to read what was answered.
 
 A batch is one statement for each table, however many rows it has. Python's sqlite3 gives up the interpreter's lock at
 each step of a statement, and waits milliseconds to get it back while requests are being worked on; pg8000 makes a
@@ -15,7 +15,6 @@ round trip for each row of `executemany`.
 
 import asyncio
 import copy
-import json
 import logging
 import queue
 import threading
@@ -25,18 +24,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+import orjson
 import pg8000
 from sqlalchemy import JSON, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from enforcer.problems import IdempotencyConflict
 from registry import db
 from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 64  # each batch size is a statement of its own on SQLite: see `cached_statements` in db.py
+Key = tuple[str, str]  # actor and Idempotency-Key
+Outcome = bool | BaseException
 TABLES: tuple[type[SQLModel], ...] = (Ticket, Run, Event, PendingEntry, IdempotentAnswer)
 
 
@@ -50,18 +51,21 @@ class Draft:
 
     stamp: int
     rows: tuple[dict[str, Any], ...]
+    answer: bytes  # to be given once they are written
 
     @property
-    def answer(self) -> dict[str, Any]:
-        return self.rows[-1]
+    def key(self) -> "Key":
+        """Whose Idempotency-Key this is written under."""
+        kept = self.rows[-1]
+        return kept["actor"], kept["key"]
 
 
 @dataclass(slots=True)
 class _Waiting:
     draft: Draft
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[str]
-    outcome: str | BaseException = field(default_factory=lambda: RuntimeError("not written"))
+    future: asyncio.Future[bool]
+    outcome: Outcome = field(default_factory=lambda: RuntimeError("not written"))
 
 
 class Writer:
@@ -75,12 +79,11 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    async def write(self, draft: Draft) -> str:
-        """Write a draft and return the answer that stands under its Idempotency-Key, committed.
+    async def write(self, draft: Draft) -> bool:
+        """Write a draft: true once it is committed, false where its Idempotency-Key was answered before.
 
         Raises:
             Stale: nothing was written; draft again.
-            IdempotencyConflict: the key came with another request before.
             DBAPIError: the database is away, or refuses the rows; nothing was written.
         """
         loop = asyncio.get_running_loop()
@@ -156,31 +159,22 @@ class Writer:
         for waiting, outcome in zip(batch, outcomes, strict=True):
             waiting.outcome = outcome
 
-    def _transaction(self, drafts: Sequence[Draft]) -> Sequence[str | BaseException]:
-        outcomes: list[str | BaseException] = []
+    def _transaction(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
+        outcomes: list[Outcome] = []
         fresh: list[Draft] = []
         with self._store.begun(self._engine) as connection:
-            stamp, answers = self._store.look_up(connection, [draft.answer for draft in drafts])
+            stamp, answered = self._store.look_up(connection, [draft.key for draft in drafts])
             for draft in drafts:
-                own = draft.answer
-                known = answers.get((own["actor"], own["key"]))
                 if draft.stamp != stamp:
                     outcomes.append(Stale())
-                elif known is None:
-                    answers[own["actor"], own["key"]] = own["request_digest"], own["answer"]
+                    continue
+                outcomes.append(draft.key not in answered)
+                if draft.key not in answered:
+                    answered.add(draft.key)
                     fresh.append(draft)
-                    outcomes.append(own["answer"])
-                elif known[0] == own["request_digest"]:
-                    outcomes.append(known[1])
-                else:
-                    outcomes.append(conflict(own["key"]))
             if fresh:
                 self._store.insert(connection, fresh)
         return outcomes
-
-
-def conflict(key: str) -> IdempotencyConflict:
-    return IdempotencyConflict(f"Idempotency-Key `{key[:80]}` came with another request before; make a new key")
 
 
 def _release(batch: Iterable[_Waiting]) -> None:
@@ -212,8 +206,6 @@ def _copy(error: BaseException) -> BaseException:
 
 # --- the two databases ------------------------------------------------------------------------------------------------
 
-Answers = dict[tuple[str, str], tuple[str, str]]
-
 
 class _Store(Protocol):
     """Statements go to the driver itself: SQLAlchemy's share of them was a third of what a batch costs."""
@@ -226,14 +218,14 @@ class _Store(Protocol):
 
     def close(self) -> None: ...
 
-    def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
-        """The stamp, and what was answered under these actors and keys: request digest and answer."""
+    def look_up(self, connection: Connection, asked: Sequence[Key]) -> tuple[int, set[Key]]:
+        """The stamp, and which of these keys were answered."""
 
     def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None: ...
 
 
-def _found(rows: Sequence[Any]) -> tuple[int, Answers]:
-    return rows[0][0], {(actor, key): (digest, answer) for _, actor, key, digest, answer in rows if actor is not None}
+def _found(rows: Sequence[Any]) -> tuple[int, set[Key]]:
+    return rows[0][0], {(actor, key) for _, actor, key in rows if actor is not None}
 
 
 @contextmanager
@@ -276,16 +268,15 @@ class _OnSqlite:
     def close(self) -> None:
         pass
 
-    def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
+    def look_up(self, connection: Connection, asked: Sequence[Key]) -> tuple[int, set[Key]]:
         marks = ", ".join(["(?, ?)"] * len(asked))
         query = (
             f"with asked(actor, key) as (values {marks}) "  # noqa: S608 question marks only
-            "select stamp.value, a.actor, a.key, a.request_digest, a.answer from stamp "
+            "select stamp.value, a.actor, a.key from stamp "
             "left join (asked cross join idempotent_answer a on a.actor = asked.actor and a.key = asked.key)"
         )
-        keys = [part for row in asked for part in (row["actor"], row["key"])]
         with _driver(connection) as raw:
-            return _found(raw.execute(query, keys).fetchall())
+            return _found(raw.execute(query, [part for key in asked for part in key]).fetchall())
 
     def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         with _driver(connection) as raw:
@@ -294,7 +285,7 @@ class _OnSqlite:
                 for draft in drafts:
                     row: list[Any] = [*map(draft.rows[table].get, names)]
                     for at in as_json:
-                        row[at] = json.dumps(row[at]) if row[at] else "{}" if row[at] == {} else "[]"
+                        row[at] = orjson.dumps(row[at]).decode()
                     for at in moments:  # as SQLAlchemy writes them: UTC, without saying so, always with microseconds
                         if row[at] is not None:
                             row[at] = row[at].replace(tzinfo=None).isoformat(" ", "microseconds")
@@ -312,7 +303,7 @@ class _OnPostgresql:
 
     _LOOK_UP = (
         "select stamp.value, found.* from stamp left join ("
-        "select a.actor, a.key, a.request_digest, a.answer from json_to_recordset(cast(:document as json)) "
+        "select a.actor, a.key from json_to_recordset(cast(:document as json)) "
         "as asked(actor text, key text) join idempotent_answer a on a.actor = asked.actor and a.key = asked.key"
         ") found on true for share of stamp"
     )
@@ -350,14 +341,12 @@ class _OnPostgresql:
                 self._held.close()
             self._held = None
 
-    def look_up(self, connection: Connection, asked: Sequence[dict[str, Any]]) -> tuple[int, Answers]:
-        return _found(
-            self._run(connection, self._LOOK_UP, [{"actor": row["actor"], "key": row["key"]} for row in asked])
-        )
+    def look_up(self, connection: Connection, asked: Sequence[Key]) -> tuple[int, set[Key]]:
+        return _found(self._run(connection, self._LOOK_UP, [{"actor": actor, "key": key} for actor, key in asked]))
 
     def insert(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         # In one order everywhere, so that two processes with the same keys wait for each other in one direction only.
-        ordered = sorted(drafts, key=lambda draft: (draft.answer["actor"], draft.answer["key"]))
+        ordered = sorted(drafts, key=lambda draft: draft.key)
         tables = {str(t.__tablename__): [draft.rows[at] for draft in ordered] for at, t in enumerate(TABLES)}
         self._run(connection, self._insert, tables)
 
@@ -368,7 +357,7 @@ class _OnPostgresql:
             if prepared is None:
                 prepared = connection.info[statement] = raw.prepare(statement)
             try:
-                rows: Sequence[Any] = prepared.run(document=json.dumps(document, default=cls._value))
+                rows: Sequence[Any] = prepared.run(document=orjson.dumps(document, default=_in_hex).decode())
             except pg8000.DatabaseError as error:
                 said = error.args[0] if error.args else None
                 if isinstance(said, dict) and said.get("C") == "23505":  # its cursors say so, its statements do not
@@ -376,6 +365,8 @@ class _OnPostgresql:
                 raise
             return rows
 
-    @staticmethod
-    def _value(value: Any) -> str:
-        return value.isoformat() if isinstance(value, datetime) else f"\\x{value.hex()}"
+
+def _in_hex(content: object) -> str:
+    """Bytes as PostgreSQL reads them in JSON."""
+    assert isinstance(content, bytes)
+    return f"\\x{content.hex()}"

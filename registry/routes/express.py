@@ -41,12 +41,11 @@ class Express:
             await self._app(scope, receive, send)
             return
         scope["state"]["admitted"] = True
-        content = granted.encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(granted))]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": granted})
 
-    async def _grant(self, scope: Scope) -> str | None:
+    async def _grant(self, scope: Scope) -> bytes | None:
         """The grant as JSON; None where it is not for us to answer."""
         token, key = _credentials(scope)
         if not token or not key:
@@ -74,9 +73,9 @@ class Express:
             permit = access.Permit(actor, matter.unit or actor.business_unit, decision, warnings)
             draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
             self._books.rates.take(actor.id, "tickets")
-            granted = await self._books.writer.write(draft)
-            self._books.shadow.compare(decision, actor.business_unit)
-            return granted
+            if await self._books.writer.write(draft):
+                self._books.shadow.compare(decision, actor.business_unit)
+                return draft.answer
         except Stale:
             self._recently.forget()
         except (ValidationError, Problem, SQLAlchemyError):

@@ -178,7 +178,10 @@ def upgrade() -> None:
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('key', sa.String(), nullable=False),
     sa.Column('request_digest', sa.String(), nullable=False),
-    sa.Column('answer', sa.String(), nullable=False),
+    sa.Column('jti', sa.String(), nullable=False),
+    sa.Column('ticket', sa.String(), nullable=False),
+    sa.Column('checkpoint', sa.String(), nullable=False),
+    sa.Column('warnings', sa.JSON(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('actor', 'key')
     )
