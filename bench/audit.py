@@ -1,34 +1,40 @@
 """A page of the audit log: how long for one business unit among millions of events, first page and deep, by filter.
 
-    python bench/audit.py [events] [postgresql://...]
+    python bench/audit.py [events] [postgresql://...] [state folder]
 
-Left out, 200,000 events in a SQLite file of its own, gone afterwards. A PostgreSQL database must be empty.
+Left out, 200,000 events in a SQLite file of its own, gone afterwards. A PostgreSQL database must be empty. With a state
+folder (`""` in place of the URL is SQLite) the registry stays, and another run measures the events that it holds.
 
 The peers, in the same run on the same rows: `offset`, the same page by OFFSET instead of by key, and `scan`, the same
-page sorted by time without an index that holds the filter. Query and request are timed apart: a request also asks the
-policy, renders a hundred events, and writes the reading's own event with one fsync.
+page sorted by time without an index that holds the filter. Query and request are timed apart: a request, made of a
+service of its own, also asks the policy and writes the reading's own event with one fsync.
 """
 
+import http.client
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, func, inspect, text
 from sqlmodel import Session, col, select
-from starlette.testclient import TestClient
+from tickets import cpu_seconds, free_port, serve, serving
 
-from registry import db, identity, server
-from registry.app import create_app
+from registry import audit, db, identity, server
 from registry.paging import Filter, Page
 from registry.settings import Settings
 from registry.tables import Event
 
 SAMPLES = 300
+WARM = 3
 PAGE = 100
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GAP_MS = 2_500  # ten million events in 290 days
@@ -74,13 +80,17 @@ BATCH = 500_000
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
-    url = sys.argv[2] if len(sys.argv) > 2 else None
+    url = (sys.argv[2] or None) if len(sys.argv) > 2 else None
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder) / "state", database_url=url)
+        state = Path(sys.argv[3] if len(sys.argv) > 3 else folder) / "state"
+        is_new = not state.exists()
+        settings = Settings(state_dir=state, database_url=url)
         server.prepare(settings)
-        app = create_app(settings)
-        engine = app.state.books.engine
-        fill(engine, count)
+        engine = db.open_engine(settings)
+        if is_new:
+            fill(engine, count)
+        with db.reading(engine) as session:
+            count = session.exec(select(func.count()).select_from(Event)).one()
         middle = START + timedelta(milliseconds=GAP_MS) * (count // 2)
         filters = {
             "unit": {},
@@ -92,21 +102,28 @@ def main() -> None:
             "unit + refused": {"outcome": "refused"},
             "unit + since/until": {"since": middle, "until": middle + timedelta(days=1)},
             "unit + task type + actor": {"task_type": "task-type-7", "actor": "user:trainer-77"},
+            "unit + task type + kind": {"task_type": "task-type-7", "kind": "submit.refused"},
+            "unit + actor + refused": {"actor": "user:trainer-77", "outcome": "refused"},
+            "unit + refused + a kind that never is": {"outcome": "refused", "kind": "ticket.issued"},
             "unit + ticket": {"ticket_id": any_of(engine, "ticket_id")},
             "unit + run": {"run_id": any_of(engine, "run_id")},
         }
-        print(f"{engine.dialect.name}, {count:,} events, pages of {PAGE}")
-        print(f"{f'ms, {SAMPLES} samples':44} {'p50':>9} {'p99':>9} {'CPU':>9}")
+        load = os.getloadavg()[0]
+        print(f"{engine.dialect.name}, {count:,} events, pages of {PAGE}; load {load:.1f}")
+        print(f"{f'ms, {SAMPLES} samples':56} {'p50':>9} {'p99':>9} {'CPU':>9}")
         for name, wanted in filters.items():
             show(f"query, first page: {name}", timed(lambda w=wanted: page(engine, w)))  # type: ignore[misc]
         deep = start_of_deep_page(engine)
         show(f"query, page after {DEEP:,} rows: unit", timed(lambda: page(engine, {}, deep)))
         show(f"  peer, offset {DEEP:,}: unit", timed(lambda: by_offset(engine), 20))
         show("  peer, scan: unit, by time", timed(lambda: by_scan(engine), 3))
-        client = TestClient(app, headers={"Authorization": f"Bearer {token(engine)}"}, base_url=settings.issuer)
-        show("request, first page: unit", timed(lambda: request(client, {})))
-        show("request, first page: unit + actor", timed(lambda: request(client, {"actor": "user:trainer-77"})))
-        show("request, deep page: unit", timed(lambda: request(client, {"page_token": deep})))
+        requests = {"first page: unit": {}, "deep page: unit": {"page_token": deep}}
+        requests |= {f"first page: {name}": filters[name] for name in ("unit + actor", "unit + task type + actor")}
+        with service(state, url) as (pid, port):
+            connection, credential = http.client.HTTPConnection("127.0.0.1", port), token(engine)
+            for name, wanted in requests.items():
+                ask = partial(request, connection, credential, wanted)
+                show(f"request, {name}", timed(ask, cpu_s=partial(cpu_seconds, pid)))
 
 
 def fill(engine: Engine, count: int) -> None:
@@ -133,8 +150,9 @@ def fill(engine: Engine, count: int) -> None:
 
 
 def page(engine: Engine, wanted: dict[str, Any], token: str | None = None) -> None:
+    document = audit.document_in(engine.dialect.name)
     with db.reading(engine) as session:
-        Page(PAGE, token, Filter(**wanted, business_unit="retail")).newest_first(session, Event)
+        Page(PAGE, token, Filter(**wanted, business_unit="retail")).newest_first_as(document, session, Event)
 
 
 def start_of_deep_page(engine: Engine) -> str:
@@ -176,25 +194,42 @@ def token(engine: Engine) -> str:
         )
 
 
-def request(client: TestClient, query: dict[str, str]) -> None:
-    assert client.get("/v1/audit", params={"page_size": PAGE, **query}).status_code == 200
+@contextmanager
+def service(state: Path, url: str | None) -> Iterator[tuple[int, int]]:
+    """The registry as it is served: its process and port."""
+    port = free_port()
+    environment = {**os.environ, "TAGWARDEN_STATE_DIR": str(state), "XDG_RUNTIME_DIR": str(state)}
+    environment |= {"TAGWARDEN_DATABASE_URL": url} if url else {}
+    with serving({port: serve(port)}, environment) as up:
+        yield up[port].pid, port
 
 
-def timed(act: Callable[[], None], samples: int = SAMPLES) -> tuple[list[float], float]:
-    """Each call's wall time, and the CPU time of this process for one call on average; in ms."""
-    act()
-    taken, cpu = [], time.process_time()
+def request(connection: http.client.HTTPConnection, credential: str, query: dict[str, str]) -> None:
+    path = f"/v1/audit?{urlencode({'page_size': PAGE, **query})}"
+    connection.request("GET", path, headers={"Authorization": f"Bearer {credential}"})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200
+
+
+def timed(
+    act: Callable[[], None], samples: int = SAMPLES, cpu_s: Callable[[], float] = time.process_time
+) -> tuple[list[float], float]:
+    """Each call's wall time, and the CPU time of the registry's process for one call on average; in ms."""
+    for _ in range(WARM):
+        act()
+    taken, cpu = [], cpu_s()
     for _ in range(samples):
         started = time.perf_counter()
         act()
         taken.append((time.perf_counter() - started) * 1_000)
-    return taken, (time.process_time() - cpu) / samples * 1_000
+    return taken, (cpu_s() - cpu) / samples * 1_000
 
 
 def show(what: str, measured: tuple[list[float], float]) -> None:
     taken, cpu = measured
     p99 = sorted(taken)[max(0, round(len(taken) * 0.99) - 1)]
-    print(f"{what:44} {statistics.median(taken):9.2f} {p99:9.2f} {cpu:9.2f}", flush=True)
+    print(f"{what:56} {statistics.median(taken):9.2f} {p99:9.2f} {cpu:9.2f}", flush=True)
 
 
 if __name__ == "__main__":

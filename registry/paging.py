@@ -7,9 +7,11 @@ than answered with a hole in it.
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, SQLModel, col, select
 
 from enforcer.problems import Malformed
@@ -62,19 +64,30 @@ class Page:
 
     def newest_first(self, session: Session, table: type[Row], key: str = "id") -> tuple[list[Row], str | None]:
         """By `id`, which sorts by time, or another key that does: `(rows, next_page_token)`."""
-        return self._read(session, table, key, descending=True)
+        return self._cut(list(session.exec(self._query(select(table), table, key, descending=True))), key)
+
+    def newest_first_as(
+        self, document: ColumnElement[str], session: Session, table: type[SQLModel]
+    ) -> tuple[list[str], str | None]:
+        """The same, each row as the text that the database makes of it."""
+        query = self._query(select(col(table.id), document.label("document")), table, "id", descending=True)  # type: ignore[attr-defined]
+        kept, token = self._cut(session.exec(query).all(), "id")
+        return [row.document for row in kept], token
 
     def by_name(self, session: Session, table: type[Row]) -> tuple[list[Row], str | None]:
-        return self._read(session, table, "name", descending=False)
+        return self._cut(list(session.exec(self._query(select(table), table, "name", descending=False))), "name")
 
-    def _read(self, session: Session, table: type[Row], name: str, *, descending: bool) -> tuple[list[Row], str | None]:
+    def _query(self, query: Any, table: type[SQLModel], name: str, *, descending: bool) -> Any:
+        """One row more than asked for tells whether there is another page."""
         key = col(getattr(table, name))
-        query = self.wanted.apply(select(table), table).order_by(key.desc() if descending else key)
+        query = self.wanted.apply(query, table).order_by(key.desc() if descending else key)
         if self.after is not None:
             after = self._typed(table.model_fields[name].annotation)
             query = query.where(key < after if descending else key > after)
-        found: list[Row] = list(session.exec(query.limit(self.size + 1)))
-        kept = found[: self.size]
+        return query.limit(self.size + 1)
+
+    def _cut(self, found: Sequence[Any], name: str) -> tuple[list[Any], str | None]:
+        kept = list(found[: self.size])
         return kept, self._token(str(getattr(kept[-1], name))) if len(found) > self.size else None
 
     def _typed(self, kind: Any) -> Any:

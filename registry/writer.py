@@ -21,7 +21,6 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Protocol
 
 import orjson
@@ -31,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from registry import db
-from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket
+from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket, UtcDateTime
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +255,7 @@ class _OnSqlite:
             quoted = ", ".join(f'"{name}"' for name in names)
             head = f'insert into "{table.__tablename__}" ({quoted}) values '  # noqa: S608 names of ours
             as_json = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
-            moments = [at for at, column in enumerate(columns) if column.type.python_type is datetime]
+            moments = [at for at, column in enumerate(columns) if isinstance(column.type, UtcDateTime)]
             self._tables.append((head, f"({', '.join('?' * len(names))})", names, as_json, moments))
 
     def begun(self, engine: Engine) -> AbstractContextManager[Connection]:

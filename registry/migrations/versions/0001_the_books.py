@@ -151,12 +151,14 @@ def upgrade() -> None:
     op.create_index('event_by_tag', 'event', ['task_type', 'id'], unique=False)
     op.create_index('event_by_unit', 'event', ['business_unit', 'id'], unique=False)
     op.create_index('ix_event_run_id', 'event', ['run_id'], unique=False)
-    op.create_index('event_by_unit_kind', 'event', ['business_unit', 'kind', 'id'], unique=False)
-    op.create_index('event_by_unit_tag', 'event', ['business_unit', 'task_type', 'id'], unique=False)
-    op.create_index('event_by_unit_actor', 'event', ['business_unit', 'actor', 'id'], unique=False)
+    op.create_index('event_by_unit_kind', 'event', ['business_unit', 'kind', 'id', 'outcome'], unique=False)
+    op.create_index('event_by_unit_tag', 'event', ['business_unit', 'task_type', 'id', 'kind'], unique=False)
+    op.create_index(
+        'event_by_unit_actor', 'event', ['business_unit', 'actor', 'id', 'task_type', 'kind', 'outcome'], unique=False
+    )
     refused, has_ticket = sa.text("outcome = 'refused'"), sa.text("ticket_id is not null")
     op.create_index(
-        'event_refused', 'event', ['business_unit', 'id'], unique=False,
+        'event_refused', 'event', ['business_unit', 'id', 'kind', 'task_type', 'actor'], unique=False,
         sqlite_where=refused, postgresql_where=refused,
     )
     op.create_index(
