@@ -69,6 +69,8 @@ class SwiftTrainer:
                     if finding:
                         print(f"! {finding}", file=sys.stderr)
                 given = permit.obtain(registry, args, found, checked)
+                for warning in given.warnings:
+                    print(f"! {warning}", file=sys.stderr)
             with telemetry.span("launch", target=self.args.target):
                 self._done = work.execute(given, in_memory=checked.sources)
         if self._done.refused is not None:

@@ -10,6 +10,7 @@ from registry import app as application
 
 PUBLIC = [
     "/.well-known/attestation-jwks.json",
+    "/.well-known/authzen-configuration",
     "/.well-known/jwks.json",
     "/.well-known/oauth-protected-resource",
     "/.well-known/retired-keys",
@@ -104,7 +105,12 @@ def test_can_i_answers_with_rule_or_nearest_rule(registry: Registry) -> None:
     assert (yes["decision"], yes["context"]["rule"]) == (True, "nlp-trains-preference-alignment")
     assert no["decision"] is False
     assert no["context"]["nearest"] == [
-        {"rule": "nlp-trains-preference-alignment", "who": "group:nlp", "failed": "who: only group:nlp"}
+        {
+            "rule": "nlp-trains-preference-alignment",
+            "who": ["group:nlp"],
+            "owner": "nlp",
+            "failed": ["who: only group:nlp"],
+        }
     ]
 
 

@@ -132,7 +132,7 @@ def test_nothing_of_another_unit_leaves(busy: Registry) -> None:
         reply = busy.as_("qiao", "auditors").get(
             "/v1/audit:export", params={"format": format_, "business_unit": "search"}
         )
-        assert (reply.status_code, reply.json()["rule"]) == (403, "auditors-read-their-own-unit")
+        assert (reply.status_code, reply.json()["nearest"][0]) == (403, "auditors-read-their-own-unit")
     assert len(busy.events("audit-read.refused")) == len(FORMATS)
 
 

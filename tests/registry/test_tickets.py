@@ -63,8 +63,8 @@ def test_only_the_nlp_group_may_submit_dpo_and_the_refusal_names_rule_and_group(
     problem = reply.json()
     assert (reply.status_code, problem["code"]) == (403, "not-permitted")
     assert reply.headers["content-type"] == "application/problem+json"
-    assert problem["rule"] == "nlp-trains-preference-alignment"
-    assert problem["who_may"] == ["group:nlp"]
+    assert problem["nearest"] == ["nlp-trains-preference-alignment"]
+    assert problem["ask"] == ["nlp"]
     (event,) = registry.events("submit.refused")
     assert (event.actor, event.task_type, event.business_unit, event.outcome) == (
         "user:chen",
@@ -271,7 +271,7 @@ def test_a_key_id_or_algorithm_of_the_tokens_own_choice_is_refused(registry: Reg
 def test_nobody_trains_for_another_unit_and_that_units_auditor_sees_the_attempt(registry: Registry) -> None:
     reply = ask(registry.as_("wang", "trainers"), ticket_request(business_unit="search"))
 
-    assert (reply.status_code, reply.json()["rule"]) == (403, "trainers-train-classifiers")
+    assert (reply.status_code, reply.json()["nearest"][0]) == (403, "trainers-train-classifiers")
     assert [event.business_unit for event in registry.events("submit.refused")] == ["search"]
 
 

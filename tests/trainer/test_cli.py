@@ -116,3 +116,15 @@ def test_a_proposal_file_that_is_none_names_the_field(desk: Desk) -> None:
     done = desk.cli("tags", "propose", "p.yaml")
 
     assert (done.returncode, "change.new-tag.tag" in done.stderr) == (6, True)
+
+
+def test_why_explains_a_refusal_by_its_id(desk: Desk) -> None:
+    refused = desk.cli("run", desk.config(gpus=3, target="ray"), "--json")
+    decision = json.loads(refused.stdout or refused.stderr)["decision_id"]
+
+    why, nothing = desk.cli("why", decision), desk.cli("why", "no-such-decision")
+
+    assert (why.returncode, why.stdout.split()[0]) == (0, "no")
+    assert "max_gpus 2, asked for 3" in why.stdout
+    assert "now: no" in why.stdout
+    assert (nothing.returncode, "is not a decision that you may read" in nothing.stderr) == (7, True)
