@@ -27,7 +27,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import RunSpec, canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
-from registry import access, audit, db, tags
+from registry import access, audit, db, quotas, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
@@ -199,7 +199,15 @@ def draft(
         "created_at": now,
     }
     pending_row = {"event_id": event["id"], "leaf_hash": audit.leaf_of(event)}
-    return Draft(stamp, (ticket_row, run_row, event, pending_row, answer_row))
+    wanted = quotas.reservations(
+        permit.quotas,
+        run_id=run_id,
+        gpus=spec.gpus,
+        max_runtime_s=spec.limits.max_runtime_s,
+        expires_at=grant.expires_at,
+        offline=request.redeem == "offline",
+    )
+    return Draft(stamp, (ticket_row, run_row, event, pending_row, answer_row), wanted)
 
 
 def redeem(session: Session, held: HeldTicket, redemption: wire.Redemption, books: Books) -> wire.Lease:

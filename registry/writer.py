@@ -32,6 +32,7 @@ from sqlmodel import SQLModel
 
 from enforcer.problems import IdempotencyConflict
 from registry import db
+from registry.quotas import Reservation, Room
 from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Draft:
 
     stamp: int
     rows: tuple[dict[str, Any], ...]
+    reservations: tuple[Reservation, ...] = ()
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class Writer:
         Raises:
             Stale: nothing was written; draft again.
             IdempotencyConflict: the key came with another request before.
+            QuotaExceeded: a quota has no room for it; nothing was written.
             DBAPIError: the database is away, or refuses the rows; nothing was written.
         """
         loop = asyncio.get_running_loop()
@@ -161,11 +164,14 @@ class Writer:
         fresh: list[Draft] = []
         with self._store.begun(self._engine) as connection:
             stamp, answers = self._store.look_up(connection, [draft.answer for draft in drafts])
+            room = Room(connection, [one for draft in drafts for one in draft.reservations])
             for draft in drafts:
                 own = draft.answer
                 known = answers.get((own["actor"], own["key"]))
                 if draft.stamp != stamp:
                     outcomes.append(Stale())
+                elif known is None and (exceeded := room.take(draft.reservations)) is not None:
+                    outcomes.append(exceeded)
                 elif known is None:
                     answers[own["actor"], own["key"]] = own["request_digest"], own["answer"]
                     fresh.append(draft)
@@ -176,6 +182,7 @@ class Writer:
                     outcomes.append(conflict(own["key"]))
             if fresh:
                 self._store.insert(connection, fresh)
+                room.write()
         return outcomes
 
 
