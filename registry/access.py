@@ -129,6 +129,7 @@ def May(  # noqa: N802
         actor: Annotated[Actor, Depends(tried)],
         matter: Annotated[Matter, Depends(about)],
     ) -> Permit:
+        request.state.attempt.action = matter.action or action
         return permit(request, books, actor, matter.action or action, matter)
 
     permitted.access = f"may {action}"  # type: ignore[attr-defined]

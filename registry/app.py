@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from enforcer import problems
+from enforcer.policy.reference import Sampler
 from enforcer.problems import Problem, RateLimited
-from registry import audit, db, openapi
+from registry import audit, db, openapi, policies
 from registry.access import Attempt
 from registry.books import Books
 from registry.limits import FORM, Limits, address
@@ -48,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over migrated tables. Raises what `Books.open` raises."""
     app = _routed()
     app.state.books = books = Books.open(settings)
+    if settings.policy_check_every:
+        books.watch = Sampler(settings.policy_check_every, partial(policies.record_difference, books.engine))
     app.add_middleware(Express, books=books)
     app.add_middleware(Limits, settings=settings, rates=books.rates, forms=_forms(), render=_unrouted)
     return app

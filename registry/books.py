@@ -20,7 +20,7 @@ from enforcer import tlog
 from enforcer.keys import KeySet, Signer
 from enforcer.policy import identity
 from enforcer.policy.rules import Directory
-from enforcer.policy.snapshot import Snapshot
+from enforcer.policy.snapshot import Snapshot, Watch
 from enforcer.problems import LogInconsistent, Unavailable
 from registry import db, revisions
 from registry.keyring import Keyring
@@ -57,6 +57,7 @@ class Books:
     log_alarm: str | None = None
     _head: tuple[float, str] = field(default=(0.0, ""), repr=False)
     policy_alarm: Unusable | None = None
+    watch: Watch | None = None  # sees every decision (`create_app`)
     _gate: tuple[int, Snapshot] | None = field(default=None, repr=False)  # with the stamp that it was read under
     _building: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -109,14 +110,14 @@ class Books:
         try:
             same = before is not None and before.revision == revision
             policy = before.policy if before is not None and same else revisions.load(session, revision)
-            gate = Snapshot(policy, parents)
+            gate = Snapshot(policy, parents, watch=self.watch)
         except Exception as error:  # a denial for everybody would be no better answer than yesterday's policy
             if self.policy_alarm is None or self.policy_alarm.revision != revision:
                 log.critical("revision %s of the policy is live and cannot be used: %s", revision, error)
             self.policy_alarm = Unusable(revision, str(error)[:1_000])
             if before is None:
                 raise Unavailable("the policy that is live cannot be used; see the service's log") from error
-            return before if before.tag_parents == parents else Snapshot(before.policy, parents)
+            return before if before.tag_parents == parents else Snapshot(before.policy, parents, watch=self.watch)
         self.policy_alarm = None
         return gate
 

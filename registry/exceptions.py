@@ -162,9 +162,9 @@ def anything_to_tell(session: Session, policy: Policy, now: datetime) -> bool:
 def tell(session: Session, policy: Policy, now: datetime, by: Actor) -> int:
     """Write the event of each exception whose end is a week away, or past, once; returns how many there were.
 
-    What came with a policy folder is entered in the books here, and what went with it is told as revoked.
+    What came with a policy folder is entered in the books here, and what went with it is told as revoked. The caller
+    keeps others from changing the policy meanwhile.
     """
-    db.queue_for(session, "exceptions")
     standing = {exception.id: exception for exception in policy.exceptions}
     for exception in standing.values():
         known = session.get(KnownException, exception.id)

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from sqlalchemy import Engine, update
 from sqlmodel import Session, col, select
 
+from enforcer.policy.decision import Decision
+from enforcer.policy.reference import Answer
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
@@ -106,10 +108,25 @@ def seen(session: Session) -> int:
 
 def record_unusable(engine: Engine, revision: str, reason: str) -> None:
     """Put on record, once for a revision, that it is live and cannot be used."""
+    _record_once(engine, "policy.unusable", revision, reason)
+
+
+def record_difference(engine: Engine, decision: Decision, reference: Answer) -> None:
+    """Put on record, once for a revision, that the gate and stock Casbin do not agree; the log has every case."""
+    asked = decision.request
+    detail = {
+        "asked": {"action": asked.action, "tag": asked.tag, "unit": asked.unit, "target": asked.target},
+        "gate": {"allowed": decision.allowed, "rule": decision.rule, "reason": decision.reason},
+        "reference": reference._asdict(),
+    }
+    _record_once(engine, "policy.differs", decision.revision, "stock Casbin decides otherwise", detail=detail)
+
+
+def _record_once(engine: Engine, kind: str, revision: str, reason: str, **facts: Any) -> None:
     with db.writing(engine) as session:
-        same = select(Event.id).where(Event.kind == "policy.unusable", Event.policy_revision == revision)
+        same = select(Event.id).where(Event.kind == kind, Event.policy_revision == revision)
         if session.exec(same.limit(1)).first() is None:
-            audit.record(session, "policy.unusable", SYSTEM, outcome="refused", reason=reason, policy_revision=revision)
+            audit.record(session, kind, SYSTEM, outcome="refused", reason=reason, policy_revision=revision, **facts)
 
 
 def _swap(session: Session, revision: str, seen: int, before: PolicyHead | None) -> None:

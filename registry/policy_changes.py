@@ -53,6 +53,10 @@ def check(books: Books, change: wire.PolicyFiles) -> wire.PolicyChecks:
     warnings = _linted(written, gate.tag_parents, coverage(written.policy, tests).decided)
     candidate = _with_those_that_go_on(written.policy, gate.policy)
     replayed = replay.run(books, candidate, days=books.settings.replay_days)
+    if replayed.deny_to_allow:
+        warnings.insert(
+            0, f"{replayed.deny_to_allow} decisions would allow what was refused: one approval more is needed"
+        )
     return wire.PolicyChecks(
         base=before.revision,
         revision=written.policy.revision,

@@ -218,6 +218,7 @@ def tell_of_exceptions(books: Books) -> int:
         if not exceptions.anything_to_tell(session, policy, db.utc_now()):  # nearly always: no write lock is taken
             return 0
     with books.writing() as session:
+        db.queue_for(session, "policy")  # what is granted or revoked meanwhile must not look as if it had gone
         told = exceptions.tell(session, books.gate(session).policy, db.utc_now(), SERVICE)
     if told:
         log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         default_factory=lambda: CHECKED_OUT_POLICIES if CHECKED_OUT_POLICIES.is_dir() else PACKAGED_POLICIES,
         description="model.conf, directory.yaml, rules/ and vocabulary/",
     )
+    policy_check_every: int = Field(
+        default=0, ge=0, description="one in so many decisions is put to stock Casbin as well; 0 is none"
+    )
     policy_source: Literal["folder", "registry"] = Field(
         default="folder",
         description="where the policy is changed: in `policies_dir`, which is followed, or by proposals",

@@ -3,12 +3,14 @@
 import-linter reads the source; these tests really import, in a fresh interpreter with the others' packages blocked.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parents[1]
 TRAINING = ["torch", "transformers", "peft", "sentence_transformers", "faiss", "datasets", "numpy"]
 WEB = ["fastapi", "starlette", "sqlmodel", "sqlalchemy", "alembic", "uvicorn", "pydantic_settings"]
 GATE = ["casbin", "enforcer.policy"]
@@ -19,7 +21,7 @@ ROOMS = {
                   "revoked", "keys", "tlog", "tiles", "notes", "dsse", "manifest", "chain", "access_tokens",
                   "exports", "ndjson"],
                  [*TRAINING, *WEB, *CLIENT, "casbin", "registry", "trainer"]),
-    "enforcer.policy": (["rules", "conditions", "snapshot", "identity"],
+    "enforcer.policy": (["rules", "conditions", "snapshot", "reference", "identity"],
                         [*TRAINING, *WEB, *CLIENT, "registry", "trainer"]),
     "registry": (["app", "server", "cli"], [*TRAINING, "trainer"]),
     "trainer": (["swift", "client", "auth", "arguments", "preflight", "layout", "job", "card", "launch.local",
@@ -49,3 +51,14 @@ def test_the_contracts_between_rooms_are_kept() -> None:
     done = subprocess.run([linter], capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_files_know_casbin() -> None:
+    """Its language and its reference. Whatever else needs the gate asks the snapshot."""
+    importing = re.compile(r"^\s*(import|from) casbin\b", re.MULTILINE)
+    rooms = [file for room in ("enforcer", "registry", "trainer") for file in (HERE / room).rglob("*.py")]
+
+    assert {file.relative_to(HERE).as_posix() for file in rooms if importing.search(file.read_text())} == {
+        "enforcer/policy/model.py",
+        "enforcer/policy/reference.py",
+    }

@@ -66,11 +66,11 @@ class World:
 def world(seed: int, *, rules: int = 24, requests: int = 500, model: str = MODEL) -> World:
     """The same world for the same seed."""
     dice = random.Random(seed)
-    allows = [_rule(dice, at) for at in range(rules * 2 // 3)]
-    denies = [_against(dice, dice.choice(allows), at) for at in range(rules * 2 // 3, rules)]
+    allows = [rule(dice, at) for at in range(rules * 2 // 3)]
+    denies = [deny_against(dice, dice.choice(allows), at) for at in range(rules * 2 // 3, rules)]
     ruled = allows + denies
     dice.shuffle(ruled)
-    exceptions = [_exception(dice, dice.choice(ruled), at) for at in range(6)]
+    exceptions = [exception(dice, dice.choice(ruled), at) for at in range(6)]
     policy = Policy.of(
         model, DIRECTORY, ruled, owners=dict.fromkeys((rule.id for rule in ruled), "one"), exceptions=exceptions
     )
@@ -94,22 +94,22 @@ def _draft(dice: random.Random) -> dict[str, Any]:
     }
 
 
-def _rule(dice: random.Random, at: int, **fixed: Any) -> Rule:
+def rule(dice: random.Random, at: int, **fixed: Any) -> Rule:
     level = dice.choice(LEVELS) if dice.random() < 0.25 else "enforce"
     return Rule.model_validate({**_draft(dice), "id": f"r{at}", "effect": "allow", "level": level, **fixed})
 
 
-def _against(dice: random.Random, allow: Rule, at: int) -> Rule:
+def deny_against(dice: random.Random, allow: Rule, at: int) -> Rule:
     """A deny that overlaps this allow: the same but for two things, every third for every action."""
     same = allow.model_dump(include={"who", "may", "tag", "unit", "target"})
     for other in dice.sample(sorted(same), 2):
         del same[other]
     if dice.random() < 0.33:
         same["may"] = ("*",)
-    return _rule(dice, at, **same, effect="deny", overridable=True)
+    return rule(dice, at, **same, effect="deny", overridable=True)
 
 
-def _exception(dice: random.Random, rule: Rule, at: int) -> PolicyException:
+def exception(dice: random.Random, rule: Rule, at: int) -> PolicyException:
     """For an allow its twin with an end, for a deny one that lifts it."""
     granted = dice.choice([NOW - timedelta(days=3), NOW])
     may = ("submit", "cancel") if "*" in rule.may else rule.may

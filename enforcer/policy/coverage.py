@@ -71,12 +71,12 @@ def survivors(
     policy: Policy, tags: Mapping[str, str | None], cases: list[tuple[Case, Place]], now: datetime
 ) -> list[str]:
     """Of which rules and conditions no case would notice that they are gone."""
-    found = []
-    for mutant in mutants(policy):
-        gate = Snapshot(mutant.policy, tags)
-        if all(outcome.failure is None for outcome in run(cases, gate, now)):
-            found.append(mutant.without)
-    return found
+    written = [outcome.failure for outcome in run(cases, Snapshot(policy, tags), now)]
+    return [
+        mutant.without
+        for mutant in mutants(policy)
+        if [outcome.failure for outcome in run(cases, Snapshot(mutant.policy, tags), now)] == written
+    ]
 
 
 def _clauses(when: Conditions) -> list[str]:

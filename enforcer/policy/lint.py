@@ -104,15 +104,15 @@ class _Lint:
             yield self._found("warning", "unknown-tag", scope, said, "correct the name, or propose the task type")
 
     def _untested(self, scope: Rule | PolicyException) -> Iterator[Finding]:
-        counts = isinstance(scope, PolicyException) or scope.level in ("enforce", "warn")
+        counts = isinstance(scope, PolicyException) or scope.level not in ("off", "shadow")
         if scope.id in self._decided or not counts:
             return
-        hint = f"add a case to `tests/` that `{scope.id}` decides"
+        hint = "add one to `tests/`"
         if isinstance(scope, Rule) and scope.effect == "allow":
             yield self._found("warning", "untested", scope, f"no case is decided by `{scope.id}`", hint)
         else:
             what = "deny" if isinstance(scope, Rule) else "exception"
-            yield self._found("error", "untested", scope, f"nobody tests the {what} `{scope.id}`", hint)
+            yield self._found("error", "untested", scope, f"no case is decided by the {what} `{scope.id}`", hint)
 
     # --- rules that never count ---------------------------------------------------------------------------------------
 

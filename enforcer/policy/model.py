@@ -49,8 +49,8 @@ _TYPED = {
 }
 # r_sub (names) and r_ctx (facts) are no text, and only the functions above know what to do with them.
 _TEXT = frozenset(_ARGUMENTS) - {"r_sub", "r_ctx"}
-# Casbin rewrites `!`, `&&`, `p.` and `#` inside quotes too, so a quoted name holds none of them.
-_QUOTED = re.compile(r"[A-Za-z0-9*:/_-]*")
+# Casbin rewrites `!`, `&&`, `#` and `p.` (to `p_`) inside quotes too, so a quoted name holds none of them.
+_QUOTED = re.compile(r"[A-Za-z0-9*:/-]*")
 # Terms that a request cannot meet unless the rule names the request's own value or something above it.
 _DEMANDS = {
     "r_act == p_act": "act",
@@ -106,6 +106,9 @@ def parse(text: str) -> Model:
     matcher = loaded["m"]["m"].value
     if len(matcher) > MAX_MATCHER:
         raise PolicyInvalid(f"model.conf: the matcher has {len(matcher)} characters; at most {MAX_MATCHER}")
+    for _, name in re.findall(r"(['\"])(.*?)\1", matcher):
+        if not _QUOTED.fullmatch(name):
+            raise PolicyInvalid(f"model.conf: the matcher may not say `{name}`; Casbin would read it as another name")
     try:
         with ONE_PARSES:
             tree = ast.parse(_as_python(matcher), mode="eval").body
@@ -170,7 +173,7 @@ def _is_text(node: ast.expr) -> bool:
         case ast.Name(id=name):
             return name in _TEXT
         case ast.Constant(value=str(value)):
-            return _QUOTED.fullmatch(value) is not None
+            return _QUOTED.fullmatch(value) is not None  # where quotes are none that `parse` has seen
     return False
 
 

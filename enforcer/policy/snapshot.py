@@ -85,6 +85,7 @@ class Snapshot:
         self._watch = watch
         self._remembered = remembered
         self._model = model.parse(policy.model)
+        self._by = [column in self._model.demands for column in ("act", "obj", "dom", "sub")]
         directory = policy.directory
         self.groups = {_GROUP + name: [_GROUP + wider for wider in above] for name, above in directory.groups.items()}
         self.units = trees.above(directory.trees["unit"])
@@ -179,28 +180,28 @@ class Snapshot:
         closure = self._closures.get(names)
         if closure is None:
             closure = trees.climb(names, self.groups)
-            _remember(self._closures, names, closure, REMEMBERED)
+            _remember(self._closures, names, closure, self._remembered)
         return closure
 
     def _candidates(self, request: Request, principals: frozenset[str]) -> tuple[Line, ...]:
         """The lines that may fit, in the order of the policy."""
-        demands = self._model.demands
-        units = self.units[request.unit] if "dom" in demands else (_EVERY,)
+        _, _, by_unit, by_name = self._by
+        units = self.units[request.unit] if by_unit else (_EVERY,)
         found: list[Line] = []
         for asked in self._asked(request.action, request.tag):
-            if by_unit := self._index.get(asked):
+            if standing := self._index.get(asked):
                 for unit in units:
-                    if by_name := by_unit.get(unit):
-                        for name in by_name.keys() & principals if "sub" in demands else by_name:
-                            found += by_name[name]
+                    if names := standing.get(unit):
+                        for name in names.keys() & principals if by_name else names:
+                            found += names[name]
         found.sort(key=_in_order)
         return tuple(found)
 
     def _asked(self, action: str, tag: str) -> Iterable[tuple[str, str]]:
         """Under which actions and task types of the index the lines stand that may fit."""
-        demands = self._model.demands
-        actions = (action, _EVERY) if "act" in demands else (_EVERY,)
-        return product(actions, self.tags.get(tag, ()) if "obj" in demands else (_EVERY,))
+        by_act, by_tag, _, _ = self._by
+        actions = (action, _EVERY) if by_act else (_EVERY,)
+        return product(actions, self.tags.get(tag, ()) if by_tag else (_EVERY,))
 
     def _steady(self, line: Line) -> bool:
         """Whether what this line says is the same whatever the facts of a request."""
@@ -290,9 +291,8 @@ class Snapshot:
                 self._add_lines(at, scope, scope.level)
 
     def _add_lines(self, at: int, scope: Rule | PolicyException, level: Level | dict[Point, Level]) -> None:
-        demands, index = self._model.demands, self._index
-        by_act, by_tag, by_unit, by_name = (column in demands for column in ("act", "obj", "dom", "sub"))
-        id_, effect = scope.id, scope.effect
+        by_act, by_tag, by_unit, by_name = self._by
+        id_, effect, index = scope.id, scope.effect, self._index
         for act, tag, unit, who, target in product(scope.may, scope.tag, scope.unit, scope.who, scope.target):
             line = Line(at, id_, who, unit, tag, act, target, id_, effect, level)
             units = index.setdefault((act if by_act else _EVERY, tag if by_tag else _EVERY), {})

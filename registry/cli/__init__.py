@@ -22,6 +22,10 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "token": ("registry.cli.token:token", "API tokens: create, list, revoke."),
     "keys": ("registry.cli.keys:keys", "The service's signing keys: list, rotate, retire."),
     "principal": ("registry.cli.principal:principal", "Who is let in: disable, enable, list."),
+    "policy": (
+        "registry.cli.policy:policy",
+        "Policies as code: lint, test, coverage, fmt, diff, simulate, can, who-can.",
+    ),
     "audit": ("registry.cli.audit:audit", "The audit log: verify, export, erase, retain, hold, vkey."),
     "witness": ("registry.cli.witness:witness", "Witness another registry's log."),
     "openapi": ("registry.cli.openapi:openapi", "Print the OpenAPI document."),

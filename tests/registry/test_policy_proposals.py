@@ -23,24 +23,24 @@ OFFICE_RULES = [
     },
 ]
 PILOT = {
-    "id": "trainers-try-dpo",
+    "id": "retail-tries-dpo",
     "effect": "allow",
-    "who": ["group:trainers"],
+    "who": ["group:retail-ds"],
     "may": ["submit"],
     "tag": ["dpo"],
     "when": {"own_unit": True},
     "reason": "Everybody may try it.",
 }
 CASE = {
-    "says": "a trainer tries dpo",
-    "who": ["group:trainers"],
+    "says": "retail tries dpo",
+    "who": ["group:retail-ds"],
     "do": "submit",
     "tag": "dpo",
     "unit": "retail",
     "own_unit": "retail",
     "target": "local",
     "expect": "allow",
-    "because": "trainers-try-dpo",
+    "because": "retail-tries-dpo",
 }
 
 
@@ -86,7 +86,7 @@ def office(tmp_path: Path) -> Office:
 
 
 def tries_dpo(office: Office, name: str = "wang") -> int:
-    return ask(office.as_(name, "trainers"), ticket_request("dpo", arguments={})).status_code
+    return ask(office.as_(name, "retail-ds"), ticket_request("dpo", arguments={})).status_code
 
 
 def test_a_policy_that_two_others_agree_to_is_live_at_once(office: Office) -> None:
@@ -100,7 +100,7 @@ def test_a_policy_that_two_others_agree_to_is_live_at_once(office: Office) -> No
     assert [(reply.status_code, reply.json()["state"]) for reply in replies] == [(201, "open"), (201, "applied")]
     assert tries_dpo(office) == 201
     (issued,) = office.events("ticket.issued")
-    assert (issued.rule, issued.policy_revision) == ("trainers-try-dpo", replies[1].json()["policy_revision"])
+    assert (issued.rule, issued.policy_revision) == ("retail-tries-dpo", replies[1].json()["policy_revision"])
     published = office.events("policy.published")[-1]
     assert (published.actor, published.detail["author"], published.proposal_id) == (
         "user:zhao",
@@ -115,7 +115,7 @@ def test_reviewers_see_what_the_registry_found_out(office: Office) -> None:
     proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
 
     checks = proposal["checks"]
-    assert (checks["rules_added"], checks["rules_changed"], checks["rules_removed"]) == (["trainers-try-dpo"], [], [])
+    assert (checks["rules_added"], checks["rules_changed"], checks["rules_removed"]) == (["retail-tries-dpo"], [], [])
     assert checks["tests"] > 10
     assert (checks["replay"]["days"], checks["replay"]["deny_to_allow"], checks["replay"]["allow_to_deny"]) == (
         30,
@@ -252,13 +252,14 @@ def grant_exception(office: Office, **change: Any) -> None:
 def test_exceptions_go_on_under_the_new_policy_also_those_granted_meanwhile(office: Office) -> None:
     grant_exception(office)
     proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
-    grant_exception(office, id="chen-trains-kto", tag=["kto"])
+    grant_exception(office, id="chen-trains-dpo", tag=["dpo"])
 
     replies = office.agree(proposal, "li", "zhao")
 
     assert replies[1].json()["state"] == "applied", replies[1].text
     chen = office.as_("chen", "trainers")
-    assert [ask(chen, ticket_request(tag, arguments={})).status_code for tag in ("sft", "kto", "dpo")] == [201] * 3
+    assert [ask(chen, ticket_request(tag, arguments={})).status_code for tag in ("sft", "dpo")] == [201, 201]
+    assert tries_dpo(office) == 201
 
 
 def test_a_policy_without_a_place_for_a_live_exception_is_refused_and_names_it(office: Office) -> None:

@@ -202,13 +202,13 @@ def key_lines(environment: dict[str, str]) -> list[str]:
 def test_a_broken_policy_stops_the_start_and_names_the_rule(environment: dict[str, str], tmp_path: Path) -> None:
     policies = tmp_path / "policies"
     subprocess.run(["cp", "-r", "policies", str(policies)], check=True)
-    rules = policies / "rules" / "training.yaml"
+    rules = policies / "rules" / "nlp.yaml"
     rules.write_text(rules.read_text().replace("who: group:nlp\n", "who: group:nlq\n", 1))
 
     refused = tagwarden({**environment, "TAGWARDEN_POLICIES_DIR": str(policies)}, "serve", "--port", str(free_port()))
 
     assert refused.returncode == 1
-    assert "training.yaml: rule `nlp-trains-preference-alignment` speaks of unknown group `nlq`" in refused.stderr
+    assert "rules/nlp.yaml:3: rule `nlp-trains-preference-alignment` speaks of unknown group `nlq`" in refused.stderr
 
 
 def test_a_token_is_for_groups_and_units_that_exist(environment: dict[str, str]) -> None:

@@ -1,0 +1,24 @@
+"""`tagwarden policy`: read, check, try and compare policies, on a folder and without a service."""
+
+import click
+
+from registry.cli import LazyGroup
+
+COMMANDS = {
+    "lint": ("registry.cli.policy_check:lint", "Find what is wrong, or says what nobody meant."),
+    "test": ("registry.cli.policy_check:test", "Decide the cases of tests/*.yaml; each must come out as written."),
+    "coverage": ("registry.cli.policy_check:coverage", "Which rules decide a case: all denies and exceptions must."),
+    "fmt": ("registry.cli.policy_check:fmt", "Write rule files in the one form that diffs well."),
+    "diff": ("registry.cli.policy_diff:diff", "Which decisions differ between two policies, and how."),
+    "simulate": ("registry.cli.policy_ask:simulate", "Decide one request and explain it in full."),
+    "can": ("registry.cli.policy_ask:can", "Decide one request: yes or no, and the exit code says it too."),
+    "who-can": ("registry.cli.policy_ask:who_can", "Who may do this to a task type, under which conditions."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+def policy() -> None:
+    """Policies as code: lint, test, coverage, fmt, diff, simulate, can, who-can.
+
+    All work on a folder (`--policies`) and need no service. Exit codes: 0 fine, 1 findings, failures or "no", 2 usage.
+    """
