@@ -59,6 +59,13 @@ class NotPermitted(Problem):
     status, code, title = 403, "not-permitted", "the policy does not allow this"
 
 
+class QuotaExceeded(NotPermitted):
+    """The policy allows it, but the machines that its unit may use are used up. `quota`, `limit`, `asked` and `left`
+    tell of what; `resets_at` when there is more, where a window ends. Otherwise a run of the unit has to end first."""
+
+    status, code, title = 429, "quota-exceeded", "a quota is used up"
+
+
 class NotFound(Problem):
     status, code, title = 404, "not-found", "no such thing"
 

@@ -28,6 +28,7 @@ from enforcer.keys import KeySet
 from enforcer.policy.conditions import Context, Point
 from enforcer.policy.decision import Decision
 from enforcer.policy.decision import Request as Question
+from enforcer.policy.quotas import Quota
 from enforcer.policy.rules import ANY_TAG
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import RateLimited, TicketInvalid, Unauthenticated
@@ -61,6 +62,7 @@ class Permit:
     unit: str
     decision: Decision
     warnings: list[str] = field(default_factory=list)
+    quotas: tuple[Quota, ...] = ()
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -155,7 +157,14 @@ def permit(request: Request, books: Books, actor: Actor, action: str, matter: Ma
     if not decision.allowed:
         noted["decision"] = decision
         raise explaining.refusal(gate, decision, actor, whole=reads_policy(gate, actor, asked.unit))
-    return Permit(actor, asked.unit, decision, explaining.warnings(gate, decision))
+    return granted(gate, actor, decision)
+
+
+def granted(gate: Snapshot, actor: Actor, decision: Decision) -> Permit:
+    """What a decision that allows is worth."""
+    asked = decision.request
+    quotas = gate.quotas_for(asked.unit, asked.tag) if asked.action == "submit" else ()
+    return Permit(actor, asked.unit, decision, explaining.warnings(gate, decision), quotas)
 
 
 def still_permitted(gate: Snapshot, permit: Permit) -> Permit:
@@ -170,7 +179,7 @@ def still_permitted(gate: Snapshot, permit: Permit) -> Permit:
     if not decision.allowed:
         whole = reads_policy(gate, permit.actor, permit.unit)
         raise explaining.refusal(gate, decision, permit.actor, whole=whole)
-    return replace(permit, decision=decision, warnings=explaining.warnings(gate, decision))
+    return granted(gate, permit.actor, decision)
 
 
 def decide(gate: Snapshot, actor: Actor, action: str, matter: Matter, point: Point = "api") -> Decision:

@@ -21,7 +21,7 @@ from registry.books import Books
 from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import audit as audit_routes
-from registry.routes import decisions, exceptions, health, identity, keys, proposals, runs, tags, tickets
+from registry.routes import decisions, exceptions, health, identity, keys, proposals, quotas, runs, tags, tickets
 from registry.routes import log as log_routes
 from registry.routes import policies as policy_routes
 from registry.routes.express import Express
@@ -39,6 +39,7 @@ ROUTERS = (
     policy_routes.router,
     tickets.router,
     runs.router,
+    quotas.router,
     audit_routes.router,
     log_routes.router,
     identity.router,
@@ -103,7 +104,8 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
     """Record the refusal of an attempt, then render it. The request's own transaction is rolled back by now."""
     assert isinstance(problem, Problem)
     document = problem.document()
-    headers = {"Retry-After": str(problem.facts["retry_after_s"])} if isinstance(problem, RateLimited) else None
+    wait_s = problem.facts.get("retry_after_s")
+    headers = None if wait_s is None else {"Retry-After": str(wait_s)}
     attempt: Attempt | None = getattr(request.state, "attempt", None)
     if attempt is not None:
         books: Books = request.app.state.books

@@ -116,7 +116,11 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 def queue_for(session: Session, what: str) -> None:
     """Wait for whoever else does this, until the end of this transaction. SQLite has one writer anyway."""
-    connection = session.connection()
+    queue_on(session.connection(), what)
+
+
+def queue_on(connection: Connection, what: str) -> None:
+    """The same for whoever has no session."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})
 

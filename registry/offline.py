@@ -14,7 +14,7 @@ from enforcer import records, wire
 from enforcer.problems import Malformed, RevokedTicketUsed, TicketInvalid, TicketUsedTwice
 from enforcer.runspec import RunSpec, canonical_bytes, digest
 from enforcer.tickets import LEEWAY_S
-from registry import runs, tickets
+from registry import quotas, runs, tickets
 from registry.access import BorneTicket
 from registry.books import Books
 from registry.tables import Run, Ticket
@@ -74,5 +74,6 @@ def _register(session: Session, ticket: Ticket, run: Run, borne: BorneTicket, re
     # It sends no heartbeats: its time limit is its lease, and after that it is lost like any other.
     run.lease_expires_at = redeemed_at + timedelta(seconds=spec.limits.max_runtime_s)
     session.add(run)
+    quotas.settle(session, run)
     tickets.record_redeemed(session, run, borne.claims, offline=True, host=record.host, at=redeemed_at.isoformat())
     session.flush()

@@ -16,7 +16,7 @@ from enforcer.policy.decision import Decision
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import TicketRevoked, UnknownTicket
 from enforcer.tickets import LEEWAY_S
-from registry import access, audit, db, runs
+from registry import access, audit, db, quotas, runs
 from registry.access import Matter
 from registry.books import Books
 from registry.identity import Actor
@@ -168,6 +168,7 @@ def _take_back(session: Session, ticket: Ticket, run: Run, by: Actor, reason: st
     if run.state == "permitted":
         run.state, run.ended_at = "interrupted", now
     session.add_all([ticket, run])
+    quotas.settle(session, run)
     audit.record(
         session,
         "ticket.revoked",

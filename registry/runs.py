@@ -8,7 +8,7 @@ from sqlmodel import Session, col, select
 from enforcer import gates, wire
 from enforcer.problems import ManifestInvalid, RunClosed, UnknownRun
 from enforcer.runspec import RunSpec, canonical_bytes, digest
-from registry import audit, db, manifests
+from registry import audit, db, manifests, quotas
 from registry.access import Permit
 from registry.books import Books
 from registry.identity import Actor
@@ -35,6 +35,7 @@ def heartbeat(session: Session, run_id: str, beat: wire.Heartbeat, books: Books)
         run.lease_expires_at = now + timedelta(seconds=books.settings.lease_ttl_s)
         if run.state == "lost":
             run.state = "running"
+            quotas.settle(session, run)
             audit.record(session, "run.found", Actor(run.actor, (), run.business_unit), **_names(run))
     run.step, run.total_steps, run.logs = beat.step, beat.total_steps, beat.logs
     session.add(run)
@@ -54,6 +55,7 @@ def mark_lost(session: Session, grace: timedelta) -> int:
         heard = {"last_heard": last.isoformat() if last else None, "step": run.step}
         audit.record(session, "run.lost", Actor("system:registry", (), run.business_unit), detail=heard, **_names(run))
         session.add(run)
+        quotas.settle(session, run)
     return len(found)
 
 
@@ -122,6 +124,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
     if told.manifest is not None:
         manifests.take(session, run, spec, told, books, jkt=ticket.jkt)
     session.add(run)
+    quotas.settle(session, run)
     session.flush()
     return reported(session, run)
 
@@ -154,6 +157,7 @@ def cancel(session: Session, run_id: str, permit: Permit) -> Run:
         **permit.provenance,
     )
     session.add(run)
+    quotas.settle(session, run)
     session.flush()
     return run
 

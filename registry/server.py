@@ -24,6 +24,7 @@ from registry import (
     policies,
     policy_folder,
     publishing,
+    quotas,
     retention,
     revocations,
     runs,
@@ -163,6 +164,7 @@ def _keep_sequencing(books: Books) -> None:
                 swept = time.monotonic()
                 with books.writing() as session:
                     tickets.sweep(session)
+                release_lapsed(books)
             with books.reading() as session:
                 waiting = tlog.is_pending(session)
             if waiting:
@@ -241,6 +243,18 @@ def tell_of_exceptions(books: Books) -> int:
     if told:
         log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)
     return told
+
+
+def release_lapsed(books: Books) -> int:
+    """Give back what tickets hold of quotas that nobody redeemed in time; returns how many."""
+    found = 0
+    while True:
+        with books.reading() as session:
+            waiting = quotas.any_lapsed(session)
+        if not waiting:
+            return found
+        with books.writing() as session:
+            found += quotas.release_lapsed(session)
 
 
 def mark_lost(books: Books) -> int:

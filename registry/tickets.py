@@ -31,7 +31,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
-from registry import access, audit, db, tags
+from registry import access, audit, db, quotas, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
@@ -201,7 +201,15 @@ def draft(
     }
     pending_row = {"event_id": event["id"], "leaf_hash": audit.leaf_of(event)}
     rows = ticket_row, run_row, event, pending_row, answer_row
-    return Draft(stamp, rows, _grant(ticket_row, run_row, answer_row))
+    wanted = quotas.reservations(
+        permit.quotas,
+        run_id=run_id,
+        gpus=request.gpus,
+        max_runtime_s=limits.max_runtime_s,
+        expires_at=ends,
+        offline=request.redeem == "offline",
+    )
+    return Draft(stamp, rows, _grant(ticket_row, run_row, answer_row), wanted)
 
 
 def _grant(ticket: Mapping[str, Any], run: Mapping[str, Any], answer: Mapping[str, Any]) -> bytes:

@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from registry import db
+from registry.quotas import Reservation, Room
 from registry.tables import Event, IdempotentAnswer, PendingEntry, Run, Ticket, UtcDateTime
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Draft:
     stamp: int
     rows: tuple[dict[str, Any], ...]
     answer: bytes  # to be given once they are written
+    reservations: tuple[Reservation, ...] = ()
 
     @property
     def key(self) -> "Key":
@@ -83,6 +85,7 @@ class Writer:
 
         Raises:
             Stale: nothing was written; draft again.
+            QuotaExceeded: a quota has no room for it; nothing was written.
             DBAPIError: the database is away, or refuses the rows; nothing was written.
         """
         loop = asyncio.get_running_loop()
@@ -163,16 +166,21 @@ class Writer:
         fresh: list[Draft] = []
         with self._store.begun(self._engine) as connection:
             stamp, answered = self._store.look_up(connection, [draft.key for draft in drafts])
+            room = Room(connection, [one for draft in drafts for one in draft.reservations])
             for draft in drafts:
                 if draft.stamp != stamp:
                     outcomes.append(Stale())
-                    continue
-                outcomes.append(draft.key not in answered)
-                if draft.key not in answered:
+                elif draft.key in answered:
+                    outcomes.append(False)
+                elif (exceeded := room.take(draft.reservations)) is not None:
+                    outcomes.append(exceeded)
+                else:
+                    outcomes.append(True)
                     answered.add(draft.key)
                     fresh.append(draft)
             if fresh:
                 self._store.insert(connection, fresh)
+                room.write()
         return outcomes
 
 

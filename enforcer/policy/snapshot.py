@@ -21,6 +21,7 @@ from enforcer.policy import explain, model, trees
 from enforcer.policy.conditions import Context, Point
 from enforcer.policy.decision import Decision, Match, NearMiss, Request
 from enforcer.policy.exceptions import PolicyException
+from enforcer.policy.quotas import Quota
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import ACTIONS, Effect, Level, PolicyInvalid, Rule, Scope
 
@@ -122,6 +123,10 @@ class Snapshot:
     def nearest(self, request: Request, limit: int = 3) -> tuple[NearMiss, ...]:
         """Allow rules that speak of this action and task type, those that fail the fewest clauses first."""
         return explain.nearest(self, request, limit)
+
+    def quotas_for(self, unit: str, tag: str) -> tuple[Quota, ...]:
+        """Those that count a run of this task type for this business unit."""
+        return tuple(q for q in self.policy.quotas if q.unit in self.units[unit] and q.tag in self.tags[tag])
 
     def units_below(self, unit: str | None) -> frozenset[str]:
         """A business unit with all units under it; empty for an unknown one."""

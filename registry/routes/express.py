@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from enforcer import wire
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Problem, Unauthenticated
-from registry import access, db, explaining, tickets
+from registry import access, db, tickets
 from registry.books import Books
 from registry.identity import Actor
 from registry.recently import Recently
@@ -69,8 +69,7 @@ class Express:
             decision = access.decide(gate, actor, "submit", matter)
             if not decision.allowed or not self._books.rates.has_room(actor.id, "tickets"):
                 return None
-            warnings = explaining.warnings(gate, decision)
-            permit = access.Permit(actor, matter.unit or actor.business_unit, decision, warnings)
+            permit = access.granted(gate, actor, decision)
             draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
             self._books.rates.take(actor.id, "tickets")
             if await self._books.writer.write(draft):

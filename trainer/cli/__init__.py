@@ -23,6 +23,7 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: list, show, approve, reject."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),
+    "quotas": ("trainer.cli.quotas:quotas", "What a business unit may take of the machines, and what is taken."),
     "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline, revoke."),
     "verify": ("trainer.cli.verify:verify", "Prove offline what a run is, from its permit to its outputs."),
     "trust": ("trainer.cli.verify:trust", "What a verifier trusts: save it from a registry."),

@@ -354,6 +354,27 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['run_id'], ['run.id'], ),
     sa.PrimaryKeyConstraint('run_id')
     )
+    op.create_table('quota_use',
+    sa.Column('quota', sa.String(), nullable=False),
+    sa.Column('period', sa.String(), nullable=False),
+    sa.Column('runs', sa.Integer(), nullable=False),
+    sa.Column('gpus', sa.Integer(), nullable=False),
+    sa.Column('gpu_s', sa.BigInteger(), nullable=False),
+    sa.PrimaryKeyConstraint('quota', 'period')
+    )
+    op.create_table('quota_hold',
+    sa.Column('run_id', sa.String(), nullable=False),
+    sa.Column('quota', sa.String(), nullable=False),
+    sa.Column('period', sa.String(), nullable=True),
+    sa.Column('holds', sa.Boolean(), nullable=False),
+    sa.Column('gpus', sa.Integer(), nullable=False),
+    sa.Column('most_gpu_s', sa.BigInteger(), nullable=False),
+    sa.Column('gpu_s', sa.BigInteger(), nullable=False),
+    sa.Column('lapses_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['run_id'], ['run.id'], ),
+    sa.PrimaryKeyConstraint('run_id', 'quota')
+    )
+    _add_partial_index('lapsing_holds', 'quota_hold', ['lapses_at'], "holds")
     op.create_table('tag_version',
     sa.Column('tag', sa.String(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
