@@ -26,11 +26,13 @@ REFUSALS = {
     503: "The database, or the caller's identity provider, does not answer; nothing was changed",
 }
 # Beside all that name a thing in their path.
-NOT_FOUND = {"getConsistency", "issueTicket", "evaluate", "openProposal"}
+NOT_FOUND = {"getConsistency", "issueTicket", "evaluate", "openProposal", "overrideRule", "replayPolicy"}
 CONFLICT = {
     "openProposal",
     "reviewProposal",
     "withdrawProposal",
+    "overrideRule",
+    "revokeException",
     "issueTicket",
     "redeemTicket",
     "revokeTicket",

@@ -10,7 +10,6 @@ import json
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import inspect
 from sqlmodel import Session, SQLModel, col, select
 
 from enforcer.problems import Malformed
@@ -72,13 +71,13 @@ class Page:
         key = col(getattr(table, name))
         query = self.wanted.apply(select(table), table).order_by(key.desc() if descending else key)
         if self.after is not None:
-            after = self._typed(inspect(table).columns[name].type.python_type)
+            after = self._typed(table.model_fields[name].annotation)
             query = query.where(key < after if descending else key > after)
         found: list[Row] = list(session.exec(query.limit(self.size + 1)))
         kept = found[: self.size]
         return kept, self._token(str(getattr(kept[-1], name))) if len(found) > self.size else None
 
-    def _typed(self, kind: type) -> Any:
+    def _typed(self, kind: Any) -> Any:
         try:
             return kind(self.after)
         except ValueError:

@@ -5,23 +5,18 @@ for nothing. What came out is part of the result, so reviewers agree to that, to
 revision's files: they have proposals of their own, and go on under the new rules.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlmodel import Session, select
 
 from enforcer import wire
-from enforcer.policy import cases, folder
-from enforcer.policy.cases import Outcome
-from enforcer.policy.coverage import coverage
-from enforcer.policy.folder import Written
-from enforcer.policy.lint import Finding, lint
+from enforcer.policy import folder
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import PolicyInvalid
-from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleReview
 from enforcer.runspec import digest
-from registry import db, exceptions, policies, replay
+from registry import db, exceptions, policies, policy_trials, replay
 from registry.access import Matter, Permit
 from registry.books import Books
 from registry.changes import Draft
@@ -43,67 +38,41 @@ def check(books: Books, change: wire.PolicyFiles) -> wire.PolicyChecks:
         PolicyUnchanged: it says what the live one says.
     """
     _refuse_where_folder(books)
-    written = _read(change.files)
     with books.reading() as session:
         gate = books.gate(session)
-    before = gate.policy.with_exceptions(())
-    if written.policy.revision == before.revision:
+    warnings, tests = _tried(change.files, gate.tag_parents)
+    before, candidate = gate.policy.with_exceptions(()), _read(change.files)
+    if candidate.revision == before.revision:
         raise PolicyUnchanged("this is what the live policy says, exceptions aside")
-    tests = _tested(written.policy, change.files, gate.tag_parents)
-    warnings = _linted(written, gate.tag_parents, coverage(written.policy, tests).decided)
-    candidate = _with_those_that_go_on(written.policy, gate.policy)
-    replayed = replay.run(books, candidate, days=books.settings.replay_days)
-    if replayed.deny_to_allow:
-        warnings.insert(
-            0, f"{replayed.deny_to_allow} decisions would allow what was refused: one approval more is needed"
-        )
+    whole = _with_those_that_go_on(candidate, gate.policy)
+    replayed = replay.run(books, whole, days=books.settings.replay_days)
     return wire.PolicyChecks(
         base=before.revision,
-        revision=written.policy.revision,
-        **_differences(before, written.policy),
-        tests=len(tests),
-        warnings=warnings,
+        revision=candidate.revision,
+        **_differences(before, candidate),
+        tests=tests,
+        warnings=[*_warnings(replayed), *warnings],
         replay=replayed,
     )
 
 
-def _tested(policy: Policy, given: Mapping[str, str], tags: Mapping[str, str | None]) -> list[Outcome]:
-    """The outcomes of the candidate's own tests. Raises PolicyRefused unless there are some and all are green."""
-    try:
-        tests = [
-            case for name in sorted(given) if name.startswith("tests/") for case in cases.parsed(given[name], name)
-        ]
-        outcomes = cases.run(tests, _compiled(policy, tags), db.utc_now())
-    except PolicyInvalid as invalid:
-        raise _refused("cannot be tested", map(str, invalid.faults)) from None
-    if not outcomes:
-        raise _refused("has no tests", ["write the decisions that must come out into `tests/<name>.yaml`"])
-    red = [f"{one.place.file}:{one.place.line}: {one.case.says}: {one.failure}" for one in outcomes if one.failure]
-    if red:
-        raise _refused("fails its own tests", red)
-    return outcomes
+def _tried(given: Mapping[str, str], tags: Mapping[str, str | None]) -> tuple[list[str], int]:
+    """What reviewers should know, and how many tests came out as written. Raises PolicyRefused."""
+    trial = policy_trials.validate(given, tags)
+    if trial.revision is not None and trial.tests == 0:
+        raise PolicyRefused("the policy has no tests: write the decisions that must come out into `tests/<name>.yaml`")
+    told = [(found.severity, f"{found.file}:{found.line}: {found.message}; {found.hint}") for found in trial.findings]
+    if errors := [text for severity, text in told if severity == "error"]:
+        more = f" (and {len(errors) - 1} more, see `findings`)" if len(errors) > 1 else ""
+        raise PolicyRefused(f"the policy cannot go live: {errors[0]}{more}", findings=errors)
+    return [text for _, text in told], trial.tests
 
 
-def _linted(written: Written, tags: Mapping[str, str | None], decided: Iterable[str]) -> list[str]:
-    """What reviewers should know. Raises PolicyRefused where lint calls it an error."""
-    findings = lint(written, tags, db.utc_now(), decided)
-    if errors := [_told(finding) for finding in findings if finding.severity == "error"]:
-        raise _refused("has errors", errors)
-    return [_told(finding) for finding in findings]
-
-
-def _told(finding: Finding) -> str:
-    return f"{finding.file}:{finding.line}: {finding.message}; {finding.hint}"
-
-
-def _compiled(policy: Policy, tags: Mapping[str, str | None]) -> Snapshot:
-    """Raises PolicyInvalid."""
-    try:
-        return Snapshot(policy, tags)
-    except PolicyInvalid:
-        raise
-    except Exception as error:  # whatever Casbin says of a model that it does not understand
-        raise PolicyInvalid(f"model.conf: {error}") from error
+def _warnings(replayed: wire.PolicyReplay) -> Iterator[str]:
+    if replayed.deny_to_allow:
+        yield f"{replayed.deny_to_allow} decisions would allow what was refused: one approval more is needed"
+    if not replayed.complete:
+        yield f"there was time for the decisions since {replayed.since:%Y-%m-%d %H:%M} only"
 
 
 def matter(_session: Session, _change: Mapping[str, Any], /) -> Matter:
@@ -155,7 +124,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
 
 def as_it_would_be(given: Mapping[str, str], live: Policy) -> Policy:
     """The revision that these files would make, the live exceptions included. Raises PolicyRefused."""
-    return _with_those_that_go_on(_read(given).policy, live)
+    return _with_those_that_go_on(_read(given), live)
 
 
 def files(session: Session, proposal: Proposal) -> dict[str, str]:
@@ -179,12 +148,13 @@ def _refuse_moved(live: Policy, base: str) -> None:
         )
 
 
-def _read(given: Mapping[str, str]) -> Written:
+def _read(given: Mapping[str, str]) -> Policy:
     """Raises PolicyRefused, with all that is wrong."""
     try:
-        return folder.written({name: text for name, text in given.items() if not name.startswith("tests/")})
+        return folder.read({name: text for name, text in given.items() if not name.startswith(policy_trials.TESTS)})
     except PolicyInvalid as invalid:
-        raise _refused("cannot be read", map(str, invalid.faults)) from None
+        findings = [str(fault) for fault in invalid.faults]
+        raise PolicyRefused(f"the policy cannot go live: {findings[0]}", findings=findings) from None
 
 
 def _with_those_that_go_on(candidate: Policy, live: Policy) -> Policy:
@@ -208,9 +178,3 @@ def _differences(before: Policy, after: Policy) -> dict[str, list[str]]:
         "rules_changed": sorted(one for one in new.keys() & old.keys() if new[one] != old[one]),
         "rules_removed": sorted(old.keys() - new.keys()),
     }
-
-
-def _refused(what: str, findings: Iterable[str]) -> PolicyRefused:
-    found = list(findings)
-    more = f" (and {len(found) - 1} more, see `findings`)" if len(found) > 1 else ""
-    return PolicyRefused(f"the policy {what}: {found[0]}{more}", findings=found[:200])

@@ -220,7 +220,7 @@ def test_the_list_says_what_is_live_and_how_long_still(office: OfficeInTime) -> 
     ]
     assert [item["id"] for item in expiring["items"]] == ["retail-tries-dpo"]
     assert expiring["counts"]["expiring"] == 1
-    assert office.as_("wang", "trainers").get("/v1/exceptions").status_code == 403
+    assert office.as_("boss", "project-managers").get("/v1/exceptions").status_code == 403
 
 
 def test_a_soft_rule_is_overridden_for_somebody_else_at_once_and_for_a_while(office: OfficeInTime) -> None:

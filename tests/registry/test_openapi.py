@@ -5,6 +5,7 @@ status, a media type and a body that the document names, and none is a 5xx.
 """
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from enforcer.keys import SigningKey
+from registry import db
 from registry.settings import Settings
 
 DOCUMENT = json.loads(Path("openapi/registry.json").read_text())
@@ -43,11 +45,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     registry = Registry(Settings(state_dir=tmp_path_factory.mktemp("world"), **unlimited))
     registry.approve_tag()
     proposal = registry.propose(registry.as_("author", "trainers"), "review-topics").json()
+    exception = {"kind": "exception", "id": "pilot", "who": ["user:wang"], "may": ["submit"], "tag": ["dpo"],
+                 "until": (db.utc_now() + timedelta(days=30)).isoformat()}  # fmt: skip
+    asked = {"change": exception, "reason": "a pilot"}
+    granted = registry.as_("author", "trainers").post("/v1/proposals", json=asked).json()
+    for admin in ("first", "second"):
+        assert registry.review(registry.as_(admin, "security"), granted).status_code == 201
     key, trainer = SigningKey.generate(), registry.as_("wang", "trainers", "nlp")
     waiting = ask(trainer, ticket_request(jkt=key.thumbprint)).json()
     running = ask(trainer, ticket_request(jkt=key.thumbprint)).json()
     lease = redeem(registry, running, key).json()
-    groups = ("platform-admins", "tag-stewards", "auditors", "nlp", "trainers")
+    groups = ("platform-admins", "security", "tag-stewards", "auditors", "nlp", "trainers")
     return {
         "registry": registry,
         "admin": {"Authorization": f"Bearer {registry.token('root', *groups, unit='all')}"},
@@ -56,7 +64,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "lease": {"Authorization": f"Bearer {lease['lease_token']}"},
         "ids": {
             "name": ["dpo", "review-sentiment"],
-            "proposal_id": [proposal["id"]],
+            "proposal_id": [proposal["id"], granted["id"]],
+            "exception_id": ["pilot"],
             "jti": [waiting["jti"]],
             "run_id": [lease["run_id"]],
             "version": [1, 2],

@@ -11,6 +11,7 @@ from revised import an_exception, publish, with_rule
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from enforcer.policy.quotas import Quota
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import PolicyMoved, PolicyUnchanged, UnknownPolicy
@@ -48,6 +49,28 @@ def test_a_revision_that_differs_by_an_exception_copies_no_rules(registry: Regis
 
     with registry.books.engine.connect() as connection:
         assert connection.execute(count).scalar() == before
+
+
+def test_what_is_read_beside_a_known_revision_is_what_is_read_anew(registry: Registry) -> None:
+    """Rules are taken over only where everything but the exceptions is the same."""
+    known = registry.policy
+    quota = Quota(id="small", unit="retail", concurrent=1, reason="a pilot")
+    owners = {**known.owners, known.rules[0].id: "security"}
+    others = [
+        known.with_exceptions([an_exception()]),
+        with_rule(known),
+        Policy.of(known.model + "\n# a word\n", known.directory, known.rules, owners=known.owners),
+        Policy.of(known.model, known.directory, known.rules, owners=known.owners, quotas=[quota]),
+        Policy.of(known.model, known.directory, known.rules, owners=owners),
+    ]
+    with db.writing(registry.books.engine) as session:
+        for other in others:
+            policies.keep(session, other)
+
+    with db.reading(registry.books.engine) as session:
+        for other in others:
+            assert policies.load(session, other.revision, known) == policies.load(session, other.revision) == other
+    assert len({other.revision for other in others}) == len(others)
 
 
 def test_whoever_saw_an_older_head_does_not_publish(registry: Registry) -> None:

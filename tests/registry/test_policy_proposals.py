@@ -285,9 +285,9 @@ def test_the_text_of_a_policy_is_for_its_readers_and_its_author(office: Office) 
     path = f"/v1/proposals/{proposal['id']}/files"
 
     assert office.admin("li").get(path).json()["files"] == files
-    assert office.as_("author", "trainers").get(path).status_code == 200
-    assert office.as_("wang", "trainers").get(path).status_code == 403
-    listed = office.as_("wang", "trainers").get("/v1/proposals").json()["items"]
+    assert office.as_("author", "project-managers").get(path).status_code == 200
+    assert office.as_("wang", "project-managers").get(path).status_code == 403
+    listed = office.as_("wang", "project-managers").get("/v1/proposals").json()["items"]
     assert set(listed[0]["change"]["files"].values()) == set(proposal["change"]["files"].values())
     assert "Everybody may try it" not in str(listed)
 

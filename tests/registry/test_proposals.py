@@ -70,7 +70,7 @@ def test_only_stewards_approve(registry: Registry) -> None:
 
     reply = registry.review(registry.as_("chen", "trainers"), proposal)
 
-    assert (reply.status_code, reply.json()["ask"]) == (403, ["platform-admins"])
+    assert (reply.status_code, reply.json()["ask"]) == (403, ["tag-stewards"])
 
 
 def test_a_review_of_something_else_is_stale(registry: Registry) -> None:

@@ -45,11 +45,24 @@ def propose(file: str) -> None:
 @click.option("--reason", metavar="TEXT", required=True, help="Why; kept for ever.")
 def propose_policy(folder: str, reason: str) -> None:
     """Propose the policy in FOLDER as the next revision. It is linted, tested and tried on past decisions first."""
+    from enforcer.problems import Malformed
+
     root = Path(folder)
     found = [root / name for name in ("model.conf", "directory.yaml", "quotas.yaml") if (root / name).is_file()]
     found += [*sorted(root.glob("rules/*.yaml")), *sorted(root.glob("tests/*.yaml"))]
-    files = {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in found}
+    if not found:
+        raise Malformed(f"`{folder}` holds no policy: there is no `model.conf`, no `rules/*.yaml`")
+    files = {file.relative_to(root).as_posix(): _text(file) for file in found}
     _propose({"change": {"kind": "policy", "files": files}, "reason": reason}, folder)
+
+
+def _text(file: Path) -> str:
+    from enforcer.problems import Malformed
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Malformed(f"`{file}` cannot be read: {error}") from None
 
 
 @requests.command("list")

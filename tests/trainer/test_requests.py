@@ -1,0 +1,73 @@
+"""`swift-submit requests`: exceptions from the policy and its next revision, from a file to effect."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import LiveRegistry, free_port
+from policy_folders import changed_policy
+from submitting import Desk
+
+from registry.settings import Settings
+
+
+@pytest.fixture
+def governed(tmp_path: Path) -> Iterator[LiveRegistry]:
+    """A registry whose policy is changed by proposal."""
+    policies = changed_policy(tmp_path)
+    live = LiveRegistry(
+        Settings(state_dir=tmp_path / "state", port=free_port(), policies_dir=policies, policy_source="registry")
+    )
+    live.start()
+    yield live
+    live.stop()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, governed: LiveRegistry) -> Desk:
+    return Desk(tmp_path, tmp_path, governed.url, governed.token("li", "retail-ds"))
+
+
+def test_an_exception_goes_from_file_to_effect(desk: Desk, governed: LiveRegistry) -> None:
+    until = (datetime.now(UTC) + timedelta(days=10)).isoformat()
+    change = {"kind": "exception", "id": "retail-tries-dpo", "who": ["user:li"], "may": ["submit"], "tag": ["dpo"],
+              "until": until}  # fmt: skip
+    (desk.root / "e.yaml").write_text(yaml.safe_dump({"change": change, "reason": "a pilot"}))
+    refused = desk.cli("can-i", "submit", "dpo")
+
+    opened = desk.json("requests", "propose", "e.yaml")
+    shown = desk.cli("requests", "show", opened["id"]).stdout
+    review = ["requests", "approve", opened["id"], "--digest", opened["digest"], "--reason", "read it"]
+    for name in ("ana", "bo"):
+        desk.token = governed.token(name, "security")
+        done = desk.cli(*review)
+    listed = desk.cli("requests", "list").stdout
+    desk.token = governed.token("li", "retail-ds")
+
+    assert (refused.returncode, "retail-tries-dpo" in shown) == (3, True)
+    assert "`retail-tries-dpo` is in effect" in done.stdout, done.stderr
+    assert "exception" in listed
+    assert desk.cli("can-i", "submit", "dpo").returncode == 0
+
+
+def test_a_policy_is_proposed_from_its_folder_and_shows_what_it_would_change(
+    desk: Desk, governed: LiveRegistry, tmp_path: Path
+) -> None:
+    rule = {"id": "retail-tries-sft", "effect": "allow", "who": ["group:retail-ds"], "may": ["cancel"], "tag": ["sft"],
+            "reason": "A pilot."}  # fmt: skip
+    folder = changed_policy(tmp_path, rules=[rule], name="next")
+    desk.token = governed.token("ana", "security")
+
+    done = desk.cli("requests", "propose-policy", str(folder), "--reason", "a pilot")
+    (tmp_path / "empty").mkdir()
+    empty = desk.cli("requests", "propose-policy", "empty", "--reason", "a pilot")
+    (folder / "rules" / "more.yaml").write_bytes(b"\xff\xfe")
+    binary = desk.cli("requests", "propose-policy", str(folder), "--reason", "a pilot")
+
+    assert done.returncode == 0, done.stderr
+    assert "rules added: retail-tries-sft" in done.stdout
+    assert "replay  of" in done.stdout
+    assert (empty.returncode, "model.conf" in empty.stderr) == (6, True)
+    assert (binary.returncode, "more.yaml" in binary.stderr) == (6, True)
