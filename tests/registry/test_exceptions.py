@@ -211,7 +211,7 @@ def test_its_end_is_told_a_week_before_and_when_it_comes_once_each(office: Offic
         office.tell()
         office.tell()
 
-    told = office.events("exception.expiring", "exception.ended")
+    told = [event for event in office.events() if event.kind.startswith("exception.")][2:]  # after the two grants
     assert [(event.kind, event.detail["exception"], event.task_type) for event in told] == [
         ("exception.expiring", "retail-tries-dpo", "dpo"),
         ("exception.ended", "retail-tries-dpo", "dpo"),
