@@ -112,8 +112,9 @@ class Books:
             self.policy_alarm = None
             return before
         try:
-            same = before is not None and before.revision == revision
-            policy = before.policy if before is not None and same else revisions.load(session, revision)
+            policy = before.policy if before else None
+            if policy is None or policy.revision != revision:
+                policy = revisions.load(session, revision, known=policy)
             gate = Snapshot(policy, parents, watch=self.watch)
         except (DBAPIError, ConnectionError):
             raise

@@ -11,13 +11,14 @@ from typing import Any, Literal
 from sqlalchemy import Engine, update
 from sqlmodel import Session, col, select
 
+from enforcer import wire
 from enforcer.policy.decision import Decision
 from enforcer.policy.reference import Answer
 from enforcer.policy.revision import Policy, said
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import PolicyMoved, PolicyUnchanged
-from registry import audit, db
+from registry import audit, db, shadow
 from registry.identity import Actor
 from registry.revisions import head, keep, live, live_revision, load
 from registry.tables import Event, PolicyHead, PolicyPublication, Tag
@@ -50,12 +51,12 @@ def publish(
     Raises:
         PolicyInvalid: it does not compile.
         PolicyMoved: somebody published meanwhile.
-        PolicyUnchanged: this revision is live.
+        PolicyUnchanged: this revision is live. (A folder may come to say what is live already; that is entered.)
     """
     db.queue_for(session, "policy")  # before the stamp is locked, which tickets wait for
     _compile(session, policy)
     before = session.get(PolicyHead, "live", populate_existing=True)
-    if before is not None and before.revision == policy.revision:
+    if before is not None and before.revision == policy.revision and folder is None:
         raise PolicyUnchanged(f"revision `{policy.revision[:19]}` is live already")
     parent = before.revision if before else None
     keep(session, policy)
@@ -127,6 +128,35 @@ def _record_once(engine: Engine, kind: str, revision: str, reason: str, **facts:
         same = select(Event.id).where(Event.kind == kind, Event.policy_revision == revision)
         if session.exec(same.limit(1)).first() is None:
             audit.record(session, kind, SYSTEM, outcome="refused", reason=reason, policy_revision=revision, **facts)
+
+
+def document(policy: Policy, live: str) -> wire.PolicyDocument:
+    """All that a revision says; `live` is the one that decides."""
+    return wire.PolicyDocument(
+        revision=policy.revision,
+        live=policy.revision == live,
+        model=policy.model,
+        directory=policy.directory.model_dump(mode="json"),
+        rules=[{"owner": policy.owners[rule.id], **said(rule)} for rule in policy.rules],
+        exceptions=[said(exception) for exception in policy.exceptions],
+        quotas=[said(quota) for quota in policy.quotas],
+    )
+
+
+def watch(session: Session, candidate: Policy | None, by: Actor) -> None:
+    """Put a candidate beside the live policy, or none, and put that on record. Raises PolicyInvalid."""
+    if candidate is not None:
+        _compile(session, candidate)
+    shadow.watch(session, candidate)
+    revision = candidate.revision if candidate else None
+    audit.record(session, "policy.shadowed", by, policy_revision=revision)
+
+
+def shadowed(session: Session) -> wire.PolicyShadow:
+    """What was counted of the candidate that is watched."""
+    candidate, counts = shadow.counted(session)
+    parts = [wire.ShadowPart.model_validate(row) for row in counts]
+    return wire.PolicyShadow(candidate=candidate, decisions=sum(part.count for part in parts), parts=parts)
 
 
 def _swap(session: Session, revision: str, seen: int, before: PolicyHead | None) -> None:

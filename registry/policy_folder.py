@@ -12,6 +12,7 @@ import logging
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
@@ -20,10 +21,11 @@ from enforcer.policy import folder
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import PolicyInvalid
+from enforcer.problems import PolicyUnchanged
 from registry import audit, db, policies
 from registry.books import whom_to_believe
 from registry.settings import Settings
-from registry.tables import Event, PolicyHead, PolicyPublication, PolicyRevision
+from registry.tables import Event, PolicyPublication, PolicyRevision
 
 log = logging.getLogger(__name__)
 OPERATOR = "system:operator"  # whoever can write the folder
@@ -44,32 +46,42 @@ class Watcher:
         seen, before = look_at(self._settings.policies_dir), self._seen
         self._seen = seen
         if seen == before and seen != self._taken:
-            self._said = take(self._engine, self._settings, said_before=self._said) or self._said
+            self._said = take(self._engine, self._settings, self._said) or self._said
             self._taken = seen
 
 
-def take(engine: Engine, settings: Settings, *, said_before: str | None = None, force: bool = False) -> str | None:
+def publish(engine: Engine, settings: Settings, *, said_before: str | None = None, force: bool = False) -> str:
     """Publish what the folder says, where that is news; returns the revision that it says.
 
-    `said_before` is what it said when this process read it last. None is returned where it cannot go live.
+    `said_before` is what it said when this process read it last. With `force` it is news whatever was there before.
+
+    Raises:
+        PolicyInvalid: it cannot go live.
+        PolicyUnchanged: it was forced, and is live.
+    """
+    policy = folder.load(settings.policies_dir)
+    whom_to_believe(settings, policy.directory)
+    with db.writing(engine) as session:
+        db.queue_for(session, "policy")
+        if force or _is_news(session, policy, said_before):
+            _publish(session, policy, settings.policies_dir)
+    return policy.revision
+
+
+def take(engine: Engine, settings: Settings, said_before: str | None = None) -> str | None:
+    """The same for a folder that may say anything: None where it cannot go live, which is on record.
 
     Raises:
         PolicyInvalid: it cannot go live, and there is no policy yet.
     """
     try:
-        policy = folder.load(settings.policies_dir)
-        whom_to_believe(settings, policy.directory)
-        with db.writing(engine) as session:
-            db.queue_for(session, "policy")
-            if force or _is_news(session, policy, said_before):
-                _publish(session, policy, settings.policies_dir)
+        return publish(engine, settings, said_before=said_before)
     except PolicyInvalid as error:
         with db.writing(engine) as session:
-            if session.get(PolicyHead, "live") is None:
+            if policies.seen(session) == 0:
                 raise
             _refuse(session, settings.policies_dir, error)
         return None
-    return policy.revision
 
 
 def take_at_start(engine: Engine, settings: Settings) -> None:
@@ -101,15 +113,15 @@ def author_of(where: Path) -> str:
 
 
 def _is_news(session: Session, policy: Policy, said_before: str | None) -> bool:
-    by_folder = select(PolicyPublication).where(PolicyPublication.source == "folder")
-    newest = session.exec(by_folder.order_by(col(PolicyPublication.version).desc()).limit(1)).first()
+    newest = _newest(session)
     if newest is None:
         return True
     if newest.folder == policy.revision:  # unless proposals changed more than exceptions since, which the folder undoes
         return not _same_but_for_exceptions(session, policies.live_revision(session), policy.revision)
     if newest.folder == said_before:
         return True
-    if session.exec(by_folder.where(PolicyPublication.folder == policy.revision).limit(1)).first() is None:
+    ever = select(PolicyPublication.version).where(PolicyPublication.folder == policy.revision)
+    if session.exec(ever.limit(1)).first() is None:
         return True
     log.warning(
         "the policy folder says revision %s, which was superseded, and is left alone; if it is to be live again: "
@@ -119,43 +131,57 @@ def _is_news(session: Session, policy: Policy, said_before: str | None) -> bool:
     return False
 
 
-def _publish(session: Session, policy: Policy, where: Path) -> None:
-    """With the exceptions that were granted here. One that fits no more (what it lifted is gone) ends."""
+def with_what_was_granted_here(session: Session, policy: Policy) -> tuple[Policy, list[str]]:
+    """With the exceptions of the live policy that no folder said, as far as they have a place in this one; and the ids
+    of those that have none, because what they lifted, or somebody they name, is gone."""
     complete, dropped = policy, []
     for exception in _granted_here(session, policy):
         try:
             complete = complete.with_exceptions([*complete.exceptions, exception])
         except PolicyInvalid as error:
-            log.warning("exception `%s` ends, since it does not fit the new policy: %s", exception.id, error)
+            log.warning("exception `%s` ends, since it has no place in the new policy: %s", exception.id, error)
             dropped.append(exception.id)
-    seen = policies.seen(session)
-    if seen and policies.live_revision(session) == complete.revision:
-        return
-    detail = {"dropped_exceptions": dropped} if dropped else {}
+    return complete, dropped
+
+
+def _publish(session: Session, policy: Policy, where: Path) -> None:
+    complete, dropped = with_what_was_granted_here(session, policy)
+    newest = _newest(session)
+    if newest and newest.folder == policy.revision and policies.live_revision(session) == complete.revision:
+        raise PolicyUnchanged(f"revision `{complete.revision[:19]}` is live already")
     policies.publish(
         session,
         complete,
         source="folder",
         author=author_of(where),
         approver=None,
-        seen=seen,
+        seen=policies.seen(session),
         folder=policy,
         by=policies.SYSTEM,
-        detail=detail,
+        detail={"dropped_exceptions": dropped} if dropped else {},
     )
 
 
 def _granted_here(session: Session, policy: Policy) -> Sequence[PolicyException]:
     """Exceptions of the live policy that did not come from a folder, nor are in this one, and have not ended."""
-    query = select(PolicyPublication.folder).where(col(PolicyPublication.folder).is_not(None))
-    last = session.exec(query.order_by(col(PolicyPublication.version).desc()).limit(1)).first()
-    if last is None:
+    newest = _newest(session)
+    if newest is None:
         return ()
-    rows = {revision: session.get(PolicyRevision, revision) for revision in (last, policies.live_revision(session))}
-    was, live = (row.exceptions if row else [] for row in (rows[last], rows[policies.live_revision(session)]))
+    was, live = (_exceptions(session, one) for one in (newest.folder, policies.live_revision(session)))
     not_ours = {exception["id"] for exception in was} | {exception.id for exception in policy.exceptions}
     found = [PolicyException.model_validate(said) for said in live if said["id"] not in not_ours]
     return [exception for exception in found if exception.until > db.utc_now()]
+
+
+def _newest(session: Session) -> PolicyPublication | None:
+    """The last that came from a folder."""
+    query = select(PolicyPublication).where(PolicyPublication.source == "folder")
+    return session.exec(query.order_by(col(PolicyPublication.version).desc()).limit(1)).first()
+
+
+def _exceptions(session: Session, revision: str | None) -> list[dict[str, Any]]:
+    row = session.get(PolicyRevision, revision)
+    return row.exceptions if row else []
 
 
 def _same_but_for_exceptions(session: Session, one: str, other: str) -> bool:

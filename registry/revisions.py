@@ -39,8 +39,9 @@ def keep(session: Session, policy: Policy) -> PolicyRevision:
     return kept
 
 
-def load(session: Session, revision: str) -> Policy:
-    """The revision as it was kept.
+def load(session: Session, revision: str, known: Policy | None = None) -> Policy:
+    """The revision as it was kept. Where it differs from one that is `known` by exceptions only, as most do from the
+    one before them, its rules are not read again.
 
     Raises:
         UnknownPolicy: nothing is kept under this digest.
@@ -49,22 +50,34 @@ def load(session: Session, revision: str) -> Policy:
     kept = session.get(PolicyRevision, revision)
     if kept is None:
         raise UnknownPolicy(f"`{revision[:100]}` is no revision of the policy; `GET /v1/policies` lists them")
-    query = select(PolicyRule).where(PolicyRule.rule_set == kept.rule_set).order_by(col(PolicyRule.ordinal))
-    rows = session.connection().execute(query).all()
     try:
-        policy = Policy.of(
-            kept.model,
-            Directory.model_validate(kept.directory),
-            [_rule(row) for row in rows],
-            owners={row.rule_id: row.owner for row in rows},
-            exceptions=[PolicyException.model_validate(exception) for exception in kept.exceptions],
-            quotas=[Quota.model_validate(quota) for quota in kept.quotas],
-        )
-    except ValueError as error:  # pydantic's is one
+        policy = _from_known(kept, known) or _read(session, kept)
+    except (PolicyInvalid, ValueError) as error:  # pydantic's is one
         raise PolicyInvalid(f"revision {revision} cannot be read back: {error}") from error
     if policy.revision != revision:
         raise PolicyInvalid(f"the rows of revision {revision} say {policy.revision}")
     return policy
+
+
+def _from_known(kept: PolicyRevision, known: Policy | None) -> Policy | None:
+    if known is None or (kept.rule_set, kept.model) != (known.rule_set, known.model):
+        return None
+    if (kept.directory, kept.quotas) != (said(known.directory), [said(quota) for quota in known.quotas]):
+        return None
+    return known.with_exceptions(PolicyException.model_validate(exception) for exception in kept.exceptions)
+
+
+def _read(session: Session, kept: PolicyRevision) -> Policy:
+    query = select(PolicyRule).where(PolicyRule.rule_set == kept.rule_set).order_by(col(PolicyRule.ordinal))
+    rows = session.connection().execute(query).all()
+    return Policy.of(
+        kept.model,
+        Directory.model_validate(kept.directory),
+        [_rule(row) for row in rows],
+        owners={row.rule_id: row.owner for row in rows},
+        exceptions=[PolicyException.model_validate(exception) for exception in kept.exceptions],
+        quotas=[Quota.model_validate(quota) for quota in kept.quotas],
+    )
 
 
 def head(session: Session) -> PolicyHead:

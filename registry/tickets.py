@@ -35,7 +35,7 @@ from registry.tables import IdempotentAnswer, Run, Stamp, Ticket, UsedProof
 from registry.writer import Draft, Stale, conflict
 
 IDEMPOTENCY_LIFE = timedelta(hours=24)
-ATTEMPTS = 3  # to draft under a stamp that still stands when it is written
+ATTEMPTS = 10  # to draft under a stamp that still stands when it is written
 _ONE_PLACE = re.compile(r"urn:swift:exec:(local:)?[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 
 

@@ -42,23 +42,29 @@ class Written:
     places: Mapping[str, Place]
 
 
-class _RuleFile(BaseModel):
+class RuleFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     owner: str
     rules: list[Rule]
 
 
-class _ExceptionFile(BaseModel):
+class ExceptionFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     exceptions: list[PolicyException] = Field(default_factory=list)
 
 
-class _QuotaFile(BaseModel):
+class QuotaFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     quotas: list[Quota] = Field(default_factory=list)
+
+
+def kind_of(name: str) -> type[BaseModel]:
+    """What a file of entries holds, by its name in the folder."""
+    others: dict[str, type[BaseModel]] = {"exceptions.yaml": ExceptionFile, "quotas.yaml": QuotaFile}
+    return others.get(name, RuleFile)
 
 
 def load(folder: Path) -> Policy:
@@ -97,11 +103,11 @@ class _Reading:
         owners: dict[str, str] = {}
         rules: list[Rule] = []
         for name in sorted(name for name in self.files if name.startswith("rules/")):
-            if file := self._file(_RuleFile, name, "rules"):
+            if file := self._file(RuleFile, name, "rules"):
                 rules += file.rules
                 owners |= dict.fromkeys((rule.id for rule in file.rules), file.owner)
-        exceptions = self._file(_ExceptionFile, "exceptions.yaml", "exceptions", "{}")
-        quotas = self._file(_QuotaFile, "quotas.yaml", "quotas", "{}")
+        exceptions = self._file(ExceptionFile, "exceptions.yaml", "exceptions", "{}")
+        quotas = self._file(QuotaFile, "quotas.yaml", "quotas", "{}")
         directory = self._file(Directory, "directory.yaml")
         if "model.conf" not in self.files:
             self.faults.append(Fault("is missing", file="model.conf"))

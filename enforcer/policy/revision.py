@@ -25,7 +25,8 @@ _TAG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 class Policy:
     """One revision. Made by `Policy.of`, which checks it; `revision` is the digest of it all.
 
-    `owners` says who answers for a rule (a group). It decides nothing, but people are sent there.
+    `owners` says who answers for a rule (a group). It decides nothing, but people are sent there. `rule_set` is the
+    digest of the rules alone: what revisions share that differ by an exception.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Policy:
     exceptions: tuple[PolicyException, ...]
     quotas: tuple[Quota, ...]
     owners: Mapping[str, str]
+    rule_set: str
     revision: str
 
     @classmethod
@@ -52,25 +54,17 @@ class Policy:
         Raises:
             PolicyInvalid: naming each unknown name and each id that stands twice, or else the first tree that is none.
         """
-        policy = cls(model, directory, tuple(rules), tuple(exceptions), tuple(quotas), owners, revision="")
-        policy._check()
-        return replace(policy, revision=digest(canonical.dumps(policy._document())))
+        rules = tuple(rules)
+        rule_set = digest(canonical.dumps([[owners.get(rule.id), said(rule)] for rule in rules]))
+        return cls(model, directory, rules, tuple(exceptions), tuple(quotas), owners, rule_set, "")._checked()
 
-    def with_exceptions(self, exceptions: Iterable[PolicyException]) -> "Policy":
+    def with_exceptions(self, exceptions: Iterable[PolicyException]) -> Self:
         """The revision that has these exceptions instead. Raises PolicyInvalid."""
-        return Policy.of(
-            self.model,
-            self.directory,
-            self.rules,
-            owners=self.owners,
-            exceptions=exceptions,
-            quotas=self.quotas,
-        )
+        return replace(self, exceptions=tuple(exceptions))._checked()
 
-    @property
-    def rule_set(self) -> str:
-        """The digest of the rules alone: what revisions share that differ by an exception."""
-        return digest(canonical.dumps([[self.owners.get(rule.id), said(rule)] for rule in self.rules]))
+    def _checked(self) -> Self:
+        self._check()
+        return replace(self, revision=digest(canonical.dumps(self._document())))
 
     def _document(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,15 @@ EXIT_USAGE = 2
 
 def in_words(act: Any) -> Any:
     """Run a command's work; what can be mended by whoever called it is said without a traceback."""
+    try:
+        return act()
+    except Exception as error:
+        _say(error)
+        raise
+
+
+def _say(error: Exception) -> None:
+    """What errors there are is asked when there is one: the modules that define them are most of the service."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from enforcer.keys import KeyUnusable
@@ -17,16 +26,15 @@ def in_words(act: Any) -> Any:
     from enforcer.problems import Problem
     from registry.server import RefusedToStart
 
-    try:
-        return act()
-    except RefusedToStart as error:
-        stop(str(error))
-    except (Problem, PolicyInvalid, KeyUnusable) as error:
-        raise click.ClickException(str(error)) from error
-    except SQLAlchemyError as error:
-        raise click.ClickException(f"the database does not answer: {str(error.__cause__ or error)[:300]}") from error
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
+    match error:
+        case RefusedToStart():
+            stop(str(error))
+        case SQLAlchemyError():
+            raise click.ClickException(
+                f"the database does not answer: {str(error.__cause__ or error)[:300]}"
+            ) from error
+        case Problem() | PolicyInvalid() | KeyUnusable() | OSError():
+            raise click.ClickException(str(error)) from error
 
 
 def stop(message: str) -> NoReturn:

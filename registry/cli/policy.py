@@ -13,6 +13,16 @@ COMMANDS = {
     "simulate": ("registry.cli.policy_ask:simulate", "Decide one request and explain it in full."),
     "can": ("registry.cli.policy_ask:can", "Decide one request: yes or no, and the exit code says it too."),
     "who-can": ("registry.cli.policy_ask:who_can", "Who may do this to a task type, under which conditions."),
+    "publish": (
+        "registry.cli.policy_books:publish",
+        "Make what the folder says live, even where it was superseded before.",
+    ),
+    "history": ("registry.cli.policy_books:history", "Which revisions went live, newest first."),
+    "show": ("registry.cli.policy_books:show", "Print all that a revision says; the live one unless another is named."),
+    "shadow": (
+        "registry.cli.policy_books:shadow",
+        "Watch what the policy in FOLDER would have decided, beside the live one; without it, show what was counted.",
+    ),
 }
 
 
@@ -20,5 +30,6 @@ COMMANDS = {
 def policy() -> None:
     """Policies as code: lint, test, coverage, fmt, diff, simulate, can, who-can.
 
-    All work on a folder (`--policies`) and need no service. Exit codes: 0 fine, 1 findings, failures or "no", 2 usage.
+    All work on a folder (`--policies`) and need no service; publish, history, show and shadow are about the policy in
+    the registry's database. Exit codes: 0 fine, 1 findings, failures or "no", 2 usage.
     """

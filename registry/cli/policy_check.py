@@ -92,6 +92,35 @@ def coverage(policies: Path | None, database: bool, as_json: bool) -> None:
     raise SystemExit(1 if reached.missing_and_required else 0)
 
 
+@click.command()
+@click.option("--policies", type=click.Path(path_type=Path), help="The folder.  [env: TAGWARDEN_POLICIES_DIR]")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when a file has another form.")
+def fmt(policies: Path | None, check: bool) -> None:
+    """Write rules/*.yaml, exceptions.yaml and quotas.yaml in the one form that diffs well. Comments stay."""
+    from enforcer.policy.documents import text_of
+    from enforcer.policy.formatting import formatted
+
+    folder = folder_of(policies)
+    files = [*sorted(folder.glob("rules/*.yaml")), folder / "exceptions.yaml", folder / "quotas.yaml"]
+
+    def changes() -> dict[Path, str]:
+        found = {}
+        for file in files:
+            if file.exists():
+                name = file.relative_to(folder).as_posix()
+                before = text_of(file, name)
+                if (after := formatted(before, name)) != before:
+                    found[file] = after
+        return found
+
+    changed: dict[Path, str] = in_words(changes)
+    for file, after in changed.items():
+        if not check:
+            in_words(lambda file=file, after=after: file.write_text(after, encoding="utf-8"))
+        click.echo(f"{'would format' if check else 'formatted'} {file}")
+    raise SystemExit(1 if check and changed else 0)
+
+
 # --- lint -------------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.problems import Malformed
-from registry import policies, policy_changes, policy_trials, replay, shadow
+from registry import policies, policy_changes, policy_trials, replay
 from registry.access import May
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -38,9 +38,7 @@ def list_policies(query: Annotated[HistoryQuery, Query()], books: TheBooks) -> w
 def get_shadow(books: TheBooks) -> wire.PolicyShadow:
     """What a candidate decided otherwise than the live policy since it is watched, counted to a few seconds ago."""
     with books.reading() as session:
-        candidate, counts = shadow.counted(session)
-        parts = [wire.ShadowPart.model_validate(row) for row in counts]
-        return wire.PolicyShadow(candidate=candidate, decisions=sum(part.count for part in parts), parts=parts)
+        return policies.shadowed(session)
 
 
 @router.get("/policies/{revision}", operation_id="getPolicy", dependencies=[READER])
@@ -48,16 +46,7 @@ def get_policy(revision: str, books: TheBooks) -> wire.PolicyDocument:
     """All that a revision says. `live` is the one that decides."""
     with books.reading() as session:
         live = policies.live_revision(session)
-        policy = policies.load(session, live if revision == "live" else revision)
-    return wire.PolicyDocument(
-        revision=policy.revision,
-        live=policy.revision == live,
-        model=policy.model,
-        directory=policy.directory.model_dump(mode="json"),
-        rules=[{"owner": policy.owners[rule.id], **policies.said(rule)} for rule in policy.rules],
-        exceptions=[policies.said(exception) for exception in policy.exceptions],
-        quotas=[policies.said(quota) for quota in policy.quotas],
-    )
+        return policies.document(policies.load(session, live if revision == "live" else revision), live)
 
 
 @router.post("/policies:validate", operation_id="validatePolicy", dependencies=[AUTHOR])

@@ -165,7 +165,7 @@ def test_asking_about_strangers_makes_roles_of_them() -> None:
         decision = ask(gate, f"user:stranger{number}", f"group:stranger{number}")
         if number % 100 == 0:
             reference.ask(decision.request)
-    assert size_of(gate) == before
+            assert size_of(gate) == before
     assert len(reference._enforcers["api"].get_role_manager().all_roles) < 10
 
 

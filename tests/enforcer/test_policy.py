@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,90 @@ def test_models_match_by_prefix_or_exactly(model: str | None, fits: bool) -> Non
     models = Conditions.model_validate({"models": ["Qwen/*", "local"]})
 
     assert (models.first_failing(Context(now=NOW, model=model)) is None) is fits
+
+
+@pytest.mark.parametrize(
+    ("when", "at", "holds"),
+    [
+        # Berlin is UTC+1 in winter and UTC+2 in summer.
+        ({"hours": "08:00-20:00", "zone": "Europe/Berlin"}, "2026-12-01T06:59:59Z", False),
+        ({"hours": "08:00-20:00", "zone": "Europe/Berlin"}, "2026-12-01T07:00:00Z", True),
+        ({"hours": "08:00-20:00", "zone": "Europe/Berlin"}, "2026-12-01T18:59:59Z", True),
+        ({"hours": "08:00-20:00", "zone": "Europe/Berlin"}, "2026-12-01T19:00:00Z", False),
+        ({"hours": "08:00-20:00", "zone": "Europe/Berlin"}, "2026-07-01T06:00:00Z", True),
+        ({"hours": "22:00-06:00", "zone": "UTC"}, "2026-12-01T23:59:59Z", True),
+        ({"hours": "22:00-06:00", "zone": "UTC"}, "2026-12-01T05:59:59Z", True),
+        ({"hours": "22:00-06:00", "zone": "UTC"}, "2026-12-01T06:00:00Z", False),
+        ({"hours": "18:00-24:00", "zone": "UTC"}, "2026-12-01T23:59:59Z", True),
+        # Sunday evening in UTC is Monday in Shanghai.
+        ({"weekdays": ["mon"], "zone": "Asia/Shanghai"}, "2026-11-29T15:59:59Z", False),
+        ({"weekdays": ["mon"], "zone": "Asia/Shanghai"}, "2026-11-29T16:00:00Z", True),
+    ],
+)
+def test_hours_and_weekdays_are_those_of_the_zone(when: dict[str, Any], at: str, holds: bool) -> None:
+    context = Context(now=datetime.fromisoformat(at))
+
+    assert (Conditions.model_validate(when).first_failing(context) is None) is holds
+
+
+@pytest.mark.parametrize(
+    ("when", "facts", "holds"),
+    [
+        ({"change_ticket": ["CHG-*"]}, {"change_ticket": "CHG-17"}, True),
+        ({"change_ticket": ["CHG-*"]}, {"change_ticket": "XCHG-17"}, False),
+        ({"change_ticket": ["CHG-*"]}, {}, False),
+        ({"points": ["api", "admission"]}, {"point": "admission"}, True),
+        ({"points": ["api", "admission"]}, {"point": "cli"}, False),
+        ({"max_gpus": 0}, {"gpus": 0}, True),
+        ({"max_gpus": 0}, {"gpus": 1}, False),
+        ({"own_unit": True}, {"unit": "retail", "own_units": frozenset({"retail"})}, True),
+        ({"own_unit": True}, {"unit": "search", "own_units": frozenset({"retail"})}, False),
+    ],
+)
+def test_facts_are_held_against_conditions(when: dict[str, Any], facts: dict[str, Any], holds: bool) -> None:
+    assert (Conditions.model_validate(when).first_failing(Context(now=NOW, **facts)) is None) is holds
+
+
+@pytest.mark.parametrize(
+    ("when", "says"),
+    [
+        ({"hours": "08:00-20:00"}, "need a `zone`"),
+        ({"weekdays": ["mon"]}, "need a `zone`"),
+        ({"zone": "UTC"}, "stands beside"),
+        ({"hours": "08:00-20:00", "zone": "Mars/Olympus"}, "is not a time zone"),
+        ({"hours": "08:00-08:00", "zone": "UTC"}, "no span of a day"),
+        ({"hours": "08:00-24:30", "zone": "UTC"}, "no span of a day"),
+        ({"hours": "8-20", "zone": "UTC"}, "hours"),
+        ({"weekdays": ["Monday"], "zone": "UTC"}, "weekdays"),
+        ({"weekdays": [], "zone": "UTC"}, "weekdays"),
+        ({"points": ["gateway"]}, "points"),
+        ({"change_ticket": ["*-1"]}, "only at the end"),
+        ({"max_gpus": -1}, "max_gpus"),
+    ],
+)
+def test_a_condition_that_says_nothing_clear_is_refused(when: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Conditions.model_validate(when)
+
+
+def test_a_condition_that_is_written_as_its_default_is_none() -> None:
+    assert Conditions.model_validate({"own_unit": False, "models": None}).is_empty
+    assert not Conditions.model_validate({"max_gpus": 0}).is_empty
+
+
+# --- what no snapshot is made of --------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_multiplies_to_too_many_lines_is_refused() -> None:
+    rule = POLICY.rules[0].model_copy(update={"who": tuple(f"user:{n}" for n in range(1_000)), "tag": ("dpo",) * 11})
+
+    with pytest.raises(PolicyInvalid, match=r"multiplies to \d+ lines .* at most 10000"):
+        Snapshot(replace(POLICY, rules=(rule,)), TAGS)
+
+
+def test_the_frozen_casbin_beside_pycasbin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both put their files into the same package; the older answers no rule for an allow."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.43.0")
+
+    with pytest.raises(PolicyInvalid, match="uninstall both"):
+        Snapshot(POLICY, TAGS)

@@ -3,17 +3,17 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from conftest import Registry
+from revised import an_exception, publish, with_rule
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from enforcer.policy.exceptions import PolicyException
+from enforcer.policy.quotas import Quota
 from enforcer.policy.revision import Policy
-from enforcer.policy.rules import PolicyInvalid, Rule
+from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import PolicyMoved, PolicyUnchanged, UnknownPolicy
 from registry import db, policies
 from registry.settings import Settings
@@ -27,41 +27,9 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registr
     made.books.engine.dispose()
 
 
-LI = {"source": "proposal", "author": "user:li", "approver": "user:zhao", "proposal_id": "prop-1"}
-
-
-def with_rule(policy: Policy, rule_id: str = "retail-is-frozen", **said: object) -> Policy:
-    """The policy with one more rule: a deny for retail, unless another is described."""
-    rule = Rule.model_validate(
-        {"id": rule_id, "effect": "deny", "who": "group:trainers", "may": "submit", "reason": "year's end"}
-        | {"unit": "retail"}
-        | said
-    )
-    return Policy.of(
-        policy.model,
-        policy.directory,
-        [*policy.rules, rule],
-        owners={**policy.owners, rule_id: "platform-admins"},
-        exceptions=policy.exceptions,
-        quotas=policy.quotas,
-    )
-
-
-def publish(registry: Registry, policy: Policy, *, seen: int | None = None, **said: object) -> int:
-    """Publish it as a proposal of li's that zhao approved; returns the new version of the head."""
-    with db.writing(registry.books.engine) as session:
-        version = policies.head(session).version if seen is None else seen
-        return policies.publish(session, policy, seen=version, **{**LI, **said}).version  # type: ignore[arg-type]
-
-
-def live(registry: Registry) -> Policy:
-    with db.reading(registry.books.engine) as session:
-        return policies.live(session)
-
-
 def test_a_revision_is_read_back_as_it_was_kept(registry: Registry) -> None:
     policy = with_rule(
-        live(registry),
+        registry.policy,
         when={"max_gpus": 4, "hours": "08:00-20:00", "weekdays": ["mon"], "zone": "Asia/Shanghai"},
         level={"admission": "warn"},
         overridable=True,
@@ -69,7 +37,7 @@ def test_a_revision_is_read_back_as_it_was_kept(registry: Registry) -> None:
 
     publish(registry, policy)
 
-    assert live(registry) == policy
+    assert registry.policy == policy
 
 
 def test_a_revision_that_differs_by_an_exception_copies_no_rules(registry: Registry) -> None:
@@ -77,24 +45,46 @@ def test_a_revision_that_differs_by_an_exception_copies_no_rules(registry: Regis
     with registry.books.engine.connect() as connection:
         before = connection.execute(count).scalar()
 
-    publish(registry, live(registry).with_exceptions([an_exception()]))
+    publish(registry, registry.policy.with_exceptions([an_exception()]))
 
     with registry.books.engine.connect() as connection:
         assert connection.execute(count).scalar() == before
 
 
+def test_what_is_read_beside_a_known_revision_is_what_is_read_anew(registry: Registry) -> None:
+    """Rules are taken over only where everything but the exceptions is the same."""
+    known = registry.policy
+    quota = Quota(id="small", unit="retail", concurrent=1, reason="a pilot")
+    owners = {**known.owners, known.rules[0].id: "security"}
+    others = [
+        known.with_exceptions([an_exception()]),
+        with_rule(known),
+        Policy.of(known.model + "\n# a word\n", known.directory, known.rules, owners=known.owners),
+        Policy.of(known.model, known.directory, known.rules, owners=known.owners, quotas=[quota]),
+        Policy.of(known.model, known.directory, known.rules, owners=owners),
+    ]
+    with db.writing(registry.books.engine) as session:
+        for other in others:
+            policies.keep(session, other)
+
+    with db.reading(registry.books.engine) as session:
+        for other in others:
+            assert policies.load(session, other.revision, known) == policies.load(session, other.revision) == other
+    assert len({other.revision for other in others}) == len(others)
+
+
 def test_whoever_saw_an_older_head_does_not_publish(registry: Registry) -> None:
-    seen = publish(registry, with_rule(live(registry)))
-    publish(registry, with_rule(live(registry), "search-is-frozen", unit="search"))
+    seen = publish(registry, with_rule(registry.policy))
+    publish(registry, with_rule(registry.policy, "search-is-frozen", unit="search"))
 
     with pytest.raises(PolicyMoved, match="make yours from it"):
-        publish(registry, with_rule(live(registry), "finance-is-frozen", unit="finance"), seen=seen)
+        publish(registry, with_rule(registry.policy, "finance-is-frozen", unit="finance"), seen=seen)
 
     assert len(registry.events("policy.published")) == 3
 
 
 def test_of_two_publishers_at_once_one_wins(registry: Registry) -> None:
-    policy = live(registry)
+    policy = registry.policy
     candidates = [with_rule(policy, f"freeze-{number}") for number in range(6)]
     with db.reading(registry.books.engine) as session:
         seen = policies.seen(session)
@@ -112,30 +102,30 @@ def test_of_two_publishers_at_once_one_wins(registry: Registry) -> None:
         outcomes = list(pool.map(race, candidates))
 
     assert outcomes.count("moved") == len(candidates) - 1
-    assert live(registry).revision in outcomes
+    assert registry.policy.revision in outcomes
 
 
 def test_what_is_live_is_not_published_again(registry: Registry) -> None:
     with pytest.raises(PolicyUnchanged):
-        publish(registry, live(registry))
+        publish(registry, registry.policy)
 
 
 def test_a_policy_that_does_not_compile_is_not_published(registry: Registry) -> None:
-    policy = live(registry)
+    policy = registry.policy
     candidate = Policy.of("[matchers]", policy.directory, policy.rules, owners=policy.owners)
 
     with pytest.raises(PolicyInvalid):
         publish(registry, candidate)
 
-    assert live(registry) == policy
+    assert registry.policy == policy
 
 
 def test_the_database_itself_refuses_self_approval_a_misspelt_effect_and_every_change(registry: Registry) -> None:
-    publish(registry, with_rule(live(registry)))
+    publish(registry, with_rule(registry.policy))
     with pytest.raises(DBAPIError, match=r"(?i)check|nobody_approves"):
-        publish(registry, with_rule(live(registry), "another"), approver="user:li")
+        publish(registry, with_rule(registry.policy, "another"), approver="user:li")
     with pytest.raises(DBAPIError, match=r"(?i)check|proposal_is_approved"):
-        publish(registry, with_rule(live(registry), "another"), approver=None)
+        publish(registry, with_rule(registry.policy, "another"), approver=None)
 
     for statement, why in (
         ("update policy_rule set effect = 'DENY'", "never changed"),
@@ -153,7 +143,7 @@ def test_the_database_itself_refuses_self_approval_a_misspelt_effect_and_every_c
 
 
 def test_rows_that_do_not_say_what_their_digest_says_are_no_policy(registry: Registry) -> None:
-    revision = live(registry).revision
+    revision = registry.policy.revision
     with registry.books.engine.begin() as connection:
         connection.execute(
             text(
@@ -167,22 +157,3 @@ def test_rows_that_do_not_say_what_their_digest_says_are_no_policy(registry: Reg
             policies.load(session, "sha256:other")
         with pytest.raises(UnknownPolicy):
             policies.load(session, "sha256:none")
-
-
-def an_exception(**said: object) -> PolicyException:
-    """Li may train dpo for retail for a week, as two others agreed."""
-    now = db.utc_now().replace(microsecond=0)
-    return PolicyException.model_validate(
-        {
-            "id": "li-trains-dpo",
-            "who": "user:li",
-            "may": "submit",
-            "tag": "dpo",
-            "unit": "retail",
-            "reason": "a pilot",
-            "granted_at": now,
-            "until": now + timedelta(days=7),
-            "approved_by": ["user:zhao", "user:wu"],
-        }
-        | said
-    )
