@@ -135,10 +135,9 @@ def test_exit_codes_are_frozen() -> None:
             "unknown-policy", "unknown-proposal", "unknown-rule", "unknown-run", "unknown-ticket"],
         8: ["already-decided", "already-proposed", "already-reviewed", "conflict", "erasure-refused",
             "exception-exists", "exception-over", "legal-hold", "log-inconsistent", "manifest-invalid",
-            "not-overridable", "not-trained",
-            "policy-comes-from-folder", "policy-moved", "policy-unchanged", "revoked-ticket-used", "run-closed",
-            "stale-review", "ticket-expired", "ticket-invalid", "ticket-never-issued", "ticket-revoked", "ticket-used",
-            "ticket-used-twice"],
+            "not-overridable", "not-trained", "policy-comes-from-folder", "policy-moved", "policy-unchanged",
+            "revoked-ticket-used", "run-closed", "stale-review", "ticket-expired", "ticket-invalid",
+            "ticket-never-issued", "ticket-revoked", "ticket-used", "ticket-used-twice"],
         9: ["internal-error", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip
