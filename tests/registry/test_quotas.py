@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import Registry, ask, redeem, ticket_request
 from policy_folders import changed_policy
+from sqlmodel import select
 
 from enforcer.keys import SigningKey
 from enforcer.policy.quotas import Quota
@@ -184,7 +185,7 @@ def test_of_64_requests_at_once_exactly_as_many_are_granted_as_there_is_room(lim
     assert taken(registry, "hours") == (10, 10, 10 * DAY_OF_ONE_GPU)
     assert taken(registry, "runs")[0] == 10
     with registry.books.reading() as session:
-        holds = session.query(QuotaHold).all()
+        holds = session.exec(select(QuotaHold)).all()
     assert Counter(hold.quota for hold in holds) == {"hours": 10, "runs": 10}
 
 
@@ -219,8 +220,8 @@ def test_the_counts_are_the_sum_of_what_is_held(limited: Callable[..., Registry]
     server.release_lapsed(registry.books)
 
     with registry.books.reading() as session:
-        holds = session.query(QuotaHold).all()
-        uses = {use.period: use for use in session.query(QuotaUse).all()}
+        holds = session.exec(select(QuotaHold)).all()
+        uses = {use.period: use for use in session.exec(select(QuotaUse)).all()}
     held = [hold for hold in holds if hold.holds]
     assert (uses["now"].runs, uses["now"].gpus) == (len(held), sum(hold.gpus for hold in held))
     (month,) = (use for period, use in uses.items() if period != "now")
