@@ -56,6 +56,9 @@ check: $(STAMP) ## lint, types, contracts between rooms, generated files
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/tagwarden openapi --check openapi/registry.json
+	$(BIN)/tagwarden policy fmt --check
+	$(BIN)/tagwarden policy lint
+	$(BIN)/tagwarden policy test --mutants
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml

@@ -6,13 +6,28 @@ from registry.cli import LazyGroup
 
 COMMANDS = {
     "lint": ("registry.cli.policy_check:lint", "Find what is wrong, or says what nobody meant."),
-    "test": ("registry.cli.policy_check:test", "Decide the cases of tests/*.yaml; each must come out as written."),
-    "coverage": ("registry.cli.policy_check:coverage", "Which rules decide a case: all denies and exceptions must."),
-    "fmt": ("registry.cli.policy_check:fmt", "Write rule files in the one form that diffs well."),
-    "diff": ("registry.cli.policy_diff:diff", "Which decisions differ between two policies, and how."),
-    "simulate": ("registry.cli.policy_ask:simulate", "Decide one request and explain it in full."),
-    "can": ("registry.cli.policy_ask:can", "Decide one request: yes or no, and the exit code says it too."),
-    "who-can": ("registry.cli.policy_ask:who_can", "Who may do this to a task type, under which conditions."),
+    "test": (
+        "registry.cli.policy_check:test",
+        "Decide the cases of tests/*.yaml; each must come out as written, by the rule that it names.",
+    ),
+    "coverage": ("registry.cli.policy_check:coverage", "Which rules decide a case that comes out as written."),
+    "fmt": (
+        "registry.cli.policy_check:fmt",
+        "Write rules/*.yaml, exceptions.yaml and quotas.yaml in the one form that diffs well.",
+    ),
+    "diff": (
+        "registry.cli.policy_diff:diff",
+        "Which decisions differ between the folder OLD and the one of --policies.",
+    ),
+    "simulate": (
+        "registry.cli.policy_ask:simulate",
+        "Decide one request and explain it in full: may it ACTION the task type TAG?",
+    ),
+    "can": ("registry.cli.policy_ask:can", "Decide one request: yes (exit 0) or no (exit 1), by which rule."),
+    "who-can": (
+        "registry.cli.policy_ask:who_can",
+        "Who may ACTION the task type TAG, by which rules, under which conditions.",
+    ),
     "publish": (
         "registry.cli.policy_books:publish",
         "Make what the folder says live, even where it was superseded before.",

@@ -54,7 +54,10 @@ def simulate(action: str, tag: str | None, policies: Path | None, database: bool
 @of_a_folder
 @of_a_request
 def can(action: str, tag: str | None, policies: Path | None, database: bool, as_json: bool, **said: Any) -> None:
-    """Decide one request: yes (exit 0) or no (exit 1), by which rule. May it ACTION the task type TAG?"""
+    """Decide one request: yes (exit 0) or no (exit 1), by which rule.
+
+    May it ACTION the task type TAG?
+    """
     decision = _decided(opened(policies, database), {"do": action, "tag": tag, **said})
     if as_json:
         print_json({"allowed": decision.allowed, "by": decision.rule or decision.reason})

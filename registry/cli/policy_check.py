@@ -68,7 +68,10 @@ def test(policies: Path | None, database: bool, as_json: bool, junit: Path | Non
 @click.command()
 @of_a_folder
 def coverage(policies: Path | None, database: bool, as_json: bool) -> None:
-    """Which rules decide a case that comes out as written. All denies and all exceptions must."""
+    """Which rules decide a case that comes out as written.
+
+    All denies and all exceptions must; the exit code says whether they do.
+    """
     from enforcer.policy.coverage import coverage as covered
 
     found = opened(policies, database)
@@ -96,7 +99,10 @@ def coverage(policies: Path | None, database: bool, as_json: bool) -> None:
 @click.option("--policies", type=click.Path(path_type=Path), help="The folder.  [env: TAGWARDEN_POLICIES_DIR]")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when a file has another form.")
 def fmt(policies: Path | None, check: bool) -> None:
-    """Write rules/*.yaml, exceptions.yaml and quotas.yaml in the one form that diffs well. Comments stay."""
+    """Write rules/*.yaml, exceptions.yaml and quotas.yaml in the one form that diffs well.
+
+    An entry a paragraph, its keys in one order. Comments stay.
+    """
     from enforcer.policy.documents import text_of
     from enforcer.policy.formatting import formatted
 

@@ -1,17 +1,19 @@
 """A policy folder is read whole or not at all, and whoever wrote it is told what is wrong, by file and line."""
 
+import re
 import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from enforcer.policy import documents, folder
-from enforcer.policy.conditions import Context
+from enforcer.policy.conditions import POINTS, Conditions, Context
 from enforcer.policy.decision import Request
 from enforcer.policy.documents import MAX_BYTES
-from enforcer.policy.rules import PolicyInvalid
+from enforcer.policy.rules import ACTIONS, Level, PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
 
 FILES = folder.files_of(Path("policies"))
@@ -196,3 +198,10 @@ def test_a_request_that_names_no_model_is_not_spared_by_a_deny_of_some_models() 
         "nlp-trains-preference-alignment",
         None,
     ]
+
+
+def test_the_readme_of_policies_tells_every_action_condition_level_and_point() -> None:
+    readme = Path("policies/README.md").read_text()
+
+    words = {*ACTIONS, *Conditions.model_fields, *POINTS, *get_args(Level)}
+    assert {word for word in words if not re.search(rf"`{word}\b", readme)} - {"zone", "weekdays"} == set()

@@ -7,13 +7,21 @@ import click
 import pytest
 
 from registry import cli
-from registry.cli import audit
+from registry.cli import audit, policy
 
 HEAVY = "pydantic sqlalchemy fastapi yaml cryptography casbin".split()
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["--version"], ["keys", "rotate", "-h"], ["audit", "--help"], ["audit", "hold", "--help"]]
+    "command",
+    [
+        ["--help"],
+        ["--version"],
+        ["keys", "rotate", "-h"],
+        ["audit", "--help"],
+        ["audit", "hold", "--help"],
+        ["policy", "diff", "--help"],
+    ],
 )
 def test_what_only_talks_about_itself_imports_nothing_heavy(command: list[str]) -> None:
     program = f"""
@@ -29,7 +37,9 @@ except SystemExit:
     assert done.stdout.splitlines()[-1] == "LOADED"
 
 
-@pytest.mark.parametrize(("group", "commands"), [(cli.main, cli.COMMANDS), (audit.audit, audit.COMMANDS)])
+@pytest.mark.parametrize(
+    ("group", "commands"), [(cli.main, cli.COMMANDS), (audit.audit, audit.COMMANDS), (policy.policy, policy.COMMANDS)]
+)
 def test_the_one_line_helps_of_lazy_commands_are_their_own(
     group: click.Group, commands: dict[str, tuple[str, str]]
 ) -> None:
