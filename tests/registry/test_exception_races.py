@@ -59,3 +59,20 @@ def test_of_many_who_revoke_one_does(office: Office) -> None:
 
     assert sorted(statuses) == [200, 409, 409, 409]
     assert len(office.events("exception.revoked")) == 1
+
+
+def test_nothing_is_told_while_somebody_changes_the_policy(office: Office) -> None:
+    """What they are about to grant would look as if it had gone."""
+    office.grant_exception()
+    real = db.utc_now
+
+    with patch.object(db, "utc_now", lambda: real() + timedelta(days=11)), ThreadPoolExecutor(1) as pool:
+        with office.books.writing() as session:
+            db.queue_for(session, "policy")
+            session.connection()
+            telling = pool.submit(office.tell)
+            with pytest.raises(TimeoutError):
+                telling.result(timeout=0.5)
+        telling.result(timeout=10)
+
+    assert len(office.events("exception.ended")) == 1
