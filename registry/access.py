@@ -129,7 +129,8 @@ def May(  # noqa: N802
         actor: Annotated[Actor, Depends(tried)],
         matter: Annotated[Matter, Depends(about)],
     ) -> Permit:
-        request.state.attempt.action = matter.action or action
+        if matter.action is not None:
+            request.state.attempt.action = matter.action
         return permit(request, books, actor, matter.action or action, matter)
 
     permitted.access = f"may {action}"  # type: ignore[attr-defined]
