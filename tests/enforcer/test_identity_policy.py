@@ -1,6 +1,7 @@
 """`identity.yaml`: what may be believed at all, and which trust rules would let somebody take over a name."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ ISSUER = {"name": "corp", "issuer": "https://login.example", "audience": "urn:x"
 
 def load(tmp_path: Path, **content: Any) -> IdentityPolicy:
     file = tmp_path / "identity.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(json.dumps(content))
     return identity.load(file, DIRECTORY)
 
 

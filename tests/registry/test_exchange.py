@@ -1,5 +1,6 @@
 """Trading a job's or workload's own token for a short access token of the registry (RFC 8693)."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,6 @@ from typing import Any
 
 import httpx2
 import pytest
-import yaml
 from conftest import Registry, ask, ticket_request
 from issuers import Provider
 from sqlmodel import select
@@ -53,7 +53,7 @@ def registry(tmp_path: Path, provider: Provider) -> Registry:
         {"id": "reindex", "kind": "workload", "claims": POD, "groups": [], "single_use": False, "ttl_s": 300, **shared},
     ]
     file = tmp_path / "identity.yaml"
-    file.write_text(yaml.safe_dump({"trust_rules": rules}))
+    file.write_text(json.dumps({"trust_rules": rules}))
     return Registry(Settings(state_dir=tmp_path / "state", identity_file=file))
 
 
@@ -279,7 +279,7 @@ def test_two_rules_that_fit_are_one_too_many(tmp_path: Path, provider: Provider)
     rule = {"kind": "ci", "issuer": provider.url, "audience": "urn:ours", "claims": GITHUB, "business_unit": "retail",
             "groups": [], "scopes": ["submit"]}  # fmt: skip
     file = tmp_path / "identity.yaml"
-    file.write_text(yaml.safe_dump({"trust_rules": [{"id": "one", **rule}, {"id": "two", **rule}]}))
+    file.write_text(json.dumps({"trust_rules": [{"id": "one", **rule}, {"id": "two", **rule}]}))
     registry = Registry(Settings(state_dir=tmp_path / "state", identity_file=file))
 
     reply = trade(registry, job(provider))
@@ -349,7 +349,7 @@ def test_racing_trades_of_one_token_give_one_access_token(tmp_path: Path, provid
     rule = {"id": "nightly", "kind": "ci", "issuer": provider.url, "audience": "urn:ours", "claims": GITHUB,
             "business_unit": "retail", "groups": [], "scopes": ["submit"]}  # fmt: skip
     file = tmp_path / "identity.yaml"
-    file.write_text(yaml.safe_dump({"trust_rules": [rule]}))
+    file.write_text(json.dumps({"trust_rules": [rule]}))
     registry = Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql, identity_file=file))
     token = job(provider)
 

@@ -3,13 +3,13 @@
 import base64
 import hashlib
 import hmac
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import Registry
 from issuers import AUDIENCE, Provider, unsigned
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
@@ -39,7 +39,7 @@ def trusting(tmp_path: Path) -> Callable[..., Registry]:
 
     def make(*issuers: dict[str, Any], **more: Any) -> Registry:
         file = tmp_path / "identity.yaml"
-        file.write_text(yaml.safe_dump({"issuers": list(issuers), **more}))
+        file.write_text(json.dumps({"issuers": list(issuers), **more}))
         return Registry(Settings(state_dir=tmp_path / "state", identity_file=file))
 
     return make
@@ -51,7 +51,7 @@ def me(registry: Registry, token: str) -> Any:
 
 def issuers(provider: Provider, tmp_path: Path, now: Callable[[], float] | None = None, **how: Any) -> Issuers:
     file = tmp_path / "believed.yaml"
-    file.write_text(yaml.safe_dump({"issuers": [issuer(provider, **how)]}))
+    file.write_text(json.dumps({"issuers": [issuer(provider, **how)]}))
     policy = believed.load(file, folder.load(Path("policies")).directory)
     return Issuers(policy, now=now) if now else Issuers(policy)
 
