@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from enforcer.policy import documents, folder
+from enforcer.policy import documents, folder, revision
 from enforcer.policy.conditions import POINTS, Conditions, Context
 from enforcer.policy.decision import Request
 from enforcer.policy.documents import MAX_BYTES
@@ -205,3 +205,10 @@ def test_the_readme_of_policies_tells_every_action_condition_level_and_point() -
 
     words = {*ACTIONS, *Conditions.model_fields, *POINTS, *get_args(Level)}
     assert {word for word in words if not re.search(rf"`{word}\b", readme)} - {"zone", "weekdays"} == set()
+
+
+def test_more_rules_than_anybody_reads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = len(folder.read(FILES).rules)
+    monkeypatch.setattr(revision, "MAX_RULES", count - 1)
+
+    assert refusal(FILES) == f"there are {count} rules; at most {count - 1} are taken"
