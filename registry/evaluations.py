@@ -53,16 +53,21 @@ def unit_of(subject: Actor, asked: wire.EvaluationRequest) -> str:
 
 
 def answer(
-    books: Books, caller: Actor, asked: Sequence[wire.EvaluationRequest], semantic: str = "execute_all"
+    books: Books,
+    caller: Actor,
+    asked: Sequence[wire.EvaluationRequest],
+    semantic: str = "execute_all",
+    *,
+    suggest: bool = False,
 ) -> list[wire.Evaluation]:
     """The answers, as far as the semantic goes on; those for others are on record when they are given.
 
     Raises:
-        UnknownTaskType: the caller asks one thing for themselves, and there may be a spelling that they meant.
+        UnknownTaskType: where `suggest`, and the caller asks for themselves: there may be a spelling that they meant.
     """
     with books.reading() as session:
         gate = books.gate(session)
-        names = [_tag(session, one.resource.id, suggest=len(asked) == 1 and one.subject is None) for one in asked]
+        names = [_tag(session, one.resource.id, suggest=suggest and one.subject is None) for one in asked]
     decided: list[tuple[Actor | None, Decision]] = []
     for one, tag in zip(asked, names, strict=True):
         other = other_subject(caller, one)

@@ -41,7 +41,7 @@ def evaluate(
     """May the subject do this? To ask for oneself changes nothing and is not an attempt; what is answered to a gateway
     is on record."""
     _echo(response, request_id)
-    return evaluations.answer(books, caller, [_permitted(request, books, caller, asked)])[0]
+    return evaluations.answer(books, caller, [_permitted(request, books, caller, asked)], suggest=True)[0]
 
 
 @router.post("/access/v1/evaluations", operation_id="evaluateMany")
