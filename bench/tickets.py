@@ -53,7 +53,7 @@ def ready() -> dict[str, str]:
 uvicorn.run(app, port=int(sys.argv[1]), access_log=False, log_level="warning")
 """
 NO_STORE = """
-import sys, uvicorn
+import gc, sys, uvicorn
 from registry import server
 from registry.app import create_app
 from registry.settings import Settings
@@ -64,6 +64,7 @@ settings = Settings(port=int(sys.argv[1]))
 server.prepare(settings)
 app = create_app(settings)
 app.state.books.writer = NoStore()
+gc.freeze()  # as `tagwarden serve` does
 uvicorn.run(app, port=settings.port, access_log=False, log_level="warning", lifespan="off")
 """
 DIGEST = "sha256:" + "a" * 64

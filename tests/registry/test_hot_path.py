@@ -650,6 +650,21 @@ def test_the_express_lane_grants_what_is_plain(registry: Registry, monkeypatch: 
     assert ask(registry.as_("wang", "trainers"), ticket_request()).status_code == 201
 
 
+def test_of_all_that_need_the_newest_head_one_reads_it(registry: Registry) -> None:
+    token, read = registry.token("wang", "trainers"), []
+    all_at_once(registry.app, [post(token, "the-first-key")])
+    registry.books.forget_head()
+
+    @event.listens_for(registry.books.engine, "before_cursor_execute")
+    def count_reads(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        read.extend([1] * ("log_checkpoint" in statement))
+
+    replies = all_at_once(registry.app, [post(token, f"key-{at:05}") for at in range(32)])
+
+    assert {reply.status_code for reply in replies} == {201}
+    assert len(read) == 1
+
+
 TOKENS: dict[int, str] = {}
 values = (
     st.none()
