@@ -126,9 +126,18 @@ def test_the_ways_to_write_the_media_type_are_known(registry: Registry, kind: st
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["with its length", "in chunks"])
-@pytest.mark.parametrize("path", [URL, "/v1/tickets", "/v1/proposals", "/v1/runs/run-x/report"])
-def test_a_body_beyond_64_kib_is_refused_on_every_route(registry: Registry, path: str, announced: bool) -> None:
-    body = b'{"a": "' + b"x" * limits.MAX_BODY_BYTES + b'"}'
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        *((path, limits.MAX_BODY_BYTES) for path in (URL, "/v1/tickets", "/v1/audit:erase", "/v1/runs/run-x/report")),
+        *((path, limits.MAX_POLICY_BYTES) for path in ("/v1/proposals", "/v1/policies:replay")),
+    ],
+)
+def test_a_body_beyond_the_limit_of_its_route_is_refused(
+    registry: Registry, path: str, most: int, announced: bool
+) -> None:
+    """64 KiB, and 4 MiB where policy files are sent."""
+    body = b'{"a": "' + b"x" * most + b'"}'
     chunks = [body] if announced else [body[:60_000], body[60_000:]]
 
     reply = registry.as_("wang", "nlp").post(
