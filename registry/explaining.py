@@ -2,6 +2,7 @@
 to others it would tell the policy bit by bit."""
 
 from enforcer import wire
+from enforcer.policy import explain
 from enforcer.policy.decision import Decision, NearMiss
 from enforcer.policy.rules import ANY_TAG
 from enforcer.policy.snapshot import Snapshot
@@ -28,7 +29,7 @@ def refusal(gate: Snapshot, decision: Decision, actor: Actor, *, whole: bool) ->
     asked, near = decision.request, _near(gate, decision)
     who = f"`{actor.id}` (groups: {', '.join(actor.groups) or 'none'})"
     what = f"{asked.action} `{asked.tag}`" if asked.tag != ANY_TAG else asked.action
-    why = _why(decision, actor, near if whole else ())
+    why = _why(gate, decision, actor, near if whole else None)
     return NotPermitted(
         f"{who} may not {what} for `{asked.unit}`: {why}",
         reason_code=decision.reason,
@@ -56,20 +57,7 @@ def _whom_to_ask(gate: Snapshot, decision: Decision, near: tuple[NearMiss, ...])
     return list(dict.fromkeys(miss.owner for miss in near))
 
 
-def _why(decision: Decision, actor: Actor, near: tuple[NearMiss, ...]) -> str:
-    asked = decision.request
-    match decision.reason:
-        case "explicit-deny":
-            return f"rule `{decision.rule}` denies it"
-        case "no-matching-rule" if near:
-            return f"rule `{near[0].rule}` is the nearest that allows it, and it fails on {'; '.join(near[0].failed)}"
-        case "no-matching-rule":
-            return "no rule of the policy allows it"
-        case "not-in-scope":
-            return f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
-        case "unit-holds-others":
-            return f"a run is for one business unit, and `{asked.unit}` holds others; name one of them"
-        case "target-holds-others":
-            return f"a run starts in one place, and `{asked.target}` holds others; name one of them"
-        case _:
-            return f"the policy answers `{decision.reason}`"
+def _why(gate: Snapshot, decision: Decision, actor: Actor, near: tuple[NearMiss, ...] | None) -> str:
+    if decision.reason == "not-in-scope":
+        return f"this credential is for {', '.join(f'`{scope}`' for scope in actor.scopes) or 'no action'} only"
+    return explain.sentence(gate, decision, near=near)

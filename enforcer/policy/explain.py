@@ -5,7 +5,6 @@ Near misses tell what the policy says to others: show them only to those who may
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enforcer.policy import trees
@@ -14,21 +13,6 @@ from enforcer.policy.rules import ANY_TAG, Rule
 
 if TYPE_CHECKING:
     from enforcer.policy.snapshot import Snapshot
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A decision in one sentence, and for a denial by default the rules that came nearest."""
-
-    decision: Decision
-    sentence: str
-    nearest: tuple[NearMiss, ...] = ()
-
-
-def explain(gate: "Snapshot", decision: Decision) -> Explanation:
-    """`gate` is the snapshot that decided, or one of the same revision."""
-    misses = nearest(gate, decision.request) if decision.reason == "no-matching-rule" else ()
-    return Explanation(decision, _sentence(gate, decision, misses), misses)
 
 
 def nearest(gate: "Snapshot", request: Request, limit: int = 3) -> tuple[NearMiss, ...]:
@@ -54,7 +38,8 @@ def _failing(gate: "Snapshot", rule: Rule, request: Request, principals: frozens
         yield f"when: {clause}"
 
 
-def _sentence(gate: "Snapshot", decision: Decision, misses: tuple[NearMiss, ...]) -> str:
+def sentence(gate: "Snapshot", decision: Decision, *, near: tuple[NearMiss, ...] | None) -> str:
+    """`gate` is the snapshot that decided, or one of the same revision; `near` is None where it shall not be told."""
     asked = decision.request
     what = f"{asked.action} `{asked.tag}`" if asked.tag != ANY_TAG else asked.action
     match decision.reason:
@@ -62,8 +47,10 @@ def _sentence(gate: "Snapshot", decision: Decision, misses: tuple[NearMiss, ...]
             return f"rule `{decision.rule}` allows it: {_reason_of(gate, decision.rule)}"
         case "explicit-deny":
             return f"rule `{decision.rule}` denies it: {_reason_of(gate, decision.rule)}"
-        case "no-matching-rule" if misses:
-            return f"no rule allows it; `{misses[0].rule}` comes nearest, and fails on {'; '.join(misses[0].failed)}"
+        case "no-matching-rule" if near is None:
+            return "no rule allows it"
+        case "no-matching-rule" if near:
+            return f"no rule allows it; `{near[0].rule}` comes nearest, and fails on {'; '.join(near[0].failed)}"
         case "no-matching-rule" if lifted := [match for match in decision.matched if match.lifted_by]:
             return f"exception `{lifted[0].lifted_by}` lifts `{lifted[0].id}`, but no rule allows it"
         case "no-matching-rule":

@@ -15,7 +15,13 @@ DPO = {"resource": {"type": "task-type", "id": "dpo"}, "action": {"name": "submi
 OF_NLP = {"type": "user", "id": "li", "properties": {"groups": ["nlp"], "business_unit": "retail"}}
 OF_SEARCH = {"type": "user", "id": "chen", "properties": {"groups": ["search-ml"], "business_unit": "retail"}}
 RULES = [
-    {"id": "platform-asks-too", "effect": "allow", "who": "group:platform-admins", "may": ["evaluate"], "reason": "gates"},
+    {
+        "id": "platform-asks-too",
+        "effect": "allow",
+        "who": "group:platform-admins",
+        "may": ["evaluate"],
+        "reason": "gates",
+    },
     {
         "id": "no-classifiers-soon",
         "effect": "deny",
