@@ -9,7 +9,7 @@ import click
 from registry.cli.policy_folder import Opened, of_a_folder, opened, print_json
 
 if TYPE_CHECKING:
-    from enforcer.policy.decision import Decision
+    from enforcer.policy.decision import Decision, NearMiss
     from enforcer.policy.rights import WhoCan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -105,33 +105,37 @@ def _decided(found: Opened, said: dict[str, Any]) -> "Decision":
 
 
 def _told(found: Opened, decision: "Decision") -> dict[str, Any]:
-    from enforcer.policy.explain import explain
-
-    explained = explain(found.gate(), decision)
+    sentence, nearest = _why(found, decision)
     return {
         "allowed": decision.allowed,
         "reason": decision.reason,
         "rule": decision.rule,
-        "explanation": explained.sentence,
+        "explanation": sentence,
         "matched": decision.matched,
         "warnings": decision.warnings,
         "would_be_allowed_with_shadow_rules": decision.shadowed,
-        "nearest": explained.nearest,
+        "nearest": nearest,
         "policy_revision": decision.revision,
     }
 
 
-def _explain(found: Opened, decision: "Decision") -> None:
-    from enforcer.policy.explain import explain
+def _why(found: Opened, decision: "Decision") -> tuple[str, tuple["NearMiss", ...]]:
+    from enforcer.policy import explain
 
-    explained = explain(found.gate(), decision)
-    click.echo(f"{'allowed' if decision.allowed else 'denied'}: {explained.sentence}")
+    gate = found.gate()
+    near = gate.nearest(decision.request) if decision.reason == "no-matching-rule" else ()
+    return explain.sentence(gate, decision, near=near), near
+
+
+def _explain(found: Opened, decision: "Decision") -> None:
+    sentence, nearest = _why(found, decision)
+    click.echo(f"{'allowed' if decision.allowed else 'denied'}: {sentence}")
     for match in decision.matched:
         place = found.written.places.get(match.id)
         lifted = f", lifted by `{match.lifted_by}`" if match.lifted_by else ""
         where = f"  {place.file}:{place.line}" if place else ""
         click.echo(f"  fits     {match.id}  ({match.effect}, {match.level}{lifted}){where}")
-    for miss in explained.nearest:
+    for miss in nearest:
         click.echo(f"  nearest  {miss.rule}  (owner {miss.owner}) fails on {'; '.join(miss.failed)}")
     for rule in decision.warnings:
         click.echo(f"  warns    {rule}")

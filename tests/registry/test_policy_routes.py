@@ -73,7 +73,7 @@ def test_a_revision_says_all_that_it_says(registry: Registry, admin: TestClient)
     ],
 )
 def test_the_policy_is_not_for_everybody(registry: Registry, method: str, path: str, body: Any) -> None:
-    client = registry.as_("wang", "nlp")
+    client = registry.as_("wu")
 
     reply = client.request(method, path, json=body) if body else client.get(path)
 
