@@ -152,9 +152,9 @@ def permit(request: Request, books: Books, actor: Actor, action: str, matter: Ma
         noted["business_unit"] = asked.unit
     else:  # a unit that does not exist has no auditor: the attempt belongs to the caller's own
         noted["detail"] = {**noted.get("detail", {}), "asked_for_unit": asked.unit}
-    books.shadow.compare(decision, actor.business_unit)
-    if matter.owner == actor.id:
+    if matter.owner == actor.id and actor.in_scope(action):
         return Permit(actor, asked.unit, replace(decision, allowed=True, reason="allow", rule=OWNER))
+    books.shadow.compare(decision, actor.business_unit)
     if not decision.allowed:
         noted["decision"] = decision
         raise explaining.refusal(gate, decision, actor, whole=reads_policy(gate, actor, asked.unit))
@@ -176,7 +176,9 @@ def still_permitted(gate: Snapshot, permit: Permit) -> Permit:
     """
     if gate.revision == permit.decision.revision or permit.decision.rule == OWNER:
         return permit
-    decision = gate.decide(permit.decision.request)
+    asked = permit.decision.request
+    own_units = gate.units_below(permit.actor.business_unit)
+    decision = gate.decide(replace(asked, context=replace(asked.context, own_units=own_units)))
     if not decision.allowed:
         whole = reads_policy(gate, permit.actor, permit.unit)
         raise explaining.refusal(gate, decision, permit.actor, whole=whole)

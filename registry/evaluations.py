@@ -8,10 +8,10 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.policy.conditions import Point
 from enforcer.policy.decision import Decision, Match
-from enforcer.policy.rules import ANY_TAG
+from enforcer.policy.rules import ANY_TAG, PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import Malformed, UnknownDecision
-from registry import access, audit, db, explaining, tags
+from enforcer.problems import Malformed, UnknownDecision, UnknownPolicy
+from registry import access, audit, db, explaining, revisions, tags
 from registry.access import Matter
 from registry.books import Books
 from registry.identity import Actor
@@ -91,6 +91,7 @@ def past(books: Books, caller: Actor, event_id: str) -> wire.PastDecision:
     """
     with books.reading() as session:
         event, gate = session.get(Event, event_id), books.gate(session)
+        gate_then = _gate_of(session, event.policy_revision, gate) if event is not None else gate
     request = audit.request_of(event, gate) if event is not None else None
     if event is None or request is None or not _may_read(gate, caller, event):
         raise UnknownDecision(f"`{event_id[:100]}` is not a decision that you may read")
@@ -117,9 +118,19 @@ def past(books: Books, caller: Actor, event_id: str) -> wire.PastDecision:
         change_ticket=request.context.change_ticket,
         point=request.context.point,
         allowed=allowed,
-        then=explaining.reason(gate, then, whole=whole),
+        then=explaining.reason(gate_then, then, whole=whole),
         now=_answer(gate, caller, again),
     )
+
+
+def _gate_of(session: Session, revision: str | None, now: Snapshot) -> Snapshot:
+    """The policy of then, over the task types of now; the policy of now where that one cannot be read any more."""
+    if revision in (None, now.revision):
+        return now
+    try:
+        return Snapshot(revisions.load(session, str(revision), now.policy), now.tag_parents)
+    except (UnknownPolicy, PolicyInvalid):
+        return now
 
 
 def _tag(session: Session, name: str, *, suggest: bool) -> str:

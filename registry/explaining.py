@@ -16,7 +16,7 @@ def reason(gate: Snapshot, decision: Decision, *, whole: bool) -> wire.DecisionR
     return wire.DecisionReason(
         reason=decision.reason,
         rule=decision.rule,
-        matched=[wire.RuleMatch.model_validate(match) for match in decision.matched],
+        matched=[wire.RuleMatch.model_validate(m) for m in decision.matched if whole or m.level != "shadow"],
         warnings=warnings(gate, decision),
         policy_revision=decision.revision,
         nearest=[wire.NearRule.model_validate(miss) for miss in near if whole],
@@ -53,7 +53,7 @@ def _near(gate: Snapshot, decision: Decision) -> tuple[NearMiss, ...]:
 def _whom_to_ask(gate: Snapshot, decision: Decision, near: tuple[NearMiss, ...]) -> list[str]:
     """The groups that answer for the rule that denied, or for the rules that came near."""
     if decision.reason == "explicit-deny" and decision.rule is not None:
-        return [gate.policy.owners[decision.rule]]
+        return [owner for owner in [gate.policy.owners.get(decision.rule)] if owner is not None]
     return list(dict.fromkeys(miss.owner for miss in near))
 
 

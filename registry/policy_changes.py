@@ -90,8 +90,13 @@ def draft(session: Session, request: wire.ProposalRequest, checks: wire.PolicyCh
         {"kind": "policy", "files": digests},
         {"checks": checks.model_dump(mode="json")},
         change.files,
-        approvals_more=1 if checks.replay.deny_to_allow else 0,
+        approvals_more=1 if _may_allow_more(checks.replay) else 0,
     )
+
+
+def _may_allow_more(replay: wire.PolicyReplay) -> bool:
+    """Whether it allows what was refused, or it is not known whether it does."""
+    return bool(replay.deny_to_allow or replay.errors or not replay.complete)
 
 
 def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:

@@ -152,9 +152,11 @@ def reviews(session: Session, proposal: Proposal) -> list[Review]:
     return list(session.exec(select(Review).where(Review.proposal_id == proposal.id).order_by(col(Review.at))))
 
 
-def as_wire(session: Session, proposal: Proposal) -> wire.Proposal:
+def as_wire(session: Session, proposal: Proposal, *, whole: bool = True) -> wire.Proposal:
+    """`checks` tell what the policy says and what was decided by it: they are for those who read the policy (`whole`),
+    and the author."""
     given = [wire.ReviewGiven.model_validate(row) for row in reviews(session, proposal)]
-    checks = proposal.result.get("checks")
+    checks = proposal.result.get("checks") if whole else None
     return wire.Proposal.model_validate({**proposal.model_dump(), "checks": checks, "reviews": given})
 
 

@@ -134,7 +134,7 @@ def settle(session: Session, run: Run, *, lapsed: bool = False) -> None:
     counts = run.state in COUNTING and not lapsed
     for hold in sorted(held, key=lambda hold: hold.quota):
         session.refresh(hold)
-        gpu_s = hold.most_gpu_s if counts else hold.gpus * _seconds(run)
+        gpu_s = hold.most_gpu_s if counts else min(hold.most_gpu_s, hold.gpus * _seconds(run, hold))
         more = int(counts) - int(hold.holds)
         _add(session.connection(), hold.quota, NOW, runs=more, gpus=more * hold.gpus)
         if hold.period is not None:
@@ -150,10 +150,11 @@ def any_lapsed(session: Session) -> bool:
 
 def release_lapsed(session: Session) -> int:
     """Give back what tickets hold that nobody redeemed; returns how many. At most `LAPSED_AT_ONCE`: call again."""
-    found = session.exec(_lapsed().distinct().limit(LAPSED_AT_ONCE)).all()
-    for run_id in found:
-        run = session.get(Run, run_id, with_for_update=True)
-        assert run is not None, "a hold is of a run"
+    lapsed = col(Run.id).in_(_lapsed().distinct().limit(LAPSED_AT_ONCE))
+    # All runs are locked before the counts are: whoever ends a run takes its row first, too.
+    query = select(Run).where(lapsed, Run.state == "permitted").order_by(col(Run.id))
+    found = session.exec(query.with_for_update(skip_locked=True)).all()
+    for run in found:
         settle(session, run, lapsed=True)
     return len(found)
 
@@ -194,10 +195,12 @@ def _add(connection: Connection, quota: str, period: str, *, runs: int = 0, gpus
     connection.execute(_ADD, {"quota": quota, "period": period, "runs": runs, "gpus": gpus, "gpu_s": gpu_s})
 
 
-def _seconds(run: Run) -> int:
-    """How long it took machines: until it ended, or was heard of last."""
+def _seconds(run: Run, hold: QuotaHold) -> int:
+    """How long it took machines: until it ended, or was heard of last. Of one that nobody hears of, the most it may."""
     if run.started_at is None:
         return 0
+    if run.ended_at is None and run.heartbeat_at is None:
+        return hold.most_gpu_s
     until = run.ended_at or run.heartbeat_at or run.started_at
     return max(0, math.ceil((until - run.started_at).total_seconds()))
 

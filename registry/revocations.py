@@ -13,10 +13,11 @@ from sqlmodel import Session, col, or_, select
 
 from enforcer import revoked
 from enforcer.policy.decision import Decision
+from enforcer.policy.rules import PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import TicketRevoked, UnknownTicket
+from enforcer.problems import TicketRevoked, UnknownPolicy, UnknownTicket
 from enforcer.tickets import LEEWAY_S
-from registry import access, audit, db, quotas, runs
+from registry import access, audit, db, quotas, revisions, runs
 from registry.access import Matter
 from registry.books import Books
 from registry.identity import Actor
@@ -48,34 +49,42 @@ def revoke_all_of(session: Session, principal_id: str, by: Actor, reason: str, *
     The caller's transaction is the one that disables the principal: nothing can be issued in between.
     """
     query = _alive().where(col(Run.actor) == principal_id)
-    found = session.exec(query.with_only_columns(col(Ticket.jti))).all()
+    found = session.exec(query.with_only_columns(col(Ticket.jti)).order_by(col(Run.id))).all()
+    for jti in found:  # all rows before the first count of a quota, as whoever ends a run takes them
+        _both(session, jti, for_change=True)
     return sum(_revoke_if_alive(session, jti, by, reason, **provenance) for jti in found)
 
 
 def recheck(books: Books) -> int:
     """Ask the live policy again about everything that is permitted or runs, when its revision is new here.
 
-    What it denies now is revoked; the events name rule and revision. Facts are those of the decision then (groups and
-    unit of the caller as recorded, the specification), so that nobody is stopped for what has nothing to do with the
-    policy. Batches are transactions of their own. The revision is recorded last: cut off, it starts again. Returns how
-    many permits were taken back.
+    What it denies and the revision before it would still allow is revoked; the events name rule and revision. Both are
+    asked about now, on the facts of the decision then (groups and unit of the caller as recorded, the specification):
+    nobody is stopped for what has nothing to do with the change, such as the hour of the day. Batches are transactions
+    of their own. The revision is recorded last: cut off, it starts again. A process that cannot use the live revision
+    asks nothing. Returns how many permits were taken back.
     """
     with books.reading() as session:
-        if rechecked_by(session) == books.gate(session).revision:
+        if rechecked_by(session) == _usable(session, books):
             return 0
     revision, after, asked, taken = "", "", 0, 0
     while True:
         with books.writing() as session:
             db.queue_for(session, "recheck")
             gate, before = books.gate(session), rechecked_by(session)
-            if before == gate.revision:  # another process was faster
-                return taken
+            if before == gate.revision or gate.revision != revisions.live_revision(session):
+                return taken  # another process was faster, or has to do it
             if revision != gate.revision:  # it changed again: what was asked is to be asked of the newest
                 revision, after, asked = gate.revision, "", 0
             query = _alive().where(col(Run.id) > after).order_by(col(Run.id)).limit(BATCH)
             found = session.exec(query.with_only_columns(col(Run.id), col(Ticket.jti))).all()
-            for _, jti in found:
-                taken += _revoke_if_denied(session, jti, gate)
+            former = _former(session, before, gate)
+            denied = [(jti, told) for _, jti in found if (told := _denial(session, jti, gate, former)) is not None]
+            for jti, _ in denied:  # all rows before the first count of a quota, as whoever ends a run takes them
+                _both(session, jti, for_change=True)
+            for jti, (why, rule, unit) in denied:
+                system = Actor(POLICY, (), unit)
+                taken += _revoke_if_alive(session, jti, system, why, rule=rule, policy_revision=gate.revision)
             asked += len(found)
             if len(found) < BATCH:
                 detail = {"before": before, "asked_again": asked, "revoked": taken}
@@ -132,18 +141,33 @@ def _revoke_if_alive(session: Session, jti: str, by: Actor, reason: str, **prove
     return True
 
 
-def _revoke_if_denied(session: Session, jti: str, gate: Snapshot) -> bool:
+def _usable(session: Session, books: Books) -> str | None:
+    """The live revision, where this process decides by it; else the one that everything was asked of last."""
+    live = revisions.live_revision(session)
+    return live if books.gate(session).revision == live else rechecked_by(session)
+
+
+def _former(session: Session, revision: str | None, gate: Snapshot) -> Snapshot | None:
+    """The revision before, over the task types of now; None where there is none that can still be read."""
+    try:
+        return Snapshot(revisions.load(session, revision, gate.policy), gate.tag_parents) if revision else None
+    except (UnknownPolicy, PolicyInvalid):
+        return None
+
+
+def _denial(session: Session, jti: str, gate: Snapshot, former: Snapshot | None) -> tuple[str, str | None, str] | None:
+    """Why a permit is taken back, by which rule, and of which unit; None where it stays."""
     ticket, run = _both(session, jti)
     decision = _decide_again(session, ticket, run, gate)
     why = f"denied by policy {gate.revision[:19]}: {decision.reason}"
     if decision.allowed:
         if ticket.redeem == "online" or run.target in gate.policy.directory.offline:
-            return False
+            return None
         why = f"policy {gate.revision[:19]} lists `{run.target}` as offline no more"
+    elif former is not None and not _decide_again(session, ticket, run, former).allowed:
+        return None
     nearest = [miss.rule for miss in gate.nearest(decision.request, limit=1)]
-    rule = decision.rule or next(iter(nearest), None)
-    system = Actor(POLICY, (), run.business_unit)
-    return _revoke_if_alive(session, jti, system, why, rule=rule, policy_revision=gate.revision)
+    return why, decision.rule or next(iter(nearest), None), run.business_unit
 
 
 def _decide_again(session: Session, ticket: Ticket, run: Run, gate: Snapshot) -> Decision:

@@ -26,6 +26,7 @@ from registry import (
     publishing,
     quotas,
     retention,
+    revisions,
     revocations,
     runs,
     shadow,
@@ -234,12 +235,14 @@ def _keep_telling_of_exceptions(books: Books) -> None:
 def tell_of_exceptions(books: Books) -> int:
     """Write the events of exceptions that end soon, or ended; returns how many."""
     with books.reading() as session:
-        policy = books.gate(session).policy
-        if not exceptions.anything_to_tell(session, policy, db.utc_now()):  # nearly always: no write lock is taken
+        gate = books.gate(session)
+        if gate.revision != revisions.live_revision(session):  # one that it can use tells of them
+            return 0
+        if not exceptions.anything_to_tell(session, gate.policy, db.utc_now()):  # nearly always: no write lock is taken
             return 0
     with books.writing() as session:
         db.queue_for(session, "policy")  # what is granted or revoked meanwhile must not look as if it had gone
-        told = exceptions.tell(session, books.gate(session).policy, db.utc_now(), SERVICE)
+        told = exceptions.tell(session, revisions.live(session), db.utc_now(), SERVICE)
     if told:
         log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)
     return told

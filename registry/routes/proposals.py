@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import Session
 
 from enforcer import wire
-from registry import policy_changes, proposals
+from enforcer.policy.rules import ROOT_UNIT
+from registry import access, policy_changes, proposals
 from registry.access import Matter, May, Permit, SignedIn
-from registry.books import TheBooks
+from registry.books import Books, TheBooks
+from registry.identity import Actor
 from registry.paging import Filter, Page
 from registry.tables import Proposal
 
@@ -81,19 +84,25 @@ class ProposalQuery(BaseModel):
 
 
 @router.get("", operation_id="listProposals")
-def list_proposals(query: Annotated[ProposalQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
+def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
     """Proposals, newest first."""
     page = Page(query.page_size, query.page_token, Filter(state=query.state))
     with books.reading() as session:
         found, token = page.newest_first(session, Proposal)
-        return wire.ProposalPage(items=[proposals.as_wire(session, row) for row in found], next_page_token=token)
+        items = [_as_seen(session, row, caller, books) for row in found]
+        return wire.ProposalPage(items=items, next_page_token=token)
 
 
 @router.get("/{proposal_id}", operation_id="getProposal")
-def get_proposal(proposal_id: str, _caller: SignedIn, books: TheBooks) -> wire.Proposal:
+def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks) -> wire.Proposal:
     """One proposal with its reviews."""
     with books.reading() as session:
-        return proposals.as_wire(session, proposals.get(session, proposal_id))
+        return _as_seen(session, proposals.get(session, proposal_id), caller, books)
+
+
+def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
+    whole = proposal.author == caller.id or access.reads_policy(books.gate(session), caller, ROOT_UNIT)
+    return proposals.as_wire(session, proposal, whole=whole)
 
 
 @router.get(

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from conftest import Registry, ask, ticket_request
 from policy_folders import changed_policy
+from revised import publish, with_rule
 
 from registry import audit
 from registry.settings import Settings
@@ -221,3 +222,28 @@ def test_a_recorded_question_is_the_question_that_was_asked(registry: Registry) 
         assert request is not None
         again = gate.decide(request)
         assert (again.reason, again.rule) == (event.detail["asked"]["reason"], event.rule)
+
+
+def test_why_explains_by_the_policy_of_then_when_its_rule_is_gone(registry: Registry) -> None:
+    today = registry.policy
+    publish(registry, with_rule(today))
+    wang = registry.as_("wang", "trainers")
+    refused = ask(wang, ticket_request()).json()
+    publish(registry, today)
+
+    why = wang.get(f"/v1/decisions/{refused['decision_id']}").json()
+
+    assert (why["then"]["rule"], why["then"]["ask"]) == ("retail-is-frozen", ["platform-admins"])
+    assert why["then"]["policy_revision"] != why["now"]["context"]["policy_revision"] == today.revision
+    assert why["now"]["decision"] is True
+
+
+def test_what_is_watched_at_shadow_is_told_to_those_who_read_the_policy(registry: Registry) -> None:
+    publish(registry, with_rule(registry.policy, "watched", who=["group:trainers", "user:wu"], level="shadow"))
+
+    stranger, trainer = (
+        client.post("/access/v1/evaluation", json=DPO).json()["context"]["matched"]
+        for client in (registry.as_("wu"), registry.as_("chen", "search-ml"))
+    )
+
+    assert ([match["id"] for match in stranger], [match["id"] for match in trainer]) == ([], ["watched"])

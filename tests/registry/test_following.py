@@ -141,3 +141,34 @@ def test_while_revisions_are_published_every_ticket_is_by_the_one_that_was_live(
         assert event.policy_revision == live == plain.revision
     for event in registry.events("submit.refused"):
         assert event.policy_revision != plain.revision
+
+
+def test_a_process_that_cannot_use_the_live_policy_asks_nothing_by_an_older_one(registry: Registry) -> None:
+    """Or two releases would take turns in asking everything again, each by its own policy."""
+    server.follow_policy(registry.books)
+    other = Registry(registry.settings)
+    server.follow_policy(other.books)
+    before = len(registry.events("policy.live"))
+    _spoil(registry)
+
+    for _ in range(3):
+        for process in (registry, other):
+            server.follow_policy(process.books)
+            server.tell_of_exceptions(process.books)
+
+    assert len(registry.events("policy.live")) == before
+
+
+def test_a_change_that_does_not_concern_a_permit_leaves_it_alone(registry: Registry) -> None:
+    """The rule allows at the point `api` only, so that asked again it never does: by the policy before either."""
+    only_asked_here = {"effect": "allow", "tag": "dpo", "when": {"points": ["api"]}}
+    publish(registry, with_rule(registry.policy, "trainers-try-dpo", **only_asked_here))
+    server.follow_policy(registry.books)
+    grant = ask(registry.as_("wang", "trainers"), ticket_request("dpo", arguments={})).json()
+
+    publish(registry, with_rule(registry.policy, "search-is-frozen", unit="search"))
+    server.follow_policy(registry.books)
+
+    state = registry.as_("wang", "trainers").get(f"/v1/tickets/{grant['jti']}").json()["state"]
+    assert (state, len(registry.events("ticket.revoked"))) == ("issued", 0)
+    assert registry.events("policy.live")[-1].policy_revision == registry.policy.revision

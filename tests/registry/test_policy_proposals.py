@@ -300,3 +300,14 @@ def test_a_rejected_policy_changes_nothing_and_makes_room(office: Office) -> Non
     assert rejected.json()["state"] == "rejected"
     assert (tries_dpo(office), len(office.events("policy.published"))) == (403, 1)
     assert office.propose_policy(office.admin("another"), office.candidate(PILOT)).status_code == 201
+
+
+def test_what_the_trial_found_is_for_those_who_read_the_policy(office: Office) -> None:
+    proposal = office.propose_policy(office.admin("li"), office.candidate(PILOT)).json()
+    stranger, trainer = office.as_("wu"), office.as_("chen", "trainers")
+
+    seen = [client.get(f"/v1/proposals/{proposal['id']}").json()["checks"] for client in (stranger, trainer)]
+    listed = stranger.get("/v1/proposals").json()["items"][0]["checks"]
+
+    assert (seen[0], listed) == (None, None)
+    assert seen[1] == proposal["checks"]

@@ -248,3 +248,40 @@ def test_a_quota_that_limits_nothing_or_half_is_refused() -> None:
     for limits in ({}, {"gpu_hours": 5}, {"window": "day", "concurrent": 1}):
         with pytest.raises(ValueError, match=r"limits nothing|come together"):
             Quota(**quota(**limits))
+
+
+def test_a_report_that_comes_late_charges_no_more_than_was_reserved(limited: Callable[..., Registry]) -> None:
+    registry = limited(quota(window="month", gpu_hours=1000))
+    grant, lease = start(registry, gpus=1)
+    shift(registry, grant["run_id"], started_at=timedelta(days=5))
+
+    assert end(registry, lease) == 200
+    assert taken(registry) == (0, 0, DAY_OF_ONE_GPU)
+
+
+def test_a_run_that_nobody_hears_of_keeps_its_hours_when_it_is_lost(limited: Callable[..., Registry]) -> None:
+    """So an offline run, which sends no heartbeats, gives no hours back that it may be using."""
+    registry = limited(quota(window="month", gpu_hours=1000))
+    grant, _ = start(registry, gpus=1)
+    shift(registry, grant["run_id"], lease_expires_at=timedelta(hours=2), started_at=timedelta(hours=3))
+
+    assert server.mark_lost(registry.books) == 1
+    assert taken(registry) == (0, 0, DAY_OF_ONE_GPU)
+
+
+def test_permits_that_lapse_and_are_cancelled_at_once_are_given_back_once(limited: Callable[..., Registry]) -> None:
+    """Both lock runs and then the counts; in two orders they would wait for each other."""
+    registry = limited(quota(window="week", gpu_hours=10_000, concurrent=100))
+    wang = registry.as_("wang", "trainers")
+    grants = [ask(wang, ticket_request(gpus=1)).json() for _ in range(12)]
+    for grant in grants:
+        shift(registry, grant["run_id"], lapses_at=timedelta(hours=1))
+
+    with ThreadPoolExecutor(9) as pool:
+        released = [pool.submit(server.release_lapsed, registry.books) for _ in range(3)]
+        cancelled = [pool.submit(wang.post, f"/v1/runs/{grant['run_id']}:cancel") for grant in reversed(grants)]
+
+    assert {reply.result().status_code for reply in cancelled} == {200}
+    assert sum(one.result() for one in released) <= 12
+    server.release_lapsed(registry.books)
+    assert taken(registry) == (0, 0, 0.0)

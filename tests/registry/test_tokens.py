@@ -238,3 +238,11 @@ def test_a_scoped_token_from_the_command_line(
 def test_an_identity_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(PolicyInvalid, match="cannot be read"):
         Registry(Settings(state_dir=tmp_path / "state", identity_file=tmp_path / "missing.yaml"))
+
+
+def test_a_token_for_something_else_does_nothing_with_what_is_ones_own(registry: Registry) -> None:
+    grant = ask(registry.as_("wang", "nlp"), ticket_request()).json()
+
+    reply = scoped(registry, "run-read").post(f"/v1/tickets/{grant['jti']}:revoke", json={"reason": "wrong data"})
+
+    assert (reply.status_code, reply.json()["reason_code"]) == (403, "not-in-scope")
