@@ -12,7 +12,7 @@ from trainer.cli.session import current
 @click.command(cls=Command)
 @click.option("--bu", "business_unit", metavar="UNIT", help="Of this business unit (your own).")
 def quotas(business_unit: str | None) -> None:
-    """What a business unit may take of the machines, and how much of it is taken."""
+    """What a business unit may take of the machines, and how much is taken."""
     from trainer.cli.output import table
 
     session = current()
