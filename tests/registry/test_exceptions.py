@@ -280,6 +280,32 @@ def test_an_override_that_is_none_is_refused(
     assert len(office.events("override.refused")) == 1
 
 
+def with_fewer_groups(office: OfficeInTime, client: TestClient, *groups: str) -> TestClient:
+    token = client.post("/v1/tokens", json={"groups": groups, "scopes": ["*"]}).json()["token"]
+    return office.anonymous(headers={"Authorization": f"Bearer {token}"})
+
+
+def test_an_override_made_with_fewer_groups_opens_no_door_to_whoever_made_it(office: OfficeInTime) -> None:
+    boss = office.as_("boss", "project-managers", "trainers")
+    assert office.override(boss, who=["group:trainers"]).json()["code"] == "beneficiary-approval"
+    narrowed = with_fewer_groups(office, boss, "project-managers")
+
+    assert office.override(narrowed, who=["group:trainers"]).status_code == 201
+
+    assert trains(office.as_("wang", "trainers"), "embedding") == 201
+    assert trains(boss, "embedding") == 403
+
+
+def test_an_exception_approved_with_fewer_groups_grants_nothing_to_whoever_approved_it(office: OfficeInTime) -> None:
+    li = office.as_("li", "platform-admins", "search-ml")
+    wang, chen = office.as_("wang", "search-ml"), office.as_("chen", "trainers")
+    proposal = office.propose_exception(chen, who=["group:search-ml"]).json()
+    for reviewer in (office.admin("zhao"), with_fewer_groups(office, li, "platform-admins")):
+        assert office.review(reviewer, proposal).status_code == 201
+
+    assert (trains(wang), trains(li)) == (201, 403)
+
+
 def test_an_override_needs_its_permission(office: OfficeInTime) -> None:
     assert office.override(office.as_("li", "platform-admins")).status_code == 403
 
