@@ -29,7 +29,7 @@ from enforcer.policy.conditions import Context, Point
 from enforcer.policy.decision import Decision
 from enforcer.policy.decision import Request as Question
 from enforcer.policy.quotas import Quota
-from enforcer.policy.rules import ANY_TAG
+from enforcer.policy.rules import ANY_TAG, ROOT_UNIT
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import RateLimited, TicketInvalid, Unauthenticated
 from registry import db, explaining, limits
@@ -52,6 +52,9 @@ class Matter:
     change_ticket: str | None = None
     owner: str | None = None  # who may do it whatever the rules say
     action: str | None = None  # instead of the route's, where it depends on what the route is asked about
+
+
+THE_HOUSE = Matter(unit=ROOT_UNIT)  # what concerns all units: a right for one of them does not suffice
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,10 @@ def refuse_rate(request: Request, actor: Actor, refusal: RateLimited) -> NoRetur
 
 async def nothing_in_particular() -> Matter:
     return Matter()
+
+
+async def the_house() -> Matter:
+    return THE_HOUSE
 
 
 def May(  # noqa: N802

@@ -5,13 +5,14 @@ they gain by. The exception begins with the last approval.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.exceptions import PolicyException
-from enforcer.policy.rules import ANY_TAG
+from enforcer.policy.rules import ANY_TAG, ANY_TARGET, ROOT_UNIT
 from enforcer.problems import StaleReview
 from registry import db, exceptions, policies, tags
 from registry.access import Matter, Permit
@@ -25,8 +26,16 @@ UNDECIDED = ["(first)", "(second)"]  # in the place of approvers, to try whether
 
 
 def matter(session: Session, change: Mapping[str, Any]) -> Matter:
-    names = change["tag"]
-    return about_tag(session, names[0]) if len(names) == 1 else Matter()
+    """What it is for, where that is one unit, target and task type; else all of them."""
+    unit, target, tag = (
+        names[0] if len(names) == 1 else all_of_them
+        for names, all_of_them in (
+            (change["unit"], ROOT_UNIT),
+            (change["target"], ANY_TARGET),
+            (change["tag"], ANY_TAG),
+        )
+    )
+    return replace(about_tag(session, tag), unit=unit, target=target)
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:

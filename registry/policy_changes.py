@@ -17,7 +17,7 @@ from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleReview
 from enforcer.runspec import digest
 from registry import db, exceptions, policies, policy_trials, replay
-from registry.access import Matter, Permit
+from registry.access import THE_HOUSE, Matter, Permit
 from registry.books import Books
 from registry.changes import Draft
 from registry.identity import Actor
@@ -76,7 +76,7 @@ def _warnings(replayed: wire.PolicyReplay) -> Iterator[str]:
 
 
 def matter(_session: Session, _change: Mapping[str, Any], /) -> Matter:
-    return Matter()
+    return THE_HOUSE
 
 
 def draft(session: Session, request: wire.ProposalRequest, checks: wire.PolicyChecks | None, /) -> Draft:

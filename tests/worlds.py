@@ -123,7 +123,8 @@ def exception(dice: random.Random, rule: Rule, at: int) -> PolicyException:
             "lifts": rule.id if rule.effect == "deny" else None,
             "granted_at": granted,
             "until": dice.choice([NOW + SECOND, NOW + timedelta(days=1)]),
-            "approved_by": ["user:ann", "user:bob"],
+            # `user:y` asks all the questions, often as a member of low groups of the tower.
+            "approved_by": ["user:ann", {4: f"group:{TOWER[5]}", 5: "user:y"}.get(at, "user:bob")],
         }
     )
 
@@ -189,7 +190,11 @@ def fitting(policy: Policy, request: Request) -> Iterator[Match]:
             and all(set(walk(getattr(request, kind), covers[kind])) & set(getattr(scope, kind)) for kind in covers)
             and bool({name for one in request.principals for name in groups(one)} & set(scope.who))
             and scope.first_failing(request.context) is None
+            and not (isinstance(scope, PolicyException) and approved(scope))
         )
+
+    def approved(exception: PolicyException) -> bool:
+        return bool({name for one in request.principals for name in groups(one)} & set(exception.approved_by))
 
     lifting: dict[str, str] = {}
     for exception in policy.exceptions:

@@ -2,6 +2,10 @@
 
 Without `lifts` an exception grants like an allow rule, which no deny may stand against. With `lifts` it takes back one
 deny, for what it describes, and grants nothing itself. Whether it is live is decided here and nowhere else.
+
+It never counts for those who approved it. Who it is for is compared with the approver's groups when it is granted, and
+a credential may show fewer groups than its owner has: what was approved with a narrowed token must not serve the whole
+one.
 """
 
 from datetime import datetime, timedelta
@@ -49,6 +53,9 @@ class PolicyException(Scope):
 
     def live(self, now: datetime) -> bool:
         return self.granted_at <= now < self.until
+
+    def approved_by_one_of(self, principals: frozenset[str]) -> bool:
+        return not principals.isdisjoint(self.approved_by)
 
     def expiring(self, now: datetime) -> bool:
         """Whether its end is near. One that was granted for less than that is known to be short."""

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _DEEP = 10 * MAX_DEPTH  # the tree of task types has no limit of its own
 _WAITING = 100
+_KEPT = 16  # enforcers: one for each point, and for each set of exceptions that do not count for their approvers
 
 
 class Answer(NamedTuple):
@@ -51,8 +52,9 @@ class Reference:
         scopes: list[Rule | PolicyException] = [*policy.rules, *policy.exceptions]
         self._scopes = {scope.id: scope for scope in scopes}
         groups = (f"group:{name}" for name in policy.directory.groups)
-        self._known = {*groups, *(name for scope in scopes for name in scope.who)}
-        self._enforcers: dict[Point, casbin.Enforcer] = {}
+        approvers = (name for exception in policy.exceptions for name in exception.approved_by)
+        self._known = {*groups, *approvers, *(name for scope in scopes for name in scope.who)}
+        self._enforcers: dict[tuple[Point, frozenset[str]], casbin.Enforcer] = {}
 
     def is_about(self, gate: Snapshot) -> bool:
         return self.policy.revision == gate.revision and self.tag_parents == gate.tag_parents
@@ -60,22 +62,32 @@ class Reference:
     def ask(self, request: Request) -> Answer:
         """Of a request whose names are known; the snapshot refuses all others before any rule is asked."""
         principals = tuple(name for name in request.principals if name in self._known)
-        point = request.context.point
-        if point not in self._enforcers:
-            self._enforcers[point] = self._load(point)
+        enforcer = self._enforcer(request.context.point, self._approved_by(principals))
         with ONE_PARSES:
-            allowed, line = self._enforcers[point].enforce_ex(
+            allowed, line = enforcer.enforce_ex(
                 principals, request.unit, request.tag, request.action, request.target, request.context
             )
         return Answer(allowed, str(line[0]) if line else None)
 
-    def _load(self, point: Point) -> casbin.Enforcer:
-        """The lines that decide at this point. Levels are no part of the model: they say which lines there are."""
+    def _approved_by(self, principals: tuple[str, ...]) -> frozenset[str]:
+        covers = self.policy.directory.covers
+        return frozenset(one.id for one in self.policy.exceptions if covers(one.approved_by, principals))
+
+    def _enforcer(self, point: Point, approved: frozenset[str]) -> casbin.Enforcer:
+        if (point, approved) not in self._enforcers:
+            if len(self._enforcers) >= _KEPT:
+                self._enforcers.clear()
+            self._enforcers[point, approved] = self._load(point, approved)
+        return self._enforcers[point, approved]
+
+    def _load(self, point: Point, approved: frozenset[str]) -> casbin.Enforcer:
+        """The lines that decide at this point, for somebody who approved these exceptions. Neither is a part of the
+        model: they say which lines there are."""
         enforcer = casbin.Enforcer(casbin.Enforcer.new_model(text=self.policy.model))
         managers = {name: RoleManager(_DEEP) for name in ("g", "g2", "g3", "g4")}
         for name, manager in managers.items():
             enforcer.set_named_role_manager(name, manager)
-        enforcer.set_adapter(_Lines([*self._lines(point), *self._links()]))
+        enforcer.set_adapter(_Lines([*self._lines(point, approved), *self._links()]))
         enforcer.load_policy()
         member, when = _member(managers["g"]), self._when
         enforcer.add_function("member", member)
@@ -83,9 +95,9 @@ class Reference:
         enforcer.add_function("lifted", _Lifted(self.policy.exceptions, managers, member, when))
         return enforcer
 
-    def _lines(self, point: Point) -> Iterable[tuple[str, ...]]:
+    def _lines(self, point: Point, approved: frozenset[str]) -> Iterable[tuple[str, ...]]:
         for scope in self._scopes.values():
-            if _decides(scope, point):
+            if scope.id not in approved and _decides(scope, point):
                 for who, act, tag, unit, target in product(scope.who, scope.may, scope.tag, scope.unit, scope.target):
                     yield "p", scope.id, who, unit, tag, act, target, scope.id, scope.effect
 
@@ -138,6 +150,7 @@ class _Lifted:
                 exception.lifts == rule
                 and action in exception.may
                 and any(self._member(principals, name) for name in exception.who)
+                and not any(self._member(principals, name) for name in exception.approved_by)
                 and all(any(self._managers[g].has_link(asked[g], wider) for wider in named[g]) for g in asked)
                 and self._when(exception.id, context)
             ):

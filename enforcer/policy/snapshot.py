@@ -95,6 +95,7 @@ class Snapshot:
         self._holders = frozenset(directory.units.values()), frozenset(directory.targets.values())
         self._conditional: dict[str, Rule | PolicyException] = {}
         self._lifts: dict[str, list[PolicyException]] = {}
+        self._grants: dict[str, PolicyException] = {}
         self._names: set[str] = set()
         self._index: dict[tuple[str, str], dict[str, dict[str, list[Line]]]] = {}
         self._build()
@@ -184,7 +185,7 @@ class Snapshot:
         return closure
 
     def _candidates(self, request: Request, principals: frozenset[str]) -> tuple[Line, ...]:
-        """The lines that may fit, in the order of the policy."""
+        """The lines that may fit, in the order of the policy; none of an exception that one of these approved."""
         _, _, by_unit, by_name = self._by
         units = self.units[request.unit] if by_unit else (_EVERY,)
         found: list[Line] = []
@@ -195,7 +196,11 @@ class Snapshot:
                         for name in names.keys() & principals if by_name else names:
                             found += names[name]
         found.sort(key=_in_order)
-        return tuple(found)
+        return tuple([line for line in found if not self._approved(line.id, principals)])
+
+    def _approved(self, id_: str, principals: frozenset[str]) -> bool:
+        exception = self._grants.get(id_)
+        return exception is not None and exception.approved_by_one_of(principals)
 
     def _asked(self, action: str, tag: str) -> Iterable[tuple[str, str]]:
         """Under which actions and task types of the index the lines stand that may fit."""
@@ -265,6 +270,7 @@ class Snapshot:
                 exception.first_failing(context) is None
                 and action in exception.may
                 and not principals.isdisjoint(exception.who)
+                and not exception.approved_by_one_of(principals)
                 and not self.units[unit].isdisjoint(exception.unit)
                 and not self.tags[tag].isdisjoint(exception.tag)
                 and not self.targets[target].isdisjoint(exception.target)
@@ -281,9 +287,11 @@ class Snapshot:
             self._names.update(scope.who)
             if isinstance(scope, PolicyException):
                 self._conditional[scope.id] = scope
+                self._names.update(scope.approved_by)  # who approved it is another case than who is unknown
                 if scope.lifts is not None:
                     self._lifts.setdefault(scope.lifts, []).append(scope)
                 else:
+                    self._grants[scope.id] = scope
                     self._add_lines(at, scope, "enforce")
             elif scope.level != "off":
                 if not scope.when.is_empty:

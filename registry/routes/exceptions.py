@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from enforcer import wire
-from registry import db, exceptions, unneeded
-from registry.access import Matter, May, Permit
+from registry import db, exception_changes, exceptions, unneeded
+from registry.access import THE_HOUSE, Matter, May, Permit, the_house
 from registry.books import Books, TheBooks
 from registry.changes import about_tag
 from registry.paging import Filter, Page
@@ -24,9 +24,11 @@ def _override_in_body(request: Request, books: TheBooks, asked: wire.OverrideReq
     return Matter(tag, asked.unit, asked.target)
 
 
-def _exception_in_path(request: Request, exception_id: str) -> Matter:
+def _exception_in_path(request: Request, books: TheBooks, exception_id: str) -> Matter:
     request.state.attempt.facts["detail"] = {"exception": exception_id[:100]}
-    return Matter()
+    with books.reading() as session:
+        known = session.get(KnownException, exception_id)
+        return exception_changes.matter(session, known.terms) if known else THE_HOUSE
 
 
 @router.post("/v1/policies:override", status_code=201, operation_id="overrideRule")
@@ -49,7 +51,9 @@ class ExceptionQuery(BaseModel):
     page_token: str | None = Field(default=None, max_length=300)
 
 
-@router.get("/v1/exceptions", operation_id="listExceptions", dependencies=[Depends(May("policy-read"))])
+@router.get(
+    "/v1/exceptions", operation_id="listExceptions", dependencies=[Depends(May("policy-read", about=the_house))]
+)
 def list_exceptions(query: Annotated[ExceptionQuery, Query()], books: TheBooks) -> wire.ExceptionPage:
     """Exceptions and overrides by id, those that ended included, and how many there are.
 

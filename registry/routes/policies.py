@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from enforcer import wire
 from enforcer.problems import Malformed
 from registry import policies, policy_changes, policy_trials, replay
-from registry.access import May
+from registry.access import May, the_house
 from registry.books import TheBooks
 from registry.paging import Filter, Page
 from registry.tables import PolicyPublication
 
 router = APIRouter(prefix="/v1", tags=["policy"])
-READER, AUTHOR = Depends(May("policy-read")), Depends(May("policy-write", budget="exports"))
+READER = Depends(May("policy-read", about=the_house))
+AUTHOR = Depends(May("policy-write", about=the_house, budget="exports"))
 
 
 class HistoryQuery(BaseModel):

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
 from registry import access, policy_changes, proposals
-from registry.access import Matter, May, Permit, SignedIn
+from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks
 from registry.identity import Actor
 from registry.paging import Filter, Page
@@ -46,7 +46,7 @@ def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Ma
     with books.reading() as session:
         proposal = proposals.get(session, proposal_id)
     request.state.attempt.facts.update(proposal_id=proposal.id)
-    return Matter(owner=proposal.author)
+    return replace(THE_HOUSE, owner=proposal.author)
 
 
 def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewException) -> dict[str, str]:

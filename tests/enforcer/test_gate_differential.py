@@ -198,6 +198,8 @@ MUTANTS: dict[str, Patch] = {
     "ignores task types": one_heap("tags"),
     "ignores lifts": patched(Snapshot, "_lifting", lambda right, *args: None),
     "lifts by exceptions that have ended": patched(exceptions.PolicyException, "live", lambda *_: True),
+    "counts for those who approved": patched(exceptions.PolicyException, "approved_by_one_of", lambda *_: False),
+    "grants to those who approved": patched(Snapshot, "_approved", lambda *_: False),
     "lifts for everybody": patched(
         Snapshot, "_lifting", lambda right, gate, id_, names, *args: right(gate, id_, frozenset(worlds.WHO), *args)
     ),

@@ -4,10 +4,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import worlds
 from pydantic import ValidationError
 
+from enforcer.policy.conditions import Context
+from enforcer.policy.decision import Request
 from enforcer.policy.exceptions import PolicyException
-from enforcer.policy.rules import Directory
+from enforcer.policy.reference import Reference
+from enforcer.policy.revision import Policy
+from enforcer.policy.rules import Directory, Rule
+from enforcer.policy.snapshot import Snapshot
 
 GRANTED = datetime(2026, 11, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
@@ -82,3 +88,28 @@ def test_who_is_meant_goes_up_through_the_groups_and_not_down() -> None:
     assert not directory.covers(["user:zhao"], principals)
     assert not directory.covers([], principals)
     assert not directory.covers(["group:staff"], ("user:li",))  # a group that is called like a user is another thing
+
+
+@pytest.mark.parametrize("lifts", [None, "a-freeze"])
+@pytest.mark.parametrize("asking", ["user:boss", "user:wang"])
+def test_it_counts_for_the_group_it_is_for_but_not_for_those_who_approved_it(lifts: str | None, asking: str) -> None:
+    """Neither while the gate remembers an answer, nor by the reference."""
+    ruled = ("group:one",) if lifts else ("group:both",)  # no rule speaks of who gets a grant
+    rules = [
+        Rule(id="a-freeze", effect="deny", who=ruled, may=("submit",), reason="frozen"),
+        Rule(id="trains", effect="allow", who=ruled, may=("submit",), reason="their work"),
+    ]
+    agreed = exception(who=["group:two"], approved_by=["user:boss", "user:zhao"], lifts=lifts)
+    owners = {"a-freeze": "one", "trains": "one"}
+    policy = Policy.of(worlds.MODEL, worlds.DIRECTORY, rules, owners=owners, exceptions=[agreed])
+    gate, reference = Snapshot(policy, worlds.TAGS), Reference(policy, worlds.TAGS)
+
+    def request(who: str) -> Request:
+        return Request((who, "group:one"), "submit", Context(now=GRANTED), "a", "shop-x", "local")
+
+    others = gate.decide(request("user:stranger"))
+    decision = gate.decide(request(asking))
+
+    assert others.allowed
+    assert decision.allowed == (asking == "user:wang")
+    assert reference.ask(request(asking)) == (decision.allowed, decision.rule)

@@ -86,6 +86,68 @@ def test_only_those_who_answer_for_the_policy_approve_an_exception(office: Offic
     assert (reply.status_code, reply.json()["code"]) == (403, "not-permitted")
 
 
+@pytest.mark.parametrize("where", [{"unit": ["rETAIL"]}, {"target": ["moon"]}])
+def test_nobody_may_propose_an_exception_for_what_does_not_exist(office: OfficeInTime, where: dict[str, Any]) -> None:
+    reply = office.propose_exception(office.as_("wang", "trainers"), **where)
+
+    assert (reply.status_code, reply.json()["code"]) == (403, "not-permitted")
+    assert f"`{next(iter(where.values()))[0]}`" in reply.json()["detail"]
+
+
+RETAIL_DECIDES = {
+    "id": "retail-decides-for-itself",
+    "effect": "allow",
+    "who": ["group:project-managers"],
+    "may": ["policy-approve", "policy-read", "policy-write"],
+    "unit": ["retail"],
+    "reason": "Each unit answers for its exceptions.",
+}
+
+
+@pytest.fixture
+def of_retail(tmp_path: Path) -> tuple[Office, TestClient]:
+    """With somebody who answers for the policy of one unit, which is their own."""
+    policies = changed_policy(tmp_path, rules=[*RULES, RETAIL_DECIDES])
+    office = Office(Settings(state_dir=tmp_path / "state", policies_dir=policies))
+    return office, office.as_("boss", "project-managers", unit="retail")
+
+
+@pytest.mark.parametrize(
+    ("units", "status"), [(["retail"], 201), (["finance"], 403), (["all"], 403), (["retail", "finance"], 403)]
+)
+def test_a_right_to_approve_for_one_unit_is_none_for_another_or_for_all(
+    of_retail: tuple[Office, TestClient], units: list[str], status: int
+) -> None:
+    office, boss = of_retail
+    proposal = office.propose_exception(office.as_("wang", "trainers"), unit=units).json()
+
+    assert office.review(boss, proposal).status_code == status
+
+
+@pytest.mark.parametrize(("unit", "status"), [("retail", 200), ("finance", 403)])
+def test_an_exception_is_revoked_by_a_right_for_its_unit(
+    of_retail: tuple[Office, TestClient], unit: str, status: int
+) -> None:
+    office, boss = of_retail
+    office.grant_exception(unit=[unit])
+
+    assert office.revoke(boss, "retail-tries-dpo").status_code == status
+
+
+def test_a_right_for_one_unit_reads_writes_and_replays_no_policy(of_retail: tuple[Office, TestClient]) -> None:
+    _, boss = of_retail
+    policy = {"change": {"kind": "policy", "files": {"model.conf": "x"}}, "reason": "ours"}
+
+    replies = [
+        *(boss.get(path) for path in ("/v1/policies", "/v1/policies/live", "/v1/policies:shadow", "/v1/exceptions")),
+        boss.post("/v1/policies:replay", json={"revision": "live"}),
+        boss.post("/v1/policies:validate", json={"files": {"model.conf": "x"}}),
+        boss.post("/v1/proposals", json=policy),
+    ]
+
+    assert [(reply.status_code, reply.json()["code"]) for reply in replies] == [(403, "not-permitted")] * 7
+
+
 def test_an_exception_needs_two_approvals_where_other_proposals_need_one(tmp_path: Path) -> None:
     policies = changed_policy(tmp_path, rules=RULES)
     office = Office(Settings(state_dir=tmp_path / "state", policies_dir=policies, approvals_needed=1))
@@ -105,8 +167,8 @@ def test_an_exception_needs_two_approvals_where_other_proposals_need_one(tmp_pat
         ({"may": ["*"]}, "policy-refused", "every action"),
         ({"may": ["sumbit"]}, "policy-refused", "action `sumbit`"),
         ({"tag": ["dpo-v2"]}, "unknown-task-type", "dpo-v2"),
-        ({"unit": ["rETAIL"]}, "policy-refused", "unit `rETAIL`"),
-        ({"target": ["moon"]}, "policy-refused", "target `moon`"),
+        ({"unit": ["rETAIL", "search"]}, "policy-refused", "unit `rETAIL`"),
+        ({"target": ["moon", "local"]}, "policy-refused", "target `moon`"),
         ({"when": {"max_gpu": 8}}, "policy-refused", "max_gpu"),
         ({"when": {"max_gpus": 10**30}}, "policy-refused", "max_gpus"),
         ({"when": {"until": "2026-12-01T00:00:00Z"}}, "policy-refused", "its own `until`"),
@@ -278,6 +340,32 @@ def test_an_override_that_is_none_is_refused(
     assert (reply.status_code, reply.json()["code"]) == (status, code), reply.text
     assert office.events("override.granted") == []
     assert len(office.events("override.refused")) == 1
+
+
+def with_fewer_groups(office: OfficeInTime, client: TestClient, *groups: str) -> TestClient:
+    token = client.post("/v1/tokens", json={"groups": groups, "scopes": ["*"]}).json()["token"]
+    return office.anonymous(headers={"Authorization": f"Bearer {token}"})
+
+
+def test_an_override_made_with_fewer_groups_opens_no_door_to_whoever_made_it(office: OfficeInTime) -> None:
+    boss = office.as_("boss", "project-managers", "trainers")
+    assert office.override(boss, who=["group:trainers"]).json()["code"] == "beneficiary-approval"
+    narrowed = with_fewer_groups(office, boss, "project-managers")
+
+    assert office.override(narrowed, who=["group:trainers"]).status_code == 201
+
+    assert trains(office.as_("wang", "trainers"), "embedding") == 201
+    assert trains(boss, "embedding") == 403
+
+
+def test_an_exception_approved_with_fewer_groups_grants_nothing_to_whoever_approved_it(office: OfficeInTime) -> None:
+    li = office.as_("li", "platform-admins", "search-ml")
+    wang, chen = office.as_("wang", "search-ml"), office.as_("chen", "trainers")
+    proposal = office.propose_exception(chen, who=["group:search-ml"]).json()
+    for reviewer in (office.admin("zhao"), with_fewer_groups(office, li, "platform-admins")):
+        assert office.review(reviewer, proposal).status_code == 201
+
+    assert (trains(wang), trains(li)) == (201, 403)
 
 
 def test_an_override_needs_its_permission(office: OfficeInTime) -> None:
