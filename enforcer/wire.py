@@ -356,14 +356,15 @@ class ProposalPage(_Answer):
 
 
 class OverrideRequest(_Request):
-    """Set one `overridable` deny aside for somebody else, at once, until an end at most a day away."""
+    """Set one `overridable` deny aside for somebody else, at once, until an end at most a day away. One unit and one
+    target, which hold no others: a denial of one of those would not be asked about."""
 
     rule: Name
     who: Names
     may: Names
     tag: Name
     unit: Name
-    target: Name = "any"
+    target: Name
     reference: Line | None = None
     reason: Reason
     until: AwareDatetime

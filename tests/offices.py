@@ -73,6 +73,7 @@ class Office(Registry):
             "may": ["submit"],
             "tag": "embedding",
             "unit": "retail",
+            "target": "local",
             "reason": "the index is broken",
             "until": self.after(hours=8).isoformat(),
             **changes,

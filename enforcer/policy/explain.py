@@ -59,12 +59,16 @@ def sentence(gate: "Snapshot", decision: Decision, *, near: tuple[NearMiss, ...]
             kind = decision.reason.removeprefix("unknown-")
             return f"there is no {kind} `{getattr(asked, kind)}`, and what is unknown is denied"
         case "unit-holds-others":
-            return f"a run is for one business unit, and `{asked.unit}` holds others; name one of them"
+            return f"{_thing(asked.action)} is for one business unit, and `{asked.unit}` holds others; name one of them"
         case "target-holds-others":
-            return f"a run starts in one place, and `{asked.target}` holds others; name one of them"
+            return f"{_thing(asked.action)} is for one place, and `{asked.target}` holds others; name one of them"
         case "engine-error":
             return "the engine failed, and what fails is denied; the registry's log has the cause"
     return f"the answer is `{decision.reason}`"
+
+
+def _thing(action: str) -> str:
+    return "an override" if action == "override" else "a run"
 
 
 def _reason_of(gate: "Snapshot", rule: str | None) -> str:

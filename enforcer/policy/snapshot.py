@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
 MAX_LINES = 10_000
+IN_ONE_PLACE = ("submit", "override")
 _EVERY = "*"
 _GROUP = "group:"
 Watch = Callable[["Snapshot", Decision], None]
@@ -146,8 +147,8 @@ class Snapshot:
     # --- one decision -------------------------------------------------------------------------------------------------
 
     def _unfit(self, request: Request) -> str | None:
-        """Why a request is no question for the rules: an unknown name, or a run for more than one unit or place, which
-        would pass by the denials that stand on its parts."""
+        """Why a request is no question for the rules: an unknown name, or a run or an override for more than one unit
+        or place, which would pass by the denials that stand on its parts."""
         if request.action not in ACTIONS:
             return "unknown-action"
         if request.tag not in self.tags:
@@ -156,7 +157,7 @@ class Snapshot:
             return "unknown-unit"
         if request.target not in self.targets:
             return "unknown-target"
-        if request.action == "submit":
+        if request.action in IN_ONE_PLACE:
             units, targets = self._holders
             if request.unit in units:
                 return "unit-holds-others"

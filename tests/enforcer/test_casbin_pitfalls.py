@@ -166,7 +166,7 @@ def test_asking_about_strangers_makes_roles_of_them() -> None:
         if number % 100 == 0:
             reference.ask(decision.request)
             assert size_of(gate) == before
-    assert len(reference._enforcers["api"].get_role_manager().all_roles) < 10
+    assert len(reference._enforcers["api", frozenset()].get_role_manager().all_roles) < 10
 
 
 def size_of(gate: Snapshot) -> list[int]:

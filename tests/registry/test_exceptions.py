@@ -329,6 +329,9 @@ def test_a_soft_rule_is_overridden_for_somebody_else_at_once_and_for_a_while(off
         ({"may": ["*"]}, 422, "policy-refused"),
         ({"tag": "no-such-tag"}, 404, "unknown-task-type"),
         ({"target": "moon"}, 403, "not-permitted"),
+        ({"unit": "all"}, 403, "not-permitted"),
+        ({"target": "k8s"}, 403, "not-permitted"),
+        ({"target": "any"}, 403, "not-permitted"),
         ({"reason": ""}, 422, "malformed-request"),
     ],
 )
@@ -366,6 +369,25 @@ def test_an_exception_approved_with_fewer_groups_grants_nothing_to_whoever_appro
         assert office.review(reviewer, proposal).status_code == 201
 
     assert (trains(wang), trains(li)) == (201, 403)
+
+
+@pytest.mark.parametrize(("denied", "wider"), [("unit", {"unit": "all"}), ("target", {"target": "k8s"})])
+def test_an_override_for_a_whole_does_not_pass_by_a_deny_on_its_part(
+    tmp_path: Path, denied: str, wider: dict[str, str]
+) -> None:
+    allow = {**RULES[0], "id": "managers-override-everywhere", "when": {}}
+    part = {"unit": "retail", "target": "k8s/a100"}
+    deny = {**RULES[0], "id": "not-there", "effect": "deny", "when": {}, denied: [part[denied]]}
+    policies = changed_policy(tmp_path, rules=[*RULES, allow, deny])
+    office = Office(Settings(state_dir=tmp_path / "state", policies_dir=policies))
+    boss = office.as_("boss", "project-managers", unit="search")
+
+    on_the_part = office.override(boss, **{denied: part[denied]})
+    on_the_whole = office.override(boss, **{"unit": "search", **wider})
+    elsewhere = office.override(boss, unit="search", target="local")
+
+    assert (on_the_part.status_code, on_the_whole.status_code, elsewhere.status_code) == (403, 403, 201)
+    assert on_the_whole.json()["reason_code"] == f"{denied}-holds-others"
 
 
 def test_an_override_needs_its_permission(office: OfficeInTime) -> None:

@@ -12,8 +12,8 @@ from trainer.cli.session import current
 from trainer.exits import DENIED, FINE
 
 REASONS = {
-    "unit-holds-others": "a run is for one business unit, and this one holds others; name one with --unit",
-    "target-holds-others": "a run starts in one place, and this one holds others; name one with --target",
+    "unit-holds-others": "it is for one business unit, and this one holds others; name one with --unit",
+    "target-holds-others": "it is for one place, and this one holds others; name one with --target",
     "no-matching-rule": "no rule allows it",
     "not-in-scope": "your credential is not for this action",
 }
