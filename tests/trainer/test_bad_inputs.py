@@ -112,7 +112,7 @@ def test_a_group_that_may_not_is_refused_though_this_trainer_has_no_recipe(desk:
     permitted = desk.cli("run", desk.config(**changes))
 
     assert (refused.returncode, "only group:nlp" in refused.stderr) == (3, True)
-    assert "who   group:nlp" in refused.stderr
+    assert "ask   nlp, who answer for the rules on this" in refused.stderr
     assert (permitted.returncode, "which this release of the trainer does not have" in permitted.stderr) == (6, True)
     assert live_registry.events("ticket.issued") == []
 
