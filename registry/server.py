@@ -257,7 +257,10 @@ def release_lapsed(books: Books) -> int:
         if not waiting:
             return found
         with books.writing() as session:
-            found += quotas.release_lapsed(session)
+            released = quotas.release_lapsed(session)
+        if not released:  # somebody holds those that are left; next time
+            return found
+        found += released
 
 
 def mark_lost(books: Books) -> int:
