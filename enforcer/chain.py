@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from enforcer import jws, tickets, tlog
-from enforcer import manifest as manifests
+from enforcer import jws, manifest as manifests, tickets, tlog
 from enforcer.keys import KeySet, KeyUnusable
 from enforcer.local import is_loopback_url
 from enforcer.manifest import Manifest, Receipt

@@ -17,8 +17,7 @@ from typing import Any, Self
 from enforcer import canonical, notes
 from enforcer.keys import KeySet, Signer
 from enforcer.local import is_loopback_url
-from enforcer.notes import LogInvalid as LogInvalid
-from enforcer.notes import Note, NoteKey, Witnesses
+from enforcer.notes import LogInvalid as LogInvalid, Note, NoteKey, Witnesses
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 LOCAL = "localhost/tlog"

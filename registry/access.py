@@ -26,16 +26,14 @@ from sqlmodel import col, select
 from enforcer import proofs, tickets, tlog
 from enforcer.keys import KeySet
 from enforcer.policy.conditions import Context, Point
-from enforcer.policy.decision import Decision
-from enforcer.policy.decision import Request as Question
+from enforcer.policy.decision import Decision, Request as Question
 from enforcer.policy.quotas import Quota
 from enforcer.policy.rules import ANY_TAG, ROOT_UNIT
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import RateLimited, TicketInvalid, Unauthenticated
 from registry import db, explaining, limits
 from registry.books import Books, TheBooks
-from registry.identity import Actor, identify
-from registry.identity import Attempt as Attempt
+from registry.identity import Actor, Attempt as Attempt, identify
 from registry.rates import Budget
 from registry.tables import Event, Run
 

@@ -20,10 +20,21 @@ from registry.access import Attempt
 from registry.books import Books
 from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
-from registry.routes import audit as audit_routes
-from registry.routes import decisions, exceptions, health, identity, keys, proposals, quotas, runs, tags, tickets
-from registry.routes import log as log_routes
-from registry.routes import policies as policy_routes
+from registry.routes import (
+    audit as audit_routes,
+    decisions,
+    exceptions,
+    health,
+    identity,
+    keys,
+    log as log_routes,
+    policies as policy_routes,
+    proposals,
+    quotas,
+    runs,
+    tags,
+    tickets,
+)
 from registry.routes.express import Express
 from registry.settings import Settings
 

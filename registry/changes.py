@@ -6,6 +6,7 @@ from typing import Any
 from sqlmodel import Session
 
 from enforcer.policy.rules import ANY_TAG
+from enforcer.profile_changes import ChangeClass
 from registry import tags
 from registry.access import Matter
 from registry.tables import Tag
@@ -14,7 +15,8 @@ from registry.tables import Tag
 @dataclass(frozen=True)
 class Draft:
     """`change` and `result` are bound by the digest that reviewers agree to; `files` are bound by their own digests in
-    `change`. Of approvals, so many are needed `at_least`, and so many `more` than for other proposals."""
+    `change`. Of approvals, so many are needed `at_least`, and so many `more` than for other proposals. `change_class` is
+    what it means for those who train; where nobody said, the heaviest."""
 
     subject: str
     change: dict[str, Any]
@@ -22,6 +24,7 @@ class Draft:
     files: dict[str, str] = field(default_factory=dict)
     approvals_at_least: int = 1
     approvals_more: int = 0
+    change_class: ChangeClass = ChangeClass.BREAKING
 
     @property
     def name(self) -> str:

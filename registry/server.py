@@ -20,6 +20,7 @@ from registry import (
     audit,
     db,
     exceptions,
+    log as tlog,
     logs,
     policies,
     policy_folder,
@@ -33,7 +34,6 @@ from registry import (
     tags,
     tickets,
 )
-from registry import log as tlog
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
 from registry.identity import Actor, leave_local_token

@@ -89,8 +89,7 @@ def _turn_keys(settings: Any, change: Any) -> Any:
     """Change the key ring, and put it on record first."""
     from functools import partial
 
-    from registry import audit as audit_log
-    from registry import db, identity
+    from registry import audit as audit_log, db, identity
     from registry.keyring import Keyring
 
     def turn() -> Any:

@@ -132,8 +132,7 @@ def fmt(policies: Path | None, check: bool) -> None:
 
 def _findings(policies: Path | None, database: bool) -> "list[Finding]":
     from enforcer.policy.coverage import coverage as covered
-    from enforcer.policy.lint import Finding, owners_differ
-    from enforcer.policy.lint import lint as found_in
+    from enforcer.policy.lint import Finding, lint as found_in, owners_differ
     from enforcer.policy.rules import PolicyInvalid
 
     try:

@@ -35,8 +35,7 @@ def create_token(user: str, groups: tuple[str, ...], unit: str, scopes: tuple[st
     from datetime import timedelta
 
     from enforcer.policy import folder
-    from registry import audit as audit_log
-    from registry import db, identity
+    from registry import audit as audit_log, db, identity
 
     settings = settings_of()
 
@@ -76,8 +75,7 @@ def list_tokens() -> None:
 @click.argument("token_id")
 def revoke_token(token_id: str) -> None:
     """End a token at once. TOKEN_ID is the part between the first two underscores."""
-    from registry import audit as audit_log
-    from registry import db, identity
+    from registry import audit as audit_log, db, identity
 
     settings = settings_of()
 

@@ -4,8 +4,7 @@ import random
 from typing import Any
 
 import worlds
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from enforcer.policy.decision import Decision
 from enforcer.policy.exceptions import PolicyException

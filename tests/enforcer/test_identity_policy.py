@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer.policy import folder, identity
 from enforcer.policy.identity import IdentityPolicy, TrustRule, safe_subject

@@ -1,8 +1,7 @@
 """Names: the grammar, and that a variant never gets in while a real name always does."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer import names
 from enforcer.names import Ruling, check_name

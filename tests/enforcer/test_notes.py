@@ -1,8 +1,7 @@
 """Signed notes, cosignatures and proofs, against the published example and against whoever would forge them."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from trees import leaves_of
 
 from enforcer import notes, tlog

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer.policy.conditions import Conditions, Context
 from enforcer.policy.decision import Decision, Request

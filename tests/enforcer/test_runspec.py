@@ -4,8 +4,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer.runspec import SpecificationInvalid, canonical_bytes, canonical_bytes_around, digest
 

@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from forging import AUDIENCE, CLAIMS, ISSUER, KEY, KEYS, NOW, SPEC, Forge, verify
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from joserfc import jws as joserfc_jws
 from joserfc.jwk import JWKRegistry
 

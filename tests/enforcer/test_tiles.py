@@ -6,8 +6,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from trees import definition, leaves_of
 
 from enforcer import tiles, tlog

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import Registry, ask, redeem, ticket_request
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 

@@ -7,9 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-from hypothesis import Phase
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import Phase, settings as hypothesis_settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from offices import RULES, Office
 from policy_folders import changed_policy

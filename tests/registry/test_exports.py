@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import Registry, ask, ticket_request
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
-from enforcer import exports as manifests
-from enforcer import ndjson
+from enforcer import exports as manifests, ndjson
 from enforcer.exports import ExportInvalid, Manifest
 from enforcer.keys import KeySet, SigningKey
 from registry import audit, db, exports, log

@@ -14,8 +14,7 @@ import pytest
 from clusters import Cluster, NoServer
 from conftest import Registry, ask, free_port, ticket_request
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select

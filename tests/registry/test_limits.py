@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from conftest import Registry, ask, redeem, ticket_request
 from fastapi.testclient import TestClient
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer import proofs
 from enforcer.keys import SigningKey

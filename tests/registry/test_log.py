@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import Registry, ask, redeem, ticket_request
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from sqlalchemy import Connection, text
 from sqlmodel import Session, select
 from trees import definition

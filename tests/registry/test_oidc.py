@@ -14,8 +14,7 @@ from conftest import Registry
 from issuers import AUDIENCE, Provider, unsigned
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from enforcer.policy import folder
-from enforcer.policy import identity as believed
+from enforcer.policy import folder, identity as believed
 from enforcer.problems import Unauthenticated, Unavailable
 from registry import oidc
 from registry.oidc import Issuers

@@ -5,8 +5,7 @@ import time
 import pytest
 from conftest import Registry, ask, redeem, ticket_request
 from fastapi.testclient import TestClient
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer.keys import SigningKey
 from enforcer.problems import RateLimited

@@ -11,9 +11,7 @@ from unittest.mock import patch
 import manifests
 import pytest
 from conftest import Registry, ask, redeem, ticket_request
-from hypothesis import Phase
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import Phase, settings as hypothesis_settings, strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,

@@ -10,8 +10,7 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 from conftest import Registry
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from trees import Log
 
 from enforcer import notes, tlog

@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Column, Limits, Profile

@@ -12,8 +12,7 @@ import pytest
 from tiny import Run, contents, copied
 
 from enforcer.problems import Invalid
-from trainer import export as exporting
-from trainer import faiss_pack
+from trainer import export as exporting, faiss_pack
 from trainer.exits import INVALID, exit_code
 from trainer.export import ExportRefused, export, formats
 from trainer.recipes import embedding, sequence_classification

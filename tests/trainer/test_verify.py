@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import LiveRegistry, free_port
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from submitting import Desk
 
 from enforcer import chain, dsse, manifest, tickets, tlog

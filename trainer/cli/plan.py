@@ -26,8 +26,7 @@ def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, 
     """
     from enforcer.problems import Problem
     from trainer import contract
-    from trainer.cli import errors
-    from trainer.cli import flags as common
+    from trainer.cli import errors, flags as common
     from trainer.exits import exit_code
     from trainer.run import permit
 

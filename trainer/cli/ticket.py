@@ -43,8 +43,7 @@ def verify(place: str, jwks: str | None, audience: str | None, at_issue: bool, r
     """Check a ticket offline against the run-spec.json beside it. Exits 0 when every step holds, else 8."""
     import time
 
-    from enforcer import revoked as lists
-    from enforcer import tickets
+    from enforcer import revoked as lists, tickets
     from enforcer.keys import KeySet, KeyUnusable
     from enforcer.problems import TicketInvalid
     from trainer.settings import local_audience
