@@ -15,8 +15,8 @@ from registry.tables import Tag
 @dataclass(frozen=True)
 class Draft:
     """`change` and `result` are bound by the digest that reviewers agree to; `files` are bound by their own digests in
-    `change`. Of approvals, so many are needed `at_least`, and so many `more` than for other proposals. `change_class` is
-    what it means for those who train; where nobody said, the heaviest."""
+    `change`. Of approvals, so many are needed `at_least`, and so many `more` than for other proposals. Where nobody
+    says what the change means for those who train (`change_class`), it is the heaviest."""
 
     subject: str
     change: dict[str, Any]
