@@ -13,9 +13,12 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from enforcer import canonical
+from enforcer.columns import CleaningRule, Column, LossMask
 from enforcer.gates import Gate, MetricName
+from enforcer.metrics import METRICS
 from enforcer.problems import ArgumentInvalid, ProfileInvalid
 
 MAX_TEXT = 2_000
@@ -77,14 +80,6 @@ class Parameter(_Frozen):
         return None
 
 
-class Column(_Frozen):
-    """One field of a training example. Labels are checked against `label_names`."""
-
-    type: Literal["text", "label"]
-    help: str = Field(max_length=300)
-    required: bool = True
-
-
 class Limits(_Frozen):
     max_gpus: int = Field(ge=0, le=4096)
     max_runtime_s: int = Field(ge=60, le=30 * 86_400)
@@ -100,11 +95,21 @@ class Binding(_Frozen):
 
 
 class Profile(_Frozen):
-    """The whole contract of one version."""
+    """The whole contract of one version.
+
+    `experimental`: the library below may change or drop it in any release. `forms` are the sets of columns that make a
+    row, where there are several. `loss_mask` says which tokens carry loss: `all`, those of the `completion`, or those
+    that the `assistant` says. A run whose cleaning drops more than `max_dropped_share` of its rows is refused.
+    """
 
     recipe: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    maturity: Literal["stable", "experimental"] = "stable"
     parameters: dict[str, Parameter]
     columns: dict[str, Column]
+    forms: list[list[str]] = Field(default_factory=list)
+    cleaning: list[CleaningRule] = Field(default_factory=list)
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    loss_mask: LossMask | None = None
     metrics: list[MetricName]
     gates: list[Gate] = Field(default_factory=list)
     pool: str
@@ -112,6 +117,25 @@ class Profile(_Frozen):
     serving: str | None = None
     artifacts: list[str] = Field(default_factory=list)
     bindings: list[Binding] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def metrics_are_known(self) -> Self:
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise PydanticCustomError(
+                    "metric-unknown",
+                    "`{metric}` is no metric that is measured; there are {known}",
+                    {"metric": metric, "known": ", ".join(METRICS)},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def rows_are_made_of_columns(self) -> Self:
+        named = [name for form in self.forms for name in form] + [n for rule in self.cleaning for n in rule.columns]
+        for name in named:
+            if name not in self.columns:
+                raise ValueError(f"`forms` or `cleaning` speak of a column `{name}`, which there is not")
+        return self
 
     @model_validator(mode="after")
     def gates_speak_of_declared_metrics_and_once_of_each(self) -> Self:
