@@ -5,15 +5,16 @@ classed by what `Profile.resolve` accepts (`profile_probes.py`), field after fie
 that the changes before it lead to.
 
     editorial   nothing that is checked or done differs: help texts, the order of metrics and artifacts
-    compatible  something is added that no rule forbade: a parameter or column that may be left out, a metric, an
-                artifact, a binding, a serving interface where there was none, a default where a value had to be given
+    compatible  something is added that no rule forbade: a parameter that may be left out, a metric, an artifact, a
+                binding, a serving interface where there was none, a default where a value had to be given
     tightening  the bar is raised for the same run: a gate is new or harder, a limit is lower
     loosening   a rule gives way: a gate is easier or gone, a limit or bound is wider, a choice more, a lock released,
                 something need not be given any more
     breaking    a run that was fine as it stood is refused, or is not the same run: a parameter, column, metric,
                 artifact or binding is gone, one must be given, bounds cut off what was accepted; recipe, pool, serving
-                interface, a column's type, a binding's arguments; and a default, because a configuration that leaves
-                it open trains something else without being told (Google's AIP-180 counts it so, too)
+                interface, a column's type, a new column, which data may have had unread, a binding's arguments; and a
+                default, because a configuration that leaves it open trains something else without being told
+                (Google's AIP-180 counts it so, too)
 
 Beside its class a change says what it does to run configurations: it `loses` one that was accepted, which is what
 compatibility is about (`compatibility.py`), or `widens` what the task type allows, which a child must not
@@ -167,11 +168,9 @@ def _column_in_or_out(name: str, old: Column | None, new: Column | None) -> Fiel
     if new is None:
         said = f"column `{name}` is gone: data that is mapped to it is refused"
         return _breaking(path, _plain(old), None, said, loses=True, widens=True)
-    if new.required:
-        said = f"column `{name}` is new, and every row needs it"
-        return _breaking(path, None, _plain(new), said, loses=True)
-    said = f"column `{name}` is new, and may be left out"
-    return FieldChange(path, None, _plain(new), ChangeClass.COMPATIBLE, said, widens=True)
+    # Data may have had a column of that name that nobody read: as with JSON Schema's open content models.
+    need = "every row needs it" if new.required else "data that has one is read otherwise"
+    return _breaking(path, None, _plain(new), f"column `{name}` is new: {need}", loses=True, widens=not new.required)
 
 
 def _column_change(name: str, field: str, old: Any, new: Any) -> FieldChange:

@@ -42,7 +42,7 @@ def groups(*profiles: Profile) -> list[tuple[str, ...]]:
     """The parameters of the profiles in groups that do not depend on each other."""
     names = {name for profile in profiles for name in profile.parameters}
     pair = tuple(name for name in LABELS if name in names)
-    alone = [(name,) for name in sorted(names.difference(pair))]
+    alone: list[tuple[str, ...]] = [(name,) for name in sorted(names.difference(pair))]
     return [pair, *alone] if pair else alone
 
 

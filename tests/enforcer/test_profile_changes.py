@@ -8,12 +8,15 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from pydantic import ValidationError
 
-from enforcer import profile_changes, profile_probes
+from enforcer import profile_probes
 from enforcer.compatibility import Compatibility, incompatibilities, losses
 from enforcer.gates import Gate, Score, Verdict, judge
-from enforcer.problems import ArgumentInvalid
-from enforcer.profile_changes import RULES, ChangeClass, class_of, diff
-from enforcer.profiles import Binding, Column, Limits, Parameter, Profile
+from enforcer.inheritance import inherit
+from enforcer.problems import ArgumentInvalid, DatasetInvalid, ProfileInvalid
+from enforcer.profile_changes import RULES, class_of, diff
+from enforcer.profiles import Binding, Column, Limits, Parameter, ParameterOverride, Profile, ProfileOverrides
+from trainer.inputs import columns
+from trainer.inputs.rows import Source
 
 WHOLE = Profile(
     recipe="embedding",
@@ -60,7 +63,6 @@ CASES = [
     ({"columns__anchor__help": "other words"}, "editorial", False),
     ({"parameters__new": WORDS}, "compatible", False),
     ({"parameters__name__default": "a"}, "compatible", False),
-    ({"columns__new": Column(type="text", help="new", required=False)}, "compatible", False),
     ({"metrics": ["accuracy", "recall", "mrr"]}, "compatible", False),
     ({"artifacts": ["model", "metrics", "faiss"]}, "compatible", False),
     ({"gates__0__value": 0.95}, "tightening", False),
@@ -93,6 +95,7 @@ CASES = [
     ({"columns__negative": None}, "breaking", True),
     ({"columns__negative__required": True}, "breaking", True),
     ({"columns__new": Column(type="text", help="new")}, "breaking", True),
+    ({"columns__new": Column(type="text", help="new", required=False)}, "breaking", True),
     ({"columns__anchor__type": "label"}, "breaking", True),
     ({"metrics": ["accuracy"]}, "breaking", False),
     ({"artifacts": ["model"]}, "breaking", False),
@@ -258,7 +261,7 @@ def _accepted_rest(profile: Profile, group: tuple[str, ...], domain: dict[str, l
     return rest
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(st.none() | parameters(), st.none() | parameters())
 def test_one_parameter_is_compatible_exactly_when_no_value_is_lost(
     before: Parameter | None, after: Parameter | None
@@ -271,7 +274,7 @@ def test_one_parameter_is_compatible_exactly_when_no_value_is_lost(
 labels = st.fixed_dictionaries({}, optional={"label_names": parameters("strings"), "num_labels": parameters("int")})
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(labels, labels)
 @example(
     {"label_names": Parameter(type="strings", help="x", required=True, choices=LETTERS),
@@ -293,9 +296,140 @@ several = st.fixed_dictionaries({}, optional={"one": parameters("int", "float"),
 SMALL_DOMAIN = {"one": [None, *NUMBERS, 0.5, 2.5, 2.0, 5], "two": [None, True, False, *LETTERS, FRESH]}
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(several, several)
 def test_several_parameters_are_compatible_exactly_when_no_configuration_is_lost(
     before: dict[str, Parameter], after: dict[str, Parameter]
 ) -> None:
     hold_against_force(of(before), of(after), SMALL_DOMAIN)
+
+
+@st.composite
+def overrides(draw: st.DrawFn, parameter: Parameter) -> ParameterOverride:
+    """Anything a child may say of a parameter, much of which is refused."""
+    numeric, wordy = parameter.type in ("int", "float"), parameter.type in ("str", "strings")
+    return ParameterOverride(
+        default=draw(st.none() | DEFAULTS[parameter.type]),
+        required=draw(st.none() | st.booleans()),
+        minimum=draw(bound) if numeric else None,
+        maximum=draw(bound) if numeric else None,
+        choices=draw(some_words) if wordy else None,
+        locked=draw(st.none() | st.booleans()),
+    )
+
+
+@settings(max_examples=120)
+@given(st.data())
+def test_the_arguments_of_every_child_are_accepted_by_its_parent(data: st.DataObject) -> None:
+    """By brute force, with labels and without: what a child makes of a configuration, its parent takes as it is."""
+    group = data.draw(st.sampled_from([labels, st.fixed_dictionaries({"it": parameters()})]))
+    parent = of(data.draw(group))
+    said = {name: data.draw(overrides(parameter)) for name, parameter in parent.parameters.items()}
+    try:
+        child = inherit(parent, ProfileOverrides(parameters=said))
+    except ProfileInvalid:
+        return
+
+    domain = {"it": DOMAIN, "label_names": [None, *LISTS], "num_labels": LABEL_DOMAIN}
+    for values in product(*(domain[name] for name in parent.parameters)):
+        configuration = {n: v for n, v in zip(parent.parameters, values, strict=True) if v is not None}
+        if accepted(child, configuration):
+            parent.resolve(child.resolve(configuration))
+
+
+SCORES = [Score(value=v, n=n, low=v - 0.1, high=v + 0.1, confidence=c)
+          for v in (0.3, 0.5, 0.7) for n in (5, 50) for c in (0.9, 0.99)]  # fmt: skip
+gates = st.builds(
+    Gate,
+    metric=st.just("accuracy"),
+    op=st.sampled_from([">=", "<="]),
+    value=st.sampled_from([0.25, 0.4, 0.45, 0.6]),
+    min_n=st.sampled_from([1, 10]),
+    confidence=st.sampled_from([None, 0.9, 0.95]),
+)
+
+
+@given(
+    st.lists(gates, max_size=2, unique_by=lambda gate: gate.op), st.lists(gates, max_size=2, unique_by=lambda g: g.op)
+)
+def test_a_change_that_lets_more_scores_pass_is_a_loosening(before: list[Gate], after: list[Gate]) -> None:
+    found = diff(of({}, gates=before), of({}, gates=after))
+
+    eased = [score for score in SCORES if passes(after, score) and not passes(before, score)]
+    assert not eased or any(change.widens and change.change_class == "loosening" for change in found)
+
+
+def passes(gates: list[Gate], score: Score) -> bool:
+    return all(judge(gate, score).verdict == Verdict.PASS for gate in gates)
+
+
+# --- columns and limits, against what reads the data ------------------------------------------------------------------
+
+text_columns = st.fixed_dictionaries(
+    {"text": st.just(Column(type="text", help="x"))},
+    optional={
+        name: st.builds(Column, type=st.sampled_from(["text", "label"]), help=st.just("x"), required=st.booleans())
+        for name in ("note", "mark")
+    },
+)
+VALUES = [None, "a", 3]
+
+
+def reads(profile: Profile, row: dict[str, Any], mapped: dict[str, str]) -> bool:
+    source = Source(name="rows.jsonl", digest="", rows=[row])
+    try:
+        columns.examples(source, profile, mapped, {})
+    except DatasetInvalid:
+        return False
+    return True
+
+
+@settings(max_examples=60)
+@given(text_columns, text_columns, st.integers(0, 3), st.integers(0, 3))
+def test_data_and_gpus_that_were_fine_stay_fine_where_columns_and_limits_are_compatible(
+    before: dict[str, Column], after: dict[str, Column], old_gpus: int, new_gpus: int
+) -> None:
+    old, new = (
+        of({}, columns=held, limits=Limits(max_gpus=gpus, max_runtime_s=60))
+        for held, gpus in ((before, old_gpus), (after, new_gpus))
+    )
+    found = {path.partition(".")[0] for path, _ in losses(old, new)}
+
+    assert ("limits" in found) == any(gpus <= old_gpus and gpus > new_gpus for gpus in range(4))
+    if "columns" not in found:
+        for note, mark, maps in product(VALUES, VALUES, (False, True)):
+            row = {"text": "t", **{n: v for n, v in (("note", note), ("mark", mark)) if v is not None}}
+            mapped = {name: name for name in row} if maps else {}
+            assert reads(new, row, mapped) or not reads(old, row, mapped), (row, mapped)
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+NARROW, WIDE = changed(parameters__size__maximum=32), changed(parameters__size__maximum=128)
+
+
+@pytest.mark.parametrize(
+    ("mode", "earlier", "following", "broken"),
+    [
+        ("NONE", [WHOLE], NARROW, []),
+        ("BACKWARD", [WHOLE], WIDE, []),
+        ("BACKWARD", [WHOLE], NARROW, [("backward", 1)]),
+        ("BACKWARD", [WIDE, NARROW], WHOLE, []),
+        ("BACKWARD_TRANSITIVE", [WIDE, NARROW], WHOLE, [("backward", 1)]),
+        ("FORWARD", [WHOLE], NARROW, []),
+        ("FORWARD", [WHOLE], WIDE, [("forward", 1)]),
+        ("FORWARD", [NARROW, WIDE], WHOLE, []),
+        ("FORWARD_TRANSITIVE", [NARROW, WIDE], WHOLE, [("forward", 1)]),
+        ("FULL", [WHOLE], WHOLE, []),
+        ("FULL", [WHOLE], WIDE, [("forward", 1)]),
+        ("FULL", [WHOLE], NARROW, [("backward", 1)]),
+        ("FULL", [WIDE, WHOLE], WHOLE, []),
+        ("FULL_TRANSITIVE", [WIDE, WHOLE], WHOLE, [("backward", 1)]),
+    ],
+)
+def test_a_mode_protects_what_it_says(
+    mode: str, earlier: list[Profile], following: Profile, broken: list[tuple[str, int]]
+) -> None:
+    found = incompatibilities(Compatibility(mode), dict(enumerate(earlier, start=1)), following)
+
+    assert [(one.direction, one.version) for one in found] == broken
