@@ -33,7 +33,7 @@ from enforcer.problems import (
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import approvals, audit, db, exception_changes, policy_changes, tag_changes
+from registry import approvals, audit, db, exception_changes, people, policy_changes, tag_changes
 from registry.access import Matter, Permit
 from registry.approvals import Asked, Electorate
 from registry.changes import Draft, base_of
@@ -374,40 +374,6 @@ def edited(session: Session, proposal: Proposal, asked: wire.ProposalEdit) -> wi
     )
 
 
-def awaits(session: Session, proposal: Proposal, who: Actor, gate: Snapshot) -> bool:
-    """Whether this person's approval is one of those that an open proposal still waits for."""
-    if proposal.state != "open" or any(given.reviewer == who.id for given in _of_this_round(session, proposal)):
-        return False
-    asked, terms = asked_of(session, proposal, gate), approvals.terms(proposal)
-    return approvals.may_review(gate, asked, who) is not None and terms.counts(approvals.voter(gate, who))
-
-
-def as_wire(session: Session, proposal: Proposal, gate: Snapshot, *, whole: bool = True) -> wire.Proposal:
-    """`checks` tell what the policy says and what was decided by it: they are for those who read the policy (`whole`),
-    and the author."""
-    counting = {given.reviewer for given in approvals.approvals(session, proposal)}
-    missing: list[dict[str, Any]] = []
-    if proposal.state in ("open", "approved"):
-        given, _ = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
-        counting = {one.voter.who for one in given}
-        missing = approvals.facts(approvals.terms(proposal).missing(one.voter for one in given))
-    reviews = [_review_as_wire(proposal, row, counting) for row in approvals.reviews(session, proposal)]
-    return wire.Proposal.model_validate(
-        {
-            **proposal.model_dump(),
-            "contributors": approvals.contributors(session, proposal),
-            "checks": proposal.result.get("checks") if whole else None,
-            "reviews": reviews,
-            "missing": missing,
-        }
-    )
-
-
-def _review_as_wire(proposal: Proposal, row: Review, counting: set[str]) -> wire.ReviewGiven:
-    counts = row.round == proposal.round and (row.verdict == "reject" or row.reviewer in counting)
-    return wire.ReviewGiven.model_validate({**row.model_dump(), "counts": counts})
-
-
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -436,7 +402,9 @@ def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate
     terms = approvals.terms(proposal)
     if reviewer.id in approvals.excluded(session, proposal, terms):
         raise ContributorApproval(f"`{reviewer.id}` edited this proposal; somebody else has to review it")
-    KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, reviewer)
+    for who in (reviewer, people.now(session, reviewer.id)):  # a token may show fewer groups than they have
+        if who is not None:
+            KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, who)
     if not terms.counts(approvals.voter(gate, reviewer)):
         groups = sorted({needed.group for needed in terms.needed if needed.group})
         raise NotPermitted(
@@ -445,11 +413,11 @@ def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate
             reason_code="not-asked",
             ask=groups,
         )
-    if any(given.reviewer == reviewer.id for given in _of_this_round(session, proposal)):
+    if any(given.reviewer == reviewer.id for given in of_this_round(session, proposal)):
         raise AlreadyReviewed(f"`{reviewer.id}` has reviewed `{proposal.id}` already")
 
 
-def _of_this_round(session: Session, proposal: Proposal) -> list[Review]:
+def of_this_round(session: Session, proposal: Proposal) -> list[Review]:
     return [given for given in approvals.reviews(session, proposal) if given.round == proposal.round]
 
 

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
 from enforcer.problems import ApprovalLost, PreconditionRequired
-from registry import access, approvals, policy_changes, proposals
+from registry import access, approvals, policy_changes, proposal_view, proposals
 from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
 from registry.approvals import Electorate
 from registry.books import Books, TheBooks
@@ -95,7 +95,7 @@ def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, b
     with books.reading() as session:
         found, token = page.newest_first(session, Proposal)
         gate = books.gate(session)
-        waiting = [row for row in found if not query.awaiting_me or proposals.awaits(session, row, caller, gate)]
+        waiting = [row for row in found if not query.awaiting_me or proposal_view.awaits(session, row, caller, gate)]
         items = [_as_seen(session, row, caller, books) for row in waiting]
         return wire.ProposalPage(items=items, next_page_token=token)
 
@@ -112,12 +112,12 @@ def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, response: 
 def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
     gate = books.gate(session)
     whole = proposal.author == caller.id or access.reads_policy(gate, caller, ROOT_UNIT)
-    return proposals.as_wire(session, proposal, gate, whole=whole)
+    return proposal_view.as_wire(session, proposal, gate, whole=whole)
 
 
 def _answer(session: Session, proposal: Proposal, voters: Electorate, response: Response) -> wire.Proposal:
     response.headers["ETag"] = f'"{proposal.digest}"'
-    return proposals.as_wire(session, proposal, voters.gate)
+    return proposal_view.as_wire(session, proposal, voters.gate)
 
 
 @router.patch("/{proposal_id}", operation_id="editProposal")
