@@ -124,12 +124,14 @@ def edit(
 
     Raises:
         AlreadyDecided: it is neither draft nor open.
+        ProposalExpired: its time is over.
         PreconditionFailed: somebody else edited it meanwhile.
         Invalid: it would be about something else.
         Problem: it could never be applied; ApprovalUnsatisfiable, as `open_`.
     """
     db.queue_for(session, "vocabulary")
     _refuse_unless(proposal, "draft", "open")
+    _refuse_late(proposal)
     if seen != proposal.digest:
         raise PreconditionFailed(f"`If-Match` is `{seen[:80]}`, `{proposal.id}` is `{proposal.digest}`; read it again")
     request = edited(session, proposal, asked)
