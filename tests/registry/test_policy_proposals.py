@@ -44,7 +44,7 @@ class Office(Registry):
     def files(self) -> dict[str, str]:
         """The policy that it began with."""
         folder = self.settings.policies_dir
-        names = ("model.conf", "directory.yaml", "quotas.yaml")
+        names = ("model.conf", "directory.yaml", "quotas.yaml", "approvals.yaml")
         found = [*(folder / name for name in names), *folder.glob("rules/*.yaml"), *folder.glob("tests/*.yaml")]
         return {file.relative_to(folder).as_posix(): file.read_text() for file in found if file.exists()}
 
