@@ -193,6 +193,20 @@ class PreconditionRequired(Invalid):
     status, code, title = 428, "precondition-required", "say which content you saw"
 
 
+class UnknownDelegation(NotFound):
+    code, title = "unknown-delegation", "no such delegation"
+
+
+class DelegationOver(Conflict):
+    code, title = "delegation-over", "the delegation has ended"
+
+
+class NoDelegation(NotPermitted):
+    """Nobody reviews in somebody else's name without a delegation that stands and covers the matter."""
+
+    code, title = "no-delegation", "no delegation for this"
+
+
 class AlreadyReviewed(Conflict):
     code, title = "already-reviewed", "one reviewer, one review"
 

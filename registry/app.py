@@ -23,6 +23,7 @@ from registry.openapi import PROBLEM_JSON
 from registry.routes import (
     audit as audit_routes,
     decisions,
+    delegations,
     exceptions,
     health,
     identity,
@@ -47,6 +48,7 @@ ROUTERS = (
     keys.router,
     tags.router,
     proposals.router,
+    delegations.router,
     exceptions.router,
     decisions.router,
     policy_routes.router,

@@ -219,7 +219,8 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
         proposal_id=proposal.id,
         round=proposal.round,
         reviewer=permit.actor.id,
-        business_unit=permit.actor.business_unit,
+        delegation_id=permit.actor.via["delegation"] if permit.actor.acts_for else None,
+        business_unit=(permit.actor.acts_for or permit.actor).business_unit,
         at=db.utc_now(),
         **verdict.model_dump(),
     )
@@ -285,7 +286,7 @@ def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit |
         raise ApprovalLost(f"the approvals that count do not suffice: {approvals.sentence(missing)}")
     permit = permit or given[-1].permit
     _refuse_moved(session, proposal)
-    KINDS[proposal.kind].apply(session, proposal, permit, [one.voter.who for one in given])
+    KINDS[proposal.kind].apply(session, proposal, permit, [who for one in given for who in one.people])
     turn(session, proposal, "applied", permit.actor, version=proposal.version)
     _supersede_rivals(session, proposal, permit.actor)
     return proposal
@@ -389,7 +390,7 @@ def as_wire(session: Session, proposal: Proposal, gate: Snapshot, *, whole: bool
     missing: list[dict[str, Any]] = []
     if proposal.state in ("open", "approved"):
         given, _ = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
-        counting = {one.voter.who for one in given}
+        counting = {one.permit.actor.id for one in given}  # who wrote the review
         missing = approvals.facts(approvals.terms(proposal).missing(one.voter for one in given))
     reviews = [_review_as_wire(proposal, row, counting) for row in approvals.reviews(session, proposal)]
     return wire.Proposal.model_validate(
@@ -430,13 +431,15 @@ def _refuse_late(proposal: Proposal) -> None:
         )
 
 
-def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate: Snapshot) -> None:
-    if proposal.author == reviewer.id:
-        raise SelfApproval(f"`{reviewer.id}` wrote this proposal; somebody else has to review it")
-    terms = approvals.terms(proposal)
-    if reviewer.id in approvals.excluded(session, proposal, terms):
-        raise ContributorApproval(f"`{reviewer.id}` edited this proposal; somebody else has to review it")
-    KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, reviewer)
+def _refuse_reviewer(session: Session, proposal: Proposal, hand: Actor, gate: Snapshot) -> None:
+    """Neither the one who reviews nor the one in whose name may have had a part in it, or a review already."""
+    terms, reviewer = approvals.terms(proposal), hand.acts_for or hand
+    for one in dict.fromkeys((hand, reviewer)):
+        if proposal.author == one.id:
+            raise SelfApproval(f"`{one.id}` wrote this proposal; somebody else has to review it")
+        if one.id in approvals.excluded(session, proposal, terms):
+            raise ContributorApproval(f"`{one.id}` edited this proposal; somebody else has to review it")
+        KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, one)
     if not terms.counts(approvals.voter(gate, reviewer)):
         groups = sorted({needed.group for needed in terms.needed if needed.group})
         raise NotPermitted(
@@ -445,8 +448,11 @@ def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate
             reason_code="not-asked",
             ask=groups,
         )
-    if any(given.reviewer == reviewer.id for given in _of_this_round(session, proposal)):
-        raise AlreadyReviewed(f"`{reviewer.id}` has reviewed `{proposal.id}` already")
+    for given in _of_this_round(session, proposal):
+        if twice := {hand.id, reviewer.id} & {given.reviewer, given.on_behalf_of}:
+            raise AlreadyReviewed(
+                f"`{min(twice)}` has reviewed `{proposal.id}` already, as a delegate or by one; each counts once"
+            )
 
 
 def _of_this_round(session: Session, proposal: Proposal) -> list[Review]:

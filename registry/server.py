@@ -19,6 +19,7 @@ from enforcer.problems import LogInconsistent
 from registry import (
     audit,
     db,
+    delegations,
     exceptions,
     log as tlog,
     logs,
@@ -228,6 +229,7 @@ def _keep_telling_of_exceptions(books: Books) -> None:
     while True:
         try:
             tell_of_exceptions(books)
+            delegations.tend(books)
             proposal_clock.tend(books)
         except Exception:
             log.exception("what is due of exceptions and proposals was not told; it is tried again")

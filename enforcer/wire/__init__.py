@@ -40,6 +40,13 @@ from enforcer.wire.decisions import (
     RuleMatch as RuleMatch,
     SubjectProperties as SubjectProperties,
 )
+from enforcer.wire.delegations import (
+    Delegation as Delegation,
+    DelegationEnd as DelegationEnd,
+    DelegationPage as DelegationPage,
+    DelegationRequest as DelegationRequest,
+    DelegationScope as DelegationScope,
+)
 from enforcer.wire.exceptions import (
     ExceptionCounts as ExceptionCounts,
     ExceptionPage as ExceptionPage,

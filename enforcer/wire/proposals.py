@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
+from enforcer.wire.decisions import PrincipalId
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
 
@@ -80,11 +81,13 @@ class ProposalEdit(Request):
 
 
 class Review(Request):
-    """A verdict on exactly the content with this digest; if the proposal changed since, the review is refused."""
+    """A verdict on exactly the content with this digest; if the proposal changed since, the review is refused. With
+    `on_behalf_of` it is that person's, whose delegation the reviewer holds, and counts as theirs."""
 
     verdict: Literal["approve", "reject"]
     digest: Digest
     reason: Reason
+    on_behalf_of: PrincipalId | None = None
 
 
 class PolicyChecks(Answer):
@@ -105,6 +108,7 @@ class ReviewGiven(Answer):
     """Whether it `counts`: one of an earlier `round`, or by somebody who may approve no longer, does not."""
 
     reviewer: str
+    on_behalf_of: str | None
     business_unit: str
     verdict: str
     reason: str

@@ -11,8 +11,8 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
 from enforcer.problems import ApprovalLost, PreconditionRequired
-from registry import access, approvals, policy_changes, proposals
-from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
+from registry import access, approvals, delegations, policy_changes, proposals
+from registry.access import THE_HOUSE, Caller, Matter, May, Permit, SignedIn
 from registry.approvals import Electorate
 from registry.books import Books, TheBooks
 from registry.identity import Actor
@@ -42,6 +42,19 @@ def _proposal_to(what: Literal["PROPOSE", "REVIEW"]) -> Callable[..., Matter]:
             return replace(kind.matter(session, proposal.change), action=getattr(kind, what))
 
     return proposal_in_path
+
+
+def _proposal_to_review(
+    request: Request, books: TheBooks, proposal_id: str, verdict: wire.Review, caller: Caller
+) -> Matter:
+    """As above; in whose name, where the reviewer is a delegate."""
+    matter = _proposal_to("REVIEW")(request, books, proposal_id)
+    if verdict.on_behalf_of is None:
+        return matter
+    request.state.attempt.facts["detail"]["on_behalf_of"] = verdict.on_behalf_of
+    with books.reading() as session:
+        gate, action = books.gate(session), matter.action or "approve"
+        return replace(matter, hand=delegations.hand_of(session, caller, verdict.on_behalf_of, gate, action, matter))
 
 
 def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Matter:
@@ -184,7 +197,7 @@ def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
 def review_proposal(
     proposal_id: str,
     verdict: wire.Review,
-    reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to("REVIEW")))],
+    reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to_review))],
     books: TheBooks,
     response: Response,
 ) -> wire.Proposal:

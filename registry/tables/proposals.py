@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, Column
+from sqlalchemy import JSON, CheckConstraint, Column, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
@@ -65,14 +65,21 @@ class ProposedFile(SQLModel, table=True):
 
 
 class Review(SQLModel, table=True):
-    """One reviewer, one review in each round, for the unit that was theirs then. That the author is no reviewer, and
-    that what has ended takes none, is held by triggers as well (migration 0001)."""
+    """One reviewer, one review in each round, for the unit that was theirs then; or in the name of somebody else and
+    for theirs, whose review it is then. That the author is neither, and that what has ended takes none, is held by
+    triggers as well (migration 0001)."""
 
-    __table_args__ = (CheckConstraint("verdict in ('approve', 'reject')", name="verdict"),)
+    __table_args__ = (
+        CheckConstraint("verdict in ('approve', 'reject')", name="verdict"),
+        CheckConstraint("(on_behalf_of is null) = (delegation_id is null)", name="delegated"),
+        UniqueConstraint("proposal_id", "round", "on_behalf_of", name="one_voice"),
+    )
 
     proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
     round: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
     reviewer: str = Field(primary_key=True)
+    on_behalf_of: str | None = None
+    delegation_id: str | None = Field(default=None, foreign_key="delegation.id")
     business_unit: str
     verdict: str
     digest: str

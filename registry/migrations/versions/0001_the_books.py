@@ -59,8 +59,17 @@ def _add_triggers() -> None:
     _refuse("proposal_no_delete", "proposal", "delete", "proposals are never deleted", "true")
     _refuse(
         "review_not_by_author", "review", "insert", "nobody reviews their own proposal",
-        "new.reviewer = (select author from proposal where id = new.proposal_id)",
+        "(select author from proposal where id = new.proposal_id) in (new.reviewer, coalesce(new.on_behalf_of, ''))",
     )
+    _refuse(
+        "delegation_only_ends", "delegation", "update", "a delegation only ends, and once",
+        "old.ended_at is not null or new.ended_at is null or "
+        + " or ".join(
+            f"cast(new.{column} as text) is distinct from cast(old.{column} as text)"
+            for column in ("delegator", "delegate", "actions", "groups", "tag", "unit", "made_at", "not_after")
+        ),
+    )
+    _refuse("delegation_no_delete", "delegation", "delete", "delegations are never deleted", "true")
     _refuse(
         "review_of_what_is_open", "review", "insert", "only what is open is reviewed",
         "(select state from proposal where id = new.proposal_id) not in ('open', 'approved')",
@@ -361,16 +370,41 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
     sa.PrimaryKeyConstraint('event_id')
     )
+    op.create_table('delegation',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('delegator', sa.String(), nullable=False),
+    sa.Column('delegate', sa.String(), nullable=False),
+    sa.Column('actions', sa.JSON(), nullable=False),
+    sa.Column('groups', sa.JSON(), nullable=False),
+    sa.Column('tag', sa.String(), nullable=True),
+    sa.Column('unit', sa.String(), nullable=True),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.Column('made_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('not_after', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('ended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('ended_because', sa.String(), nullable=True),
+    sa.CheckConstraint("delegator <> delegate", name='to_somebody_else'),
+    sa.CheckConstraint("ended_because in ('expired', 'revoked', 'right-lost')", name='ended_because'),
+    sa.CheckConstraint("(ended_at is null) = (ended_because is null)", name='ended'),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_delegation_delegator', 'delegation', ['delegator'], unique=False)
+    op.create_index('ix_delegation_delegate', 'delegation', ['delegate'], unique=False)
     op.create_table('review',
     sa.Column('proposal_id', sa.String(), nullable=False),
     sa.Column('round', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('reviewer', sa.String(), nullable=False),
+    sa.Column('on_behalf_of', sa.String(), nullable=True),
+    sa.Column('delegation_id', sa.String(), nullable=True),
     sa.Column('business_unit', sa.String(), nullable=False),
     sa.Column('verdict', sa.String(), nullable=False),
     sa.Column('digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=False),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("verdict in ('approve', 'reject')", name='verdict'),
+    sa.CheckConstraint("(on_behalf_of is null) = (delegation_id is null)", name='delegated'),
+    sa.UniqueConstraint('proposal_id', 'round', 'on_behalf_of', name='one_voice'),
+    sa.ForeignKeyConstraint(['delegation_id'], ['delegation.id'], ),
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.PrimaryKeyConstraint('proposal_id', 'round', 'reviewer')
     )
