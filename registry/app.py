@@ -32,6 +32,7 @@ from registry.routes import (
     proposals,
     quotas,
     runs,
+    tag_usage,
     tags,
     tickets,
 )
@@ -44,6 +45,7 @@ ROUTERS = (
     health.router,
     keys.router,
     tags.router,
+    tag_usage.router,
     proposals.router,
     exceptions.router,
     decisions.router,

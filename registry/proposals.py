@@ -21,7 +21,7 @@ from enforcer.problems import (
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import audit, db, exception_changes, policy_changes, tag_changes
+from registry import audit, db, exception_changes, policy_changes, tag_changes, tag_life_changes
 from registry.access import Matter, Permit
 from registry.changes import Draft
 from registry.identity import Actor
@@ -50,6 +50,9 @@ class Kind(Protocol):
 KINDS: Mapping[str, Kind] = {
     "new-tag": tag_changes,
     "new-version": tag_changes,
+    "deprecation": tag_life_changes,
+    "restoration": tag_life_changes,
+    "archival": tag_life_changes,
     "policy": policy_changes,
     "exception": exception_changes,
 }

@@ -10,6 +10,7 @@ from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
+from enforcer.wire.tag_life import Archival, NewDeprecation, Restoration
 
 
 class NewTag(Request):
@@ -42,7 +43,8 @@ class PolicyFiles(Request):
     files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
 
 
-Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException, Field(discriminator="kind")]
+TagLifeChange = NewDeprecation | Restoration | Archival
+Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException | TagLifeChange, Field(discriminator="kind")]
 
 
 class PolicyDigests(Answer):
@@ -52,7 +54,9 @@ class PolicyDigests(Answer):
     files: dict[str, Digest]
 
 
-ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
+ProposedChange = Annotated[
+    NewTag | NewVersion | PolicyDigests | NewException | TagLifeChange, Field(discriminator="kind")
+]
 
 
 class ProposalRequest(Request):

@@ -1,0 +1,94 @@
+"""Proposals of a task type's end: deprecation, restoration, archival.
+
+Whoever may `deprecate` a task type proposes; whoever may `approve` agrees. What a deprecation gives over to another
+replacement is part of what is agreed to.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
+from sqlmodel import Session
+
+from enforcer import wire
+from enforcer.problems import StaleReview, SunsetInvalid
+from enforcer.profile_changes import ChangeClass
+from registry import db, tag_life, tags
+from registry.access import Matter, Permit
+from registry.changes import Draft, about_tag
+from registry.identity import Actor
+from registry.tables import Proposal, Tag
+
+PROPOSE, REVIEW = "deprecate", "approve"
+
+
+def matter(session: Session, change: Mapping[str, Any]) -> Matter:
+    return about_tag(session, change["tag"])
+
+
+def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
+    """Raises UnknownTaskType, WrongLifeState, SunsetInvalid, ReplacementInvalid, StillReplaces."""
+    change = request.change
+    if isinstance(change, wire.NewDeprecation):
+        return _draft_deprecation(session, change)
+    assert isinstance(change, wire.Restoration | wire.Archival)
+    tag = tags.find(session, change.tag)
+    if isinstance(change, wire.Restoration):
+        tag_life.refuse_restoration(tag)
+    else:
+        tag_life.refuse_archival(tag)
+    # Nobody's run breaks by a restoration. An archival is for ever.
+    weight = ChangeClass.COMPATIBLE if isinstance(change, wire.Restoration) else ChangeClass.BREAKING
+    return Draft(f"tag:{tag.name}", {"kind": change.kind, "tag": tag.name}, change_class=weight)
+
+
+def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
+    """Whoever may approve, may approve any."""
+
+
+def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list[str], /) -> None:
+    """Its life takes the step.
+
+    Raises:
+        StaleReview: its sunset has passed meanwhile, or others ended in favour of it.
+        WrongLifeState, ReplacementInvalid: the vocabulary moved, and it cannot be done any more.
+    """
+    change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
+    assert isinstance(change, wire.NewDeprecation | wire.Restoration | wire.Archival)
+    tag = session.get_one(Tag, change.tag)
+    facts = {"proposal_id": proposal.id, **permit.provenance}
+    if isinstance(change, wire.Restoration):
+        tag_life.restore(session, tag, permit.actor, **facts)
+    elif isinstance(change, wire.Archival):
+        tag_life.archive(session, tag, permit.actor, **facts)
+    else:
+        _refuse_moved(session, proposal, change)
+        replacement = session.get_one(Tag, change.replaced_by) if change.replaced_by else None
+        tag_life.deprecate(session, tag, change.sunset_at, replacement, proposal.reason, permit.actor, **facts)
+
+
+def _draft_deprecation(session: Session, change: wire.NewDeprecation) -> Draft:
+    tag = tags.find(session, change.tag)
+    replacement = tags.find(session, change.replaced_by) if change.replaced_by else None
+    try:  # to the second, as the headers tell it
+        sunset_at = change.sunset_at.astimezone(UTC).replace(microsecond=0)
+    except OverflowError:
+        raise SunsetInvalid(f"`sunset_at`: {change.sunset_at} is no moment of UTC") from None
+    tag_life.refuse_terms(session, tag, sunset_at, replacement)
+    terms = change.model_copy(
+        update={"tag": tag.name, "replaced_by": replacement.name if replacement else None, "sunset_at": sunset_at}
+    )
+    result = {"repointed": tag_life.replaced_by(session, tag.name)}
+    return Draft(f"tag:{tag.name}", terms.model_dump(mode="json"), result, change_class=ChangeClass.BREAKING)
+
+
+def _refuse_moved(session: Session, proposal: Proposal, change: wire.NewDeprecation) -> None:
+    if change.sunset_at <= db.utc_now():
+        raise StaleReview(
+            f"`{change.tag}` was to end at {change.sunset_at:%Y-%m-%dT%H:%M:%SZ}, which has passed; propose it again"
+        )
+    if tag_life.replaced_by(session, change.tag) != proposal.result["repointed"]:
+        raise StaleReview(
+            f"other task types have ended in favour of `{change.tag}`, or do so no more, since `{proposal.id}` was "
+            "opened; propose it again"
+        )
