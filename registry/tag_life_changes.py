@@ -53,18 +53,17 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
         StaleReview: its sunset has passed meanwhile, or others ended in favour of it.
         WrongLifeState, ReplacementInvalid: the vocabulary moved, and it cannot be done any more.
     """
-    change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
-    assert isinstance(change, wire.NewDeprecation | wire.Restoration | wire.Archival)
-    tag = session.get_one(Tag, change.tag)
+    tag = session.get_one(Tag, proposal.change["tag"])
     facts = {"proposal_id": proposal.id, **permit.provenance}
-    if isinstance(change, wire.Restoration):
+    if proposal.kind == "restoration":
         tag_life.restore(session, tag, permit.actor, **facts)
-    elif isinstance(change, wire.Archival):
+    elif proposal.kind == "archival":
         tag_life.archive(session, tag, permit.actor, **facts)
     else:
-        _refuse_moved(session, proposal, change)
-        replacement = session.get_one(Tag, change.replaced_by) if change.replaced_by else None
-        tag_life.deprecate(session, tag, change.sunset_at, replacement, proposal.reason, permit.actor, **facts)
+        terms = wire.DeprecationTerms.model_validate(proposal.change)
+        _refuse_moved(session, proposal, terms)
+        replacement = session.get_one(Tag, terms.replaced_by) if terms.replaced_by else None
+        tag_life.deprecate(session, tag, terms.sunset_at, replacement, proposal.reason, permit.actor, **facts)
 
 
 def _draft_deprecation(session: Session, change: wire.NewDeprecation) -> Draft:
@@ -75,20 +74,23 @@ def _draft_deprecation(session: Session, change: wire.NewDeprecation) -> Draft:
     except OverflowError:
         raise SunsetInvalid(f"`sunset_at`: {change.sunset_at} is no moment of UTC") from None
     tag_life.refuse_terms(session, tag, sunset_at, replacement)
-    terms = change.model_copy(
-        update={"tag": tag.name, "replaced_by": replacement.name if replacement else None, "sunset_at": sunset_at}
+    terms = wire.DeprecationTerms(
+        kind=change.kind,
+        tag=tag.name,
+        sunset_at=sunset_at,
+        replaced_by=replacement.name if replacement else None,
+        repointed=tag_life.replaced_by(session, tag.name),
     )
-    result = {"repointed": tag_life.replaced_by(session, tag.name)}
-    return Draft(f"tag:{tag.name}", terms.model_dump(mode="json"), result, change_class=ChangeClass.BREAKING)
+    return Draft(f"tag:{tag.name}", terms.model_dump(mode="json"), change_class=ChangeClass.BREAKING)
 
 
-def _refuse_moved(session: Session, proposal: Proposal, change: wire.NewDeprecation) -> None:
-    if change.sunset_at <= db.utc_now():
+def _refuse_moved(session: Session, proposal: Proposal, terms: wire.DeprecationTerms) -> None:
+    if terms.sunset_at <= db.utc_now():
         raise StaleReview(
-            f"`{change.tag}` was to end at {change.sunset_at:%Y-%m-%dT%H:%M:%SZ}, which has passed; propose it again"
+            f"`{terms.tag}` was to end at {terms.sunset_at:%Y-%m-%dT%H:%M:%SZ}, which has passed; propose it again"
         )
-    if tag_life.replaced_by(session, change.tag) != proposal.result["repointed"]:
+    if tag_life.replaced_by(session, terms.tag) != terms.repointed:
         raise StaleReview(
-            f"other task types have ended in favour of `{change.tag}`, or do so no more, since `{proposal.id}` was "
+            f"other task types have ended in favour of `{terms.tag}`, or do so no more, since `{proposal.id}` was "
             "opened; propose it again"
         )

@@ -107,6 +107,7 @@ from enforcer.wire.tag_life import (
     Consumer as Consumer,
     Deprecation as Deprecation,
     DeprecationReadiness as DeprecationReadiness,
+    DeprecationTerms as DeprecationTerms,
     NewDeprecation as NewDeprecation,
     Restoration as Restoration,
     Standing as Standing,

@@ -10,7 +10,7 @@ from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
-from enforcer.wire.tag_life import Archival, NewDeprecation, Restoration
+from enforcer.wire.tag_life import Archival, DeprecationTerms, NewDeprecation, Restoration
 
 
 class NewTag(Request):
@@ -43,8 +43,10 @@ class PolicyFiles(Request):
     files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
 
 
-TagLifeChange = NewDeprecation | Restoration | Archival
-Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException | TagLifeChange, Field(discriminator="kind")]
+Change = Annotated[
+    NewTag | NewVersion | PolicyFiles | NewException | NewDeprecation | Restoration | Archival,
+    Field(discriminator="kind"),
+]
 
 
 class PolicyDigests(Answer):
@@ -55,7 +57,8 @@ class PolicyDigests(Answer):
 
 
 ProposedChange = Annotated[
-    NewTag | NewVersion | PolicyDigests | NewException | TagLifeChange, Field(discriminator="kind")
+    NewTag | NewVersion | PolicyDigests | NewException | DeprecationTerms | Restoration | Archival,
+    Field(discriminator="kind"),
 ]
 
 

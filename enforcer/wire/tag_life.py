@@ -30,6 +30,13 @@ class NewDeprecation(Request):
     replaced_by: Name | None = None
 
 
+class DeprecationTerms(NewDeprecation):
+    """The same as reviewers agree to it. `repointed` are those that it replaces itself, and `replaced_by` from then
+    on."""
+
+    repointed: list[str]
+
+
 class Restoration(Request):
     """A deprecated task type shall go on."""
 
