@@ -66,9 +66,9 @@ def headers(ends: wire.Deprecation | None) -> Mapping[str, str]:
 
 
 def _exception(tag: str, ends: wire.Deprecation, gate: Snapshot, permit: Permit) -> str | None:
-    fits = {match.id for match in permit.decision.matched}
+    fits = {match.id for match in permit.decision.matched}  # those that lift something are no line of their own
     for one in gate.policy.exceptions:
-        if one.id in fits and one.lifts is None and tag in one.tag and one.granted_at >= ends.since:
+        if one.id in fits and tag in one.tag and one.granted_at >= ends.since:
             return one.id
     return None
 
