@@ -65,6 +65,7 @@ class Permit:
     decision: Decision
     warnings: list[str] = field(default_factory=list)
     quotas: tuple[Quota, ...] = ()
+    past_sunset: str | None = None  # the exception by which a task type is run whose end has come
 
     @property
     def provenance(self) -> dict[str, Any]:

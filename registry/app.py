@@ -34,6 +34,7 @@ from registry.routes import (
     proposals,
     quotas,
     runs,
+    tag_usage,
     tags,
     tickets,
 )
@@ -47,6 +48,7 @@ ROUTERS = (
     metrics.router,
     keys.router,
     tags.router,
+    tag_usage.router,
     proposals.router,
     delegations.router,
     exceptions.router,

@@ -33,7 +33,7 @@ from enforcer.problems import (
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import approvals, audit, db, exception_changes, policy_changes, tag_changes
+from registry import approvals, audit, db, exception_changes, policy_changes, tag_changes, tag_life_changes
 from registry.access import Matter, Permit
 from registry.approvals import Asked, Electorate
 from registry.changes import Draft, base_of
@@ -65,6 +65,9 @@ class Kind(Protocol):
 KINDS: Mapping[str, Kind] = {
     "new-tag": tag_changes,
     "new-version": tag_changes,
+    "deprecation": tag_life_changes,
+    "restoration": tag_life_changes,
+    "archival": tag_life_changes,
     "policy": policy_changes,
     "exception": exception_changes,
 }

@@ -33,6 +33,7 @@ from registry import (
     revocations,
     runs,
     shadow,
+    tag_life,
     tags,
     tickets,
 )
@@ -114,9 +115,7 @@ def serve(settings: Settings) -> None:
     threading.Thread(target=_keep_following_policy, args=(app.state.books,), name="policy", daemon=True).start()
     threading.Thread(target=_keep_marking_lost, args=(app.state.books,), name="silent runs", daemon=True).start()
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
-    threading.Thread(
-        target=_keep_telling_of_exceptions, args=(app.state.books,), name="exceptions", daemon=True
-    ).start()
+    threading.Thread(target=_keep_telling_what_ended, args=(app.state.books,), name="what ended", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
     threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
@@ -225,7 +224,7 @@ def _keep_marking_lost(books: Books) -> None:
         time.sleep(MARK_LOST_EVERY_S)
 
 
-def _keep_telling_of_exceptions(books: Books) -> None:
+def _keep_telling_what_ended(books: Books) -> None:
     while True:
         try:
             tell_of_exceptions(books)
@@ -233,6 +232,10 @@ def _keep_telling_of_exceptions(books: Books) -> None:
             proposal_clock.tend(books)
         except Exception:
             log.exception("what is due of exceptions and proposals was not told; it is tried again")
+        try:
+            let_sunsets_come(books)
+        except Exception:
+            log.exception("sunsets of task types were not written down; it is tried again")
         time.sleep(SWEEP_EVERY_S)
 
 
@@ -250,6 +253,19 @@ def tell_of_exceptions(books: Books) -> int:
     if told:
         log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)
     return told
+
+
+def let_sunsets_come(books: Books) -> list[str]:
+    """Write down which task types have ended by the clock. Tickets know it to the second without."""
+    with books.reading() as session:
+        if not tag_life.any_due(session, db.utc_now()):  # nearly always: no write lock is taken
+            return []
+    with books.writing() as session:
+        db.queue_for(session, "vocabulary")
+        ended = tag_life.let_sunsets_come(session, db.utc_now())
+    if ended:
+        log.warning("no new runs any more of %s", ", ".join(ended))
+    return ended
 
 
 def release_lapsed(books: Books) -> int:

@@ -29,7 +29,7 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType."""
+    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType, TaskTypeNotActive."""
     change = request.change
     assert isinstance(change, TagChange)
     profile = _resolve(session, change)
@@ -99,6 +99,6 @@ def _resolve(session: Session, change: TagChange) -> Profile:
 def _parent(session: Session, change: TagChange) -> str | None:
     """The canonical name of the parent. A new name is checked first: its refusal is the more helpful one."""
     if isinstance(change, wire.NewVersion):
-        return tags.find(session, change.tag).parent
+        return tags.find_living(session, change.tag).parent
     tags.refuse_bad_name(session, change.tag, change.aliases)
     return tags.find_active(session, change.parent).name if change.parent else None

@@ -114,6 +114,20 @@ from enforcer.wire.runs import (
     RunPage as RunPage,
     Upload as Upload,
 )
+from enforcer.wire.tag_life import (
+    Archival as Archival,
+    Consumer as Consumer,
+    Deprecation as Deprecation,
+    DeprecationReadiness as DeprecationReadiness,
+    DeprecationTerms as DeprecationTerms,
+    NewDeprecation as NewDeprecation,
+    Restoration as Restoration,
+    Standing as Standing,
+    TagState as TagState,
+    TagUsage as TagUsage,
+    UnitUsage as UnitUsage,
+    VersionUsage as VersionUsage,
+)
 from enforcer.wire.tags import (
     NameCheck as NameCheck,
     NameCheckRequest as NameCheckRequest,

@@ -11,6 +11,7 @@ from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Rea
 from enforcer.wire.decisions import PrincipalId
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
+from enforcer.wire.tag_life import Archival, DeprecationTerms, NewDeprecation, Restoration
 
 
 class NewTag(Request):
@@ -44,7 +45,10 @@ class PolicyFiles(Request):
     files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
 
 
-Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException, Field(discriminator="kind")]
+Change = Annotated[
+    NewTag | NewVersion | PolicyFiles | NewException | NewDeprecation | Restoration | Archival,
+    Field(discriminator="kind"),
+]
 
 
 class PolicyDigests(Answer):
@@ -54,7 +58,10 @@ class PolicyDigests(Answer):
     files: dict[str, Digest]
 
 
-ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
+ProposedChange = Annotated[
+    NewTag | NewVersion | PolicyDigests | NewException | DeprecationTerms | Restoration | Archival,
+    Field(discriminator="kind"),
+]
 
 
 ProposalState = Literal["draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded"]

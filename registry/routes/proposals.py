@@ -64,7 +64,7 @@ def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Ma
     return replace(THE_HOUSE, owner=proposal.author)
 
 
-def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewException) -> dict[str, str]:
+def _named(change: wire.Change) -> dict[str, str]:
     if isinstance(change, wire.PolicyFiles):
         return {}
     return {"exception": change.id} if isinstance(change, wire.NewException) else {"tag": change.tag}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from enforcer import wire
 
 F = TypeVar("F", bound=Callable[..., Any])
+LIFE = {"deprecation": "deprecated", "restoration": "active again", "archival": "archived"}
 
 
 def review_flags(command: F) -> F:
@@ -34,8 +35,8 @@ def requests() -> None:
 def propose(file: str) -> None:
     """Propose what stands in FILE (`change` and `reason`, .yaml, .json or .toml).
 
-    `change.kind` is `new-tag` or `new-version` (a task type), or `exception` (what somebody shall be let do until an
-    end, although the policy does not let them).
+    `change.kind` is `new-tag` or `new-version` (a task type), `deprecation`, `restoration` or `archival` (its end), or
+    `exception` (what somebody shall be let do until an end, although the policy does not let them).
     """
     propose_from(Path(file))
 
@@ -173,7 +174,8 @@ def _review(session: Session, id: str, verdict: str, digest: str | None, reason:
 def _outcome(proposal: "wire.Proposal") -> list[str]:
     if proposal.state == "applied":
         version = f"@{proposal.version}" if proposal.version else ""
-        return [f"{proposal.id}  applied: `{_subject(proposal)}{version}` is in effect"]
+        done = LIFE.get(proposal.change.kind, "in effect")
+        return [f"{proposal.id}  applied: `{_subject(proposal)}{version}` is {done}"]
     missing = proposal.approvals_needed - _approvals(proposal)
     waits = f"; {missing} more approvals are needed" if proposal.state == "open" else ""
     return [f"{proposal.id}  {proposal.state}{waits}"]

@@ -74,6 +74,30 @@ def _add_triggers() -> None:
         "review_of_what_is_open", "review", "insert", "only what is open is reviewed",
         "(select state from proposal where id = new.proposal_id) not in ('open', 'approved')",
     )
+    _hold_the_life_of_tags()
+
+
+def _hold_the_life_of_tags() -> None:
+    """active -> deprecated -> sunset -> archived, and deprecated -> active. What ended is replaced by what is active,
+    so there are no chains and no cycles. What is archived points to what replaced it then."""
+    _refuse("tag_no_delete", "tag", "delete", "task types are never deleted", "true")
+    _refuse("tag_begins", "tag", "insert", "a task type begins as active", "new.state <> 'active'")
+    _refuse("tag_archived", "tag", "update", "an archived task type is never changed", "old.state = 'archived'")
+    _refuse(
+        "tag_life", "tag", "update", "the life of a task type does not go that way",
+        "new.state <> old.state and (old.state, new.state) not in (values ('active', 'deprecated'), "
+        "('deprecated', 'active'), ('deprecated', 'sunset'), ('sunset', 'archived'))",
+    )
+    _refuse(
+        "tag_replacement", "tag", "update", "what replaces a task type is active",
+        "new.replaced_by is distinct from old.replaced_by and new.replaced_by is not null "
+        "and not exists (select 1 from tag t where t.name = new.replaced_by and t.state = 'active')",
+    )
+    _refuse(
+        "tag_replaces", "tag", "update", "what replaces others does not end before they point elsewhere",
+        "old.state = 'active' and new.state <> 'active' "
+        "and exists (select 1 from tag t where t.replaced_by = old.name and t.state in ('deprecated', 'sunset'))",
+    )
 
 
 # What a ticket rests on. A token or an alias that is new changes nothing for what was known before, and a token that is
@@ -315,9 +339,23 @@ def upgrade() -> None:
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('deprecated_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('sunset_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('replaced_by', sa.String(), nullable=True),
+    sa.Column('deprecation_reason', sa.String(), nullable=True),
+    sa.CheckConstraint("state in ('active', 'deprecated', 'sunset', 'archived')", name='state'),
+    sa.CheckConstraint(
+        "(state = 'active') = (deprecated_at is null) and (state = 'active') = (sunset_at is null) "
+        "and (state = 'active') = (deprecation_reason is null)", name='terms_of_the_end'
+    ),
+    sa.CheckConstraint("replaced_by is null or (state <> 'active' and replaced_by <> name)", name='replacement'),
     sa.ForeignKeyConstraint(['parent'], ['tag.name'], ),
+    sa.ForeignKeyConstraint(['replaced_by'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('name')
     )
+    op.create_index('ix_tag_parent', 'tag', ['parent'], unique=False)
+    op.create_index('ix_tag_replaced_by', 'tag', ['replaced_by'], unique=False)
+    _add_partial_index('sunsets', 'tag', ['sunset_at'], "state = 'deprecated'")
     op.create_table('ticket',
     sa.Column('jti', sa.String(), nullable=False),
     sa.Column('run_id', sa.String(), nullable=False),
