@@ -225,6 +225,12 @@ class PreconditionRequired(Invalid):
     status, code, title = 428, "precondition-required", "say which content you saw"
 
 
+class BreakGlassRefused(Conflict):
+    """What cannot be undone does not take effect before others agree; nor does anything twice that was undone."""
+
+    code, title = "break-glass-refused", "this does not take effect before others agree"
+
+
 class UnknownDelegation(NotFound):
     code, title = "unknown-delegation", "no such delegation"
 

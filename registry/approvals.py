@@ -135,8 +135,11 @@ def _who_now(session: Session, review: Review, gate: Snapshot, asked: Asked) -> 
     delegation = session.get(Delegation, review.delegation_id)
     assert delegation is not None  # a foreign key
     voice = delegations.voice_of(session, delegation, gate, asked.action, asked.matter)
-    if isinstance(voice, str):
-        return f"reviewed in the name of `{review.on_behalf_of}`: `{delegation.id}` {voice}"
+    whole = people.now(session, delegation.delegator)  # whose groups are not all lent
+    if isinstance(voice, str) or whole is None:
+        return f"reviewed in the name of `{delegation.delegator}`: `{delegation.id}` {voice}"
+    if may_review(gate, asked, whole) is None:
+        return f"reviewed in the name of `{delegation.delegator}`, who may not review this"
     hand = who or Actor(review.reviewer, (), review.business_unit)
     return replace(hand, acts_for=replace(voice, business_unit=review.business_unit))
 

@@ -40,6 +40,7 @@ NOT_FOUND = {
 CONFLICT = {
     "openProposal",
     "reviewProposal",
+    "ratifyProposal",
     "editProposal",
     "submitProposal",
     "withdrawProposal",

@@ -33,7 +33,18 @@ from enforcer.problems import (
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import approvals, audit, db, exception_changes, policy_changes, tag_changes, tag_life_changes
+from registry import (
+    access,
+    approvals,
+    audit,
+    db,
+    exception_changes,
+    glass,
+    people,
+    policy_changes,
+    tag_changes,
+    tag_life_changes,
+)
 from registry.access import Matter, Permit
 from registry.approvals import Asked, Electorate
 from registry.changes import Draft, base_of
@@ -83,18 +94,22 @@ def open_(
     voters: Electorate,
     *,
     checks: wire.PolicyChecks | None = None,
+    breaker: Permit | None = None,
 ) -> Proposal:
     """Open a proposal for others to review, or keep it as a draft. `checks` is what `policy_changes.check` found, for a
-    change of the policy.
+    change of the policy. `breaker` is the permit to let it take effect before they agree, where that is asked for.
 
     Raises:
         Problem: it could never be applied.
+        BreakGlassRefused: it could not be undone.
         StaleBase: it was made from what is not in force now.
         ApprovalUnsatisfiable: there are too few people who could approve it.
     """
     db.queue_for(session, "vocabulary")
     made = KINDS[request.change.kind].draft(session, request, checks)
     _refuse_other_base(request.base, made)
+    if request.break_glass is not None:
+        glass.refuse_unfit(session, request, made, KINDS[request.change.kind])
     proposal = Proposal(
         id=f"prp-{db.uuid7()}",
         kind=request.change.kind,
@@ -109,7 +124,11 @@ def open_(
     if request.draft:
         record(session, "proposal.drafted", permit.actor, proposal, reason=request.reason, **permit.provenance)
         return proposal
-    return _open(session, proposal, made, permit, voters)
+    _open(session, proposal, made, permit, voters)
+    if request.break_glass is not None:
+        assert breaker is not None  # the route asked the policy
+        glass.take_effect(session, proposal, KINDS[proposal.kind], request.break_glass, breaker)
+    return proposal
 
 
 def edit(
@@ -133,6 +152,8 @@ def edit(
     """
     db.queue_for(session, "vocabulary")
     _refuse_unless(proposal, "draft", "open")
+    if proposal.provisional is not None:
+        raise AlreadyDecided(f"`{proposal.id}` is in effect provisionally; withdraw it, or propose what comes after it")
     if seen != proposal.digest:
         raise PreconditionFailed(f"`If-Match` is `{seen[:80]}`, `{proposal.id}` is `{proposal.digest}`; read it again")
     request = edited(session, proposal, asked)
@@ -262,15 +283,22 @@ def drop_lost(session: Session, proposal: Proposal, gate: Snapshot, by: Actor) -
 
 
 def asked_of(session: Session, proposal: Proposal, gate: Snapshot) -> Asked:
-    """The right to review this proposal."""
-    kind = KINDS[proposal.kind]
-    directory = gate.policy.directory
-    return Asked(
-        kind.REVIEW,
-        kind.matter(session, proposal.change),
-        lambda who: kind.refuse_reviewer(directory, proposal, who),
-        approvals.excluded(session, proposal, approvals.terms(proposal)),
-    )
+    """The right to review this proposal. A policy that is in effect provisionally does not say who agrees to it: the
+    one before it has to let them, too."""
+    kind, directory = KINDS[proposal.kind], gate.policy.directory
+    matter = kind.matter(session, proposal.change)
+    provisional = proposal.kind == "policy" and proposal.provisional == glass.IN_EFFECT
+    before = policy_changes.gate_before(session, proposal, gate) if provisional else None
+
+    def refuse(who: Actor) -> None:
+        kind.refuse_reviewer(directory, proposal, who)
+        if before is not None and not access.decide(before, who, kind.REVIEW, matter).allowed:
+            raise NotPermitted(
+                f"by the policy before `{proposal.id}`, which is only provisional, `{who.id}` may not agree to it",
+                reason_code="not-before",
+            )
+
+    return Asked(kind.REVIEW, matter, refuse, approvals.excluded(session, proposal, approvals.terms(proposal)))
 
 
 # --- how it takes effect ----------------------------------------------------------------------------------------------
@@ -288,20 +316,28 @@ def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit |
     if missing := approvals.terms(proposal).missing(one.voter for one in given):
         raise ApprovalLost(f"the approvals that count do not suffice: {approvals.sentence(missing)}")
     permit = permit or given[-1].permit
-    _refuse_moved(session, proposal)
-    KINDS[proposal.kind].apply(session, proposal, permit, [who for one in given for who in one.people])
-    turn(session, proposal, "applied", permit.actor, version=proposal.version)
+    if proposal.provisional == glass.IN_EFFECT:
+        proposal.provisional = glass.RATIFIED
+        turn(session, proposal, "applied", permit.actor, told="ratified", version=proposal.version)
+    else:
+        _refuse_moved(session, proposal)
+        KINDS[proposal.kind].apply(session, proposal, permit, [who for one in given for who in one.people])
+        turn(session, proposal, "applied", permit.actor, version=proposal.version)
     _supersede_rivals(session, proposal, permit.actor)
     return proposal
 
 
-def turn(session: Session, proposal: Proposal, state: str, by: Actor, **facts: Any) -> Proposal:
-    """Into another state, with the one event that tells of it."""
+def turn(
+    session: Session, proposal: Proposal, state: str, by: Actor, told: str | None = None, **facts: Any
+) -> Proposal:
+    """Into another state, with the one event that tells of it. Whatever ended, and was in effect, is undone before."""
+    if proposal.provisional == glass.IN_EFFECT and state not in PENDING:
+        glass.undo(session, proposal, KINDS[proposal.kind], by)
     proposal.state = state
     proposal.decided_at = None if state in PENDING else db.utc_now()
     session.add(proposal)
     session.flush()
-    record(session, f"proposal.{state}", by, proposal, **facts)
+    record(session, f"proposal.{told or state}", by, proposal, **facts)
     return proposal
 
 
@@ -378,40 +414,6 @@ def edited(session: Session, proposal: Proposal, asked: wire.ProposalEdit) -> wi
     )
 
 
-def awaits(session: Session, proposal: Proposal, who: Actor, gate: Snapshot) -> bool:
-    """Whether this person's approval is one of those that an open proposal still waits for."""
-    if proposal.state != "open" or any(given.reviewer == who.id for given in _of_this_round(session, proposal)):
-        return False
-    asked, terms = asked_of(session, proposal, gate), approvals.terms(proposal)
-    return approvals.may_review(gate, asked, who) is not None and terms.counts(approvals.voter(gate, who))
-
-
-def as_wire(session: Session, proposal: Proposal, gate: Snapshot, *, whole: bool = True) -> wire.Proposal:
-    """`checks` tell what the policy says and what was decided by it: they are for those who read the policy (`whole`),
-    and the author."""
-    counting = {given.reviewer for given in approvals.approvals(session, proposal)}
-    missing: list[dict[str, Any]] = []
-    if proposal.state in ("open", "approved"):
-        given, _ = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
-        counting = {one.permit.actor.id for one in given}  # who wrote the review
-        missing = approvals.facts(approvals.terms(proposal).missing(one.voter for one in given))
-    reviews = [_review_as_wire(proposal, row, counting) for row in approvals.reviews(session, proposal)]
-    return wire.Proposal.model_validate(
-        {
-            **proposal.model_dump(),
-            "contributors": approvals.contributors(session, proposal),
-            "checks": proposal.result.get("checks") if whole else None,
-            "reviews": reviews,
-            "missing": missing,
-        }
-    )
-
-
-def _review_as_wire(proposal: Proposal, row: Review, counting: set[str]) -> wire.ReviewGiven:
-    counts = row.round == proposal.round and (row.verdict == "reject" or row.reviewer in counting)
-    return wire.ReviewGiven.model_validate({**row.model_dump(), "counts": counts})
-
-
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -436,13 +438,15 @@ def _refuse_late(proposal: Proposal) -> None:
 
 def _refuse_reviewer(session: Session, proposal: Proposal, hand: Actor, gate: Snapshot) -> None:
     """Neither the one who reviews nor the one in whose name may have had a part in it, or a review already."""
-    terms, reviewer = approvals.terms(proposal), hand.acts_for or hand
+    terms, reviewer, asked = approvals.terms(proposal), hand.acts_for or hand, asked_of(session, proposal, gate)
     for one in dict.fromkeys((hand, reviewer)):
         if proposal.author == one.id:
             raise SelfApproval(f"`{one.id}` wrote this proposal; somebody else has to review it")
-        if one.id in approvals.excluded(session, proposal, terms):
+        if one.id in asked.excluded:
             raise ContributorApproval(f"`{one.id}` edited this proposal; somebody else has to review it")
-        KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, one)
+        for who in (one, people.now(session, one.id)):  # a token may show fewer groups than they have
+            if who is not None:
+                asked.refuse(who)
     if not terms.counts(approvals.voter(gate, reviewer)):
         groups = sorted({needed.group for needed in terms.needed if needed.group})
         raise NotPermitted(
@@ -451,14 +455,14 @@ def _refuse_reviewer(session: Session, proposal: Proposal, hand: Actor, gate: Sn
             reason_code="not-asked",
             ask=groups,
         )
-    for given in _of_this_round(session, proposal):
+    for given in of_this_round(session, proposal):
         if twice := {hand.id, reviewer.id} & {given.reviewer, given.on_behalf_of}:
             raise AlreadyReviewed(
                 f"`{min(twice)}` has reviewed `{proposal.id}` already, as a delegate or by one; each counts once"
             )
 
 
-def _of_this_round(session: Session, proposal: Proposal) -> list[Review]:
+def of_this_round(session: Session, proposal: Proposal) -> list[Review]:
     return [given for given in approvals.reviews(session, proposal) if given.round == proposal.round]
 
 

@@ -111,6 +111,7 @@ def serve(settings: Settings) -> None:
         log.info("local user's token: %s", file)
     with app.state.books.reading() as session:
         log.info("serving %s (policy %s)", settings.issuer, app.state.books.gate(session).revision[:19])
+    proposal_clock.end_provisional(app.state.books)  # what ended while nobody served decides nothing any more
     follow_policy(app.state.books)
     threading.Thread(target=_keep_following_policy, args=(app.state.books,), name="policy", daemon=True).start()
     threading.Thread(target=_keep_marking_lost, args=(app.state.books,), name="silent runs", daemon=True).start()
@@ -209,6 +210,7 @@ def _keep_following_policy(books: Books) -> None:
             if watcher is not None:
                 watcher.look()
             follow_policy(books)
+            proposal_clock.end_provisional(books)
         except Exception:
             log.exception("the policy was not followed; it is tried again")
 

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import Session, col, select
 
 from enforcer import wire
-from enforcer.problems import ReplacementInvalid, StillReplaces, SunsetInvalid, WrongLifeState
+from enforcer.problems import ReplacementInvalid, StaleBase, StillReplaces, SunsetInvalid, WrongLifeState
 from registry import audit, db
 from registry.identity import Actor
 from registry.tables import Tag
@@ -121,6 +121,25 @@ def archive(session: Session, tag: Tag, by: Actor, **facts: Any) -> None:
         _let_sunset_come(session, tag)
     tag.state = "archived"
     _record(session, "tag.archived", tag, by, **facts)
+
+
+def take_back(session: Session, tag: Tag, by: Actor, **facts: Any) -> None:
+    """Archive a task type that was never agreed to, at once: the steps of a life, and one event for all of them.
+
+    Raises:
+        StaleBase: others have come to stand on it.
+    """
+    stands = col(Tag.state) != "archived"
+    below = session.exec(select(Tag.name).where(col(Tag.parent) == tag.name, stands)).all()
+    if others := [*below, *replaced_by(session, tag.name)]:
+        raise StaleBase(f"`{others[0]}` came to stand on `{tag.name}` meanwhile")
+    tag.deprecated_at = tag.deprecated_at or db.utc_now()
+    tag.sunset_at, tag.replaced_by, tag.deprecation_reason = db.utc_now(), None, "taken back: it was not agreed to"
+    for state in ("deprecated", "sunset", "archived"):
+        tag.state = state
+        session.add(tag)
+        session.flush()
+    _record(session, "tag.taken-back", tag, by, **facts)
 
 
 # --- the clock --------------------------------------------------------------------------------------------------------

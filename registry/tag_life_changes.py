@@ -11,6 +11,7 @@ from typing import Any
 from sqlmodel import Session
 
 from enforcer import wire
+from enforcer.policy.rules import Directory
 from enforcer.problems import StaleReview, SunsetInvalid
 from enforcer.profile_changes import ChangeClass
 from registry import db, tag_life, tags
@@ -42,7 +43,7 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     return Draft(f"tag:{tag.name}", {"kind": change.kind, "tag": tag.name}, change_class=weight)
 
 
-def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
+def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever may approve, may approve any."""
 
 

@@ -59,7 +59,9 @@ class Registry:
         self.app = create_app(self.settings)
         # A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two units.
         for user in ("hu", "sun", "gao", "lin"):
-            self.token(user, "platform-admins", "unit-owners", unit=HOME.get(user, "retail"))
+            self.token(user, "platform-admins", "unit-owners")
+        for user in ("wei", "qin"):
+            self.token(user, "security", unit="ai")
 
     @property
     def books(self) -> Any:

@@ -87,6 +87,7 @@ from enforcer.wire.proposals import (
     ApprovalMissing as ApprovalMissing,
     ApprovalNeeded as ApprovalNeeded,
     ApprovalTerms as ApprovalTerms,
+    BreakGlass as BreakGlass,
     Change as Change,
     NewTag as NewTag,
     NewVersion as NewVersion,
@@ -100,6 +101,7 @@ from enforcer.wire.proposals import (
     ProposalRequest as ProposalRequest,
     ProposalState as ProposalState,
     ProposedChange as ProposedChange,
+    Ratification as Ratification,
     Review as Review,
     ReviewGiven as ReviewGiven,
 )

@@ -67,15 +67,35 @@ ProposedChange = Annotated[
 ProposalState = Literal["draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded"]
 
 
+class BreakGlass(Request):
+    """Why a change takes effect before others agree: the incident, by the name it has where incidents are kept."""
+
+    incident: Line
+    reason: Reason
+
+
+Provisional = Literal["in-effect", "ratified", "reverted", "not-reverted"]
+
+
 class ProposalRequest(Request):
     """A `draft` is for nobody to review until it is submitted. Agreed to, the change waits for `not_before`. `base` is
-    the digest of the version that the change was made from: where another is in force, it is refused."""
+    the digest of the version that the change was made from: where another is in force, it is refused. With
+    `break_glass` it takes effect at once, and is undone after 72 hours unless others have agreed to it."""
 
     change: Change
     reason: Reason
     draft: bool = False
     not_before: AwareDatetime | None = None
     base: Digest | None = None
+    break_glass: BreakGlass | None = None
+
+
+class Ratification(Request):
+    """An approval of what is in effect provisionally, of exactly the content with this digest."""
+
+    digest: Digest
+    reason: Reason
+    on_behalf_of: PrincipalId | None = None
 
 
 class ProposalEdit(Request):
@@ -163,7 +183,9 @@ class Proposal(Answer):
     """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
     about a policy revision when it was proposed; the digest binds it, too, and the `base` that the change is made from.
     Each edit begins a `round`. `terms` (none of a draft) and `missing` say who has to agree, and who of them has not.
-    Applied, a change of the vocabulary has a `version` and one of the policy a `policy_revision`."""
+    Applied, a change of the vocabulary has a `version` and one of the policy a `policy_revision`. What took effect
+    before others agreed, for an `incident`, is `provisional`: `in-effect`, until it is `ratified` or `reverted`, or (an
+    alarm) `not-reverted`, because what it changed was changed again meanwhile."""
 
     id: str
     state: ProposalState
@@ -184,6 +206,10 @@ class Proposal(Answer):
     terms_digest: Digest | None
     approvals_needed: int
     missing: list[ApprovalMissing]
+    incident: str | None
+    incident_reason: str | None
+    provisional: Provisional | None
+    provisional_until: datetime | None
     reviews: list[ReviewGiven]
     version: int | None
     policy_revision: Digest | None

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
 from enforcer.problems import ApprovalLost, PreconditionRequired
-from registry import access, approvals, delegations, policy_changes, proposals
+from registry import access, approvals, delegations, glass, policy_changes, proposal_view, proposals
 from registry.access import THE_HOUSE, Caller, Matter, May, Permit, SignedIn
 from registry.approvals import Electorate
 from registry.books import Books, TheBooks
@@ -72,22 +72,32 @@ def _named(change: wire.Change) -> dict[str, str]:
 
 @router.post("", status_code=201, operation_id="openProposal")
 def open_proposal(
+    request: Request,
     asked: wire.ProposalRequest,
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
     response: Response,
 ) -> wire.Proposal:
-    """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it.
+    """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it; in an incident at
+    once, for those who may `break-glass`, and until it is undone or ratified.
 
     The next revision of the policy is tried first: it is linted, its own tests are run, and the decisions of the last
     days are made again by it. What comes out is part of what is agreed to.
     """
     change = asked.change
+    breaker = _may_break_glass(request, books, author, asked) if asked.break_glass else None
     checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
     with books.writing() as session:
         voters = approvals.electorate(books, session)
-        proposal = proposals.open_(session, asked, author, voters, checks=checks)
+        proposal = proposals.open_(session, asked, author, voters, checks=checks, breaker=breaker)
         return _answer(session, proposal, voters, response)
+
+
+def _may_break_glass(request: Request, books: Books, author: Permit, asked: wire.ProposalRequest) -> Permit:
+    """Proposing takes one right, and not waiting for others another one."""
+    matter = _change_in_body(request, books, asked)
+    request.state.attempt.action = "break-glass"
+    return access.permit(request, books, author.actor, "break-glass", matter)
 
 
 class ProposalQuery(BaseModel):
@@ -108,7 +118,7 @@ def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, b
     with books.reading() as session:
         found, token = page.newest_first(session, Proposal)
         gate = books.gate(session)
-        waiting = [row for row in found if not query.awaiting_me or proposals.awaits(session, row, caller, gate)]
+        waiting = [row for row in found if not query.awaiting_me or proposal_view.awaits(session, row, caller, gate)]
         items = [_as_seen(session, row, caller, books) for row in waiting]
         return wire.ProposalPage(items=items, next_page_token=token)
 
@@ -125,12 +135,12 @@ def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, response: 
 def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
     gate = books.gate(session)
     whole = proposal.author == caller.id or access.reads_policy(gate, caller, ROOT_UNIT)
-    return proposals.as_wire(session, proposal, gate, whole=whole)
+    return proposal_view.as_wire(session, proposal, gate, whole=whole)
 
 
 def _answer(session: Session, proposal: Proposal, voters: Electorate, response: Response) -> wire.Proposal:
     response.headers["ETag"] = f'"{proposal.digest}"'
-    return proposals.as_wire(session, proposal, voters.gate)
+    return proposal_view.as_wire(session, proposal, voters.gate)
 
 
 @router.patch("/{proposal_id}", operation_id="editProposal")
@@ -208,6 +218,30 @@ def review_proposal(
         proposal = proposals.get(session, proposal_id, for_change=True)
         proposals.review(session, proposal, verdict, reviewer, voters)
         return _answer(session, proposal, voters, response)
+
+
+def _ratification_of(
+    request: Request, books: TheBooks, proposal_id: str, asked: wire.Ratification, caller: Caller
+) -> Matter:
+    return _proposal_to_review(request, books, proposal_id, _as_review(asked), caller)
+
+
+@router.post("/{proposal_id}:ratify", operation_id="ratifyProposal")
+def ratify_proposal(
+    proposal_id: str,
+    asked: wire.Ratification,
+    reviewer: Annotated[Permit, Depends(May("approve", about=_ratification_of))],
+    books: TheBooks,
+    response: Response,
+) -> wire.Proposal:
+    """Approve what is in effect provisionally. It stays, when as many have agreed to it as to any other proposal."""
+    with books.reading() as session:
+        glass.refuse_other(proposals.get(session, proposal_id))
+    return review_proposal(proposal_id, _as_review(asked), reviewer, books, response)
+
+
+def _as_review(asked: wire.Ratification) -> wire.Review:
+    return wire.Review(verdict="approve", **asked.model_dump())
 
 
 def _drop_lost(books: Books, proposal_id: str, verdict: wire.Review, reviewer: Permit) -> None:

@@ -249,6 +249,10 @@ def upgrade() -> None:
     sa.Column('approvals_needed', sa.Integer(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=True),
     sa.Column('policy_revision', sa.String(), nullable=True),
+    sa.Column('incident', sa.String(), nullable=True),
+    sa.Column('incident_reason', sa.String(), nullable=True),
+    sa.Column('provisional', sa.String(), nullable=True),
+    sa.Column('provisional_until', sa.DateTime(timezone=True), nullable=True),
     sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('not_before', sa.DateTime(timezone=True), nullable=True),
     sa.Column('remind_at', sa.DateTime(timezone=True), nullable=True),
@@ -259,8 +263,15 @@ def upgrade() -> None:
         "state in ('draft', 'open', 'approved', 'applied', 'rejected', 'withdrawn', 'expired', 'superseded')",
         name='state',
     ),
+    sa.CheckConstraint("provisional in ('in-effect', 'ratified', 'reverted', 'not-reverted')", name='provisional'),
+    sa.CheckConstraint(
+        "(provisional is null) = (incident is null) and (provisional is null) = (provisional_until is null)",
+        name='provisional_for_an_incident',
+    ),
+    sa.CheckConstraint("provisional <> 'in-effect' or state in ('open', 'approved')", name='no_end_in_effect'),
     sa.PrimaryKeyConstraint('id')
     )
+    _add_partial_index('provisional', 'proposal', ['provisional_until'], "provisional = 'in-effect'")
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
     op.create_index('ix_proposal_subject', 'proposal', ['subject'], unique=False)
     op.create_table('contributor',
@@ -527,7 +538,7 @@ def upgrade() -> None:
     sa.Column('approver', sa.String(), nullable=True),
     sa.Column('proposal_id', sa.String(), nullable=True),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
-    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name='source'),
+    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation', 'break-glass', 'reversion')", name='source'),
     sa.CheckConstraint("approver is null or approver <> author", name='nobody_approves_their_own'),
     sa.CheckConstraint(
         "source <> 'proposal' or (approver is not null and proposal_id is not null)", name='proposal_is_approved'
