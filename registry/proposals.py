@@ -146,6 +146,7 @@ def edit(
 
     Raises:
         AlreadyDecided: it is neither draft nor open.
+        ProposalExpired: its time is over.
         PreconditionFailed: somebody else edited it meanwhile.
         Invalid: it would be about something else.
         Problem: it could never be applied; ApprovalUnsatisfiable, as `open_`.
@@ -154,6 +155,7 @@ def edit(
     _refuse_unless(proposal, "draft", "open")
     if proposal.provisional is not None:
         raise AlreadyDecided(f"`{proposal.id}` is in effect provisionally; withdraw it, or propose what comes after it")
+    _refuse_late(proposal)
     if seen != proposal.digest:
         raise PreconditionFailed(f"`If-Match` is `{seen[:80]}`, `{proposal.id}` is `{proposal.digest}`; read it again")
     request = edited(session, proposal, asked)

@@ -15,6 +15,6 @@ def mutant(module: ModuleType, name: str, old: str, new: str) -> Iterator[None]:
     source = textwrap.dedent(inspect.getsource(getattr(module, name)))
     assert source.count(old) == 1, f"`{old}` stands {source.count(old)} times in `{module.__name__}.{name}`"
     made: dict[str, object] = {}
-    exec(compile(source.replace(old, new), f"<mutant of {name}>", "exec"), vars(module), made)  # noqa: S102
+    exec(compile(source.replace(old, new), f"<mutant of {name}>", "exec"), vars(module), made)
     with patch.object(module, name, made[name]):
         yield

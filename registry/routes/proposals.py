@@ -145,6 +145,7 @@ def _answer(session: Session, proposal: Proposal, voters: Electorate, response: 
 
 @router.patch("/{proposal_id}", operation_id="editProposal")
 def edit_proposal(
+    request: Request,
     proposal_id: str,
     asked: wire.ProposalEdit,
     editor: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
@@ -157,12 +158,23 @@ def edit_proposal(
     if if_match is None:
         raise PreconditionRequired("say what you saw: send `If-Match` with the proposal's `ETag`, which is its digest")
     seen = if_match.strip().removeprefix('"').removesuffix('"')
+    if asked.change is not None:
+        _permit_change(request, books, editor.actor, asked.change)
     checks = _checks_again(books, proposal_id, asked)
     with books.writing() as session:
         voters = approvals.electorate(books, session)
         proposal = proposals.get(session, proposal_id, for_change=True)
         proposals.edit(session, proposal, asked, editor, voters, seen=seen, checks=checks)
         return _answer(session, proposal, voters, response)
+
+
+def _permit_change(request: Request, books: Books, editor: Actor, change: wire.Change) -> None:
+    """The right to edit is the one to propose what it would be about, as well as what it was about. Raises
+    NotPermitted."""
+    kind = proposals.KINDS[change.kind]
+    with books.reading() as session:
+        matter = kind.matter(session, change.model_dump(mode="json"))
+    access.permit(request, books, editor, kind.PROPOSE, matter)
 
 
 @router.post("/{proposal_id}:submit", operation_id="submitProposal")
