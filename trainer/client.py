@@ -66,6 +66,19 @@ class Registry(Link):
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
 
+    def ratify(self, id: str, asked: wire.Ratification) -> wire.Proposal:
+        return self._post(f"/v1/proposals/{_part(id)}:ratify", asked, wire.Proposal)
+
+    def delegate(self, asked: wire.DelegationRequest) -> wire.Delegation:
+        return self._post("/v1/delegations", asked, wire.Delegation)
+
+    def delegations(self, **query: str | None) -> Iterator[wire.Delegation]:
+        """All of them, newest first."""
+        return self._each("/v1/delegations", wire.DelegationPage, **query)
+
+    def revoke_delegation(self, id: str, asked: wire.DelegationEnd) -> wire.Delegation:
+        return self._post(f"/v1/delegations/{_part(id)}:revoke", asked, wire.Delegation)
+
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
         return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)
 

@@ -22,6 +22,7 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "why": ("trainer.cli.can_i:why", "Why the policy allowed or refused something, and what it would say now."),
     "tags": ("trainer.cli.tags:tags", "Task types: list, show, who uses one, check a name, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: of task types, of the policy, of exceptions from it."),
+    "delegations": ("trainer.cli.delegations:delegations", "Who reviews in whose name: list, make, revoke."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),
     "quotas": ("trainer.cli.quotas:quotas", "What a business unit may take of the machines, and how much is taken."),
     "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline, revoke."),
