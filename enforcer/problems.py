@@ -165,6 +165,38 @@ class TaskTypeNotActive(Conflict):
     code, title = "task-type-not-active", "this task type takes no new runs"
 
 
+class TaskTypeSunset(TaskTypeNotActive):
+    """Its end has come. `replaced_by` is what to use instead, `sunset_at` since when."""
+
+    code, title = "task-type-sunset", "this task type has ended"
+
+
+class TaskTypeArchived(TaskTypeNotActive):
+    """Kept for the record: it resolves for old runs, and nothing is done with it any more."""
+
+    code, title = "task-type-archived", "this task type is archived"
+
+
+class WrongLifeState(Conflict):
+    """The life of a task type goes active, deprecated, sunset, archived, and from deprecated back to active."""
+
+    code, title = "wrong-life-state", "its life does not go that way"
+
+
+class SunsetInvalid(Invalid):
+    code, title = "sunset-invalid", "not a time at which a task type can end"
+
+
+class ReplacementInvalid(Conflict):
+    code, title = "replacement-invalid", "this cannot take its place"
+
+
+class StillReplaces(Conflict):
+    """Others were ended in favour of it. `replaces` are their names."""
+
+    code, title = "still-replaces", "it takes the place of others"
+
+
 class UnknownProposal(NotFound):
     code, title = "unknown-proposal", "no such proposal"
 
@@ -221,6 +253,26 @@ class PreconditionRequired(Invalid):
     """RFC 6585 section 3."""
 
     status, code, title = 428, "precondition-required", "say which content you saw"
+
+
+class BreakGlassRefused(Conflict):
+    """What cannot be undone does not take effect before others agree; nor does anything twice that was undone."""
+
+    code, title = "break-glass-refused", "this does not take effect before others agree"
+
+
+class UnknownDelegation(NotFound):
+    code, title = "unknown-delegation", "no such delegation"
+
+
+class DelegationOver(Conflict):
+    code, title = "delegation-over", "the delegation has ended"
+
+
+class NoDelegation(NotPermitted):
+    """Nobody reviews in somebody else's name without a delegation that stands and covers the matter."""
+
+    code, title = "no-delegation", "no delegation for this"
 
 
 class AlreadyReviewed(Conflict):

@@ -23,6 +23,7 @@ from registry.openapi import PROBLEM_JSON
 from registry.routes import (
     audit as audit_routes,
     decisions,
+    delegations,
     exceptions,
     health,
     identity,
@@ -33,6 +34,7 @@ from registry.routes import (
     proposals,
     quotas,
     runs,
+    tag_usage,
     tags,
     tickets,
 )
@@ -46,7 +48,9 @@ ROUTERS = (
     metrics.router,
     keys.router,
     tags.router,
+    tag_usage.router,
     proposals.router,
+    delegations.router,
     exceptions.router,
     decisions.router,
     policy_routes.router,

@@ -11,9 +11,17 @@ from sqlmodel import Session, col, select
 from enforcer import names, wire
 from enforcer.inheritance import inherit, refuse_contradictions
 from enforcer.policy.rules import PolicyInvalid
-from enforcer.problems import NameInvalid, NameIsVariant, NotFound, ProfileInvalid, TaskTypeNotActive, UnknownTaskType
+from enforcer.problems import (
+    NameInvalid,
+    NameIsVariant,
+    NotFound,
+    ProfileInvalid,
+    TaskTypeArchived,
+    TaskTypeNotActive,
+    UnknownTaskType,
+)
 from enforcer.profiles import Kind, Profile, ProfileOverrides
-from registry import audit, db
+from registry import audit, db, tag_life
 from registry.identity import Actor
 from registry.tables import Alias, Tag, TagVersion
 
@@ -42,14 +50,40 @@ def canonical(session: Session, name: str) -> str:
 
 
 def find_active(session: Session, name: str) -> Tag:
-    """As `find`, for a new run.
+    """As `find`, for a new child.
 
     Raises:
-        TaskTypeNotActive: the tag exists but takes no new runs.
+        TaskTypeNotActive: it has ended, or is going to.
     """
     tag = find(session, name)
     if tag.state != ACTIVE:
-        raise TaskTypeNotActive(f"`{tag.name}` is {tag.state} and takes no new runs")
+        raise TaskTypeNotActive(f"`{tag.name}` is {tag_life.state_at(tag, db.utc_now())}; nothing new goes below it")
+    return tag
+
+
+def find_living(session: Session, name: str) -> Tag:
+    """As `find`, for a new version.
+
+    Raises:
+        TaskTypeNotActive: its end has come.
+    """
+    tag = find_runnable(session, name)
+    if (state := tag_life.state_at(tag, db.utc_now())) == "sunset":
+        raise TaskTypeNotActive(f"`{tag.name}` is {state} and changes no more")
+    return tag
+
+
+def find_runnable(session: Session, name: str) -> Tag:
+    """As `find`, for a new run. Whether one of what has ended is let through is ruled with the policy's decision
+    (`deprecations`).
+
+    Raises:
+        TaskTypeArchived
+    """
+    tag = find(session, name)
+    if tag.state == "archived":
+        instead = f"; use `{tag.replaced_by}`" if tag.replaced_by else ""
+        raise TaskTypeArchived(f"`{tag.name}` is archived, for the record only{instead}", replaced_by=tag.replaced_by)
     return tag
 
 
@@ -78,25 +112,28 @@ def version(session: Session, name: str, number: int | None = None) -> TagVersio
 
 @dataclass(frozen=True)
 class InForce:
-    """The version of a task type that new runs get. `canonical` is the profile as it stands in their specifications."""
+    """The version of a task type that new runs get. `canonical` is the profile as it stands in their specifications.
+    Where it has a `deprecation`, ask `deprecations` before anything is run."""
 
     tag: str
     version: int
     profile: Profile
     profile_digest: str
     canonical: bytes
+    deprecation: wire.Deprecation | None = None
 
 
 def in_force(session: Session, name: str) -> InForce:
     """The version in force of the task type with this name or alias.
 
     Raises:
-        UnknownTaskType, TaskTypeNotActive.
+        UnknownTaskType, TaskTypeArchived.
     """
-    tag = find_active(session, name)
+    tag = find_runnable(session, name)
     row = version(session, tag.name)
     profile = Profile.model_validate(row.profile)
-    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical())
+    ends = tag_life.deprecation_of(tag)
+    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical(), ends)
 
 
 def versions(session: Session, name: str) -> list[TagVersion]:
@@ -124,7 +161,13 @@ def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
 def _fields(session: Session, tag: Tag) -> dict[str, Any]:
     aliases = session.exec(select(Alias.alias).where(Alias.tag == tag.name).order_by(col(Alias.alias)))
     digest = version(session, tag.name).profile_digest
-    return {**tag.model_dump(), "aliases": list(aliases), "profile_digest": digest}
+    return {
+        **tag.model_dump(),
+        "state": tag_life.state_at(tag, db.utc_now()),
+        "deprecation": tag_life.deprecation_of(tag),
+        "aliases": list(aliases),
+        "profile_digest": digest,
+    }
 
 
 # --- what may be added ------------------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """`/v1/tags`: the vocabulary, readable for everybody signed in."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import names, wire
 from enforcer.profiles import Kind
-from registry import tags
+from enforcer.runspec import digest
+from registry import db, deprecations, tag_life, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -21,20 +22,32 @@ class TagQuery(BaseModel):
 
     kind: Kind | None = None
     parent: wire.Name | None = None
+    state: wire.TagState | None = None
     page_size: int = Field(default=100, ge=1, le=500)
     page_token: str | None = Field(default=None, max_length=300)
 
 
+class _Tags(Filter):
+    """A sunset holds from its second on, also where the books do not say so yet."""
+
+    def apply(self, query: Any, table: Any) -> Any:
+        state = self.wanted.get("state")
+        exact = Filter(**{name: value for name, value in self.wanted.items() if name != "state"})
+        query = exact.apply(query, table)
+        return query if state is None else query.where(tag_life.in_state(state, db.utc_now()))
+
+
 @router.get("", operation_id="listTags")
 def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.TagPage:
-    """The vocabulary by name."""
-    page = Page(query.page_size, query.page_token, Filter(kind=query.kind, parent=query.parent))
+    """The vocabulary by name. What is proposed is no task type yet: `GET /v1/proposals?state=open` has it."""
+    wanted = _Tags(kind=query.kind, parent=query.parent, state=query.state)
+    page = Page(query.page_size, query.page_token, wanted)
     with books.reading() as session:
         found, token = page.by_name(session, Tag)
         return wire.TagPage(items=[tags.as_wire(session, tag) for tag in found], next_page_token=token)
 
 
-@router.get("/{name}", operation_id="getTag")
+@router.get("/{name}", operation_id="getTag", responses={200: {"headers": deprecations.HEADERS}})
 def get_tag(
     name: str,
     response: Response,
@@ -45,7 +58,8 @@ def get_tag(
     """A task type with the profile of its current version. An alias answers with the tag it stands for."""
     with books.reading() as session:
         detail = tags.as_detail(session, tags.find(session, name))
-    response.headers["ETag"] = etag = f'"{detail.profile_digest}"'
+    response.headers["ETag"] = etag = f'"{digest(detail.model_dump_json().encode())}"'
+    response.headers.update(deprecations.headers(detail.deprecation))
     if if_none_match == etag:
         response.status_code = 304
     return detail
