@@ -43,7 +43,7 @@ def test_the_end_of_a_task_type_is_told_wherever_one_looks(
     with_clock = db.utc_now
     monkeypatch.setattr(db, "utc_now", lambda: with_clock() + timedelta(days=31))
     desk.token = live_registry.token("li", "retail-ds")
-    refused = desk.cli("run", config)
+    refused = desk.cli("run", desk.config(task_type="cls", max_length=1))  # nobody mends that for what has ended
 
     assert "`sequence-classification` is deprecated" in done
     assert "deprecated, use embedding" in listed
