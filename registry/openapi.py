@@ -17,10 +17,12 @@ REFUSALS = {
     403: "The policy does not allow it; or a page of another site had a browser send it",
     404: "No such thing",
     409: "The state of things forbids it",
+    412: "`If-Match` names what is not there any more",
     413: "The body is larger than 64 KiB, or, where policy files are sent, than 4 MiB",
     415: "The body is not called what it should be in `Content-Type`",
     421: "The `Host` is not a name of this service",
     422: "The body, a parameter or a header is not what the operation takes",
+    428: "`If-Match` is needed",
     429: "The caller, or this address by failed sign-ins, used up a budget; `Retry-After` says when to return",
     500: "A broken promise of ours",
     503: "The database, or the caller's identity provider, does not answer; nothing was changed",
@@ -30,6 +32,8 @@ NOT_FOUND = {"getConsistency", "issueTicket", "evaluate", "openProposal", "overr
 CONFLICT = {
     "openProposal",
     "reviewProposal",
+    "editProposal",
+    "submitProposal",
     "withdrawProposal",
     "overrideRule",
     "revokeException",
@@ -42,6 +46,7 @@ CONFLICT = {
     "reportRun",
     "erasePerson",
 }
+CONDITIONAL = {"editProposal"}
 ANYBODY = {"disablePrincipal", "enablePrincipal"}  # somebody who was never here can be shut out
 BY_TICKET = {"redeemTicket", "refuseTicket", "uploadOfflineRun"}
 PROBES = {"healthz", "readyz"}
@@ -79,6 +84,8 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
         found.add(404)
     if name in CONFLICT:
         found.add(409)
+    if name in CONDITIONAL:
+        found |= {412, 428}
     if method != "get":
         found |= {413, 415}
     return sorted(found)

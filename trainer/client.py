@@ -47,9 +47,21 @@ class Registry(Link):
     def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
         return self._post("/v1/proposals", request, wire.Proposal)
 
-    def proposals(self, state: str | None = None) -> Iterator[wire.Proposal]:
+    def proposals(self, state: str | None = None, *, awaiting_me: bool = False) -> Iterator[wire.Proposal]:
         """Newest first."""
-        return self._each("/v1/proposals", wire.ProposalPage, state=state)
+        mine = "true" if awaiting_me else None
+        return self._each("/v1/proposals", wire.ProposalPage, state=state, awaiting_me=mine)
+
+    def edit_proposal(self, id: str, edit: wire.ProposalEdit, *, seen: str) -> wire.Proposal:
+        """`seen` is the digest of what the edit was made from."""
+        path, said = f"/v1/proposals/{_part(id)}", edit.model_dump(mode="json", exclude_unset=True)
+        return self._read(self.ask("PATCH", path, said, headers={"If-Match": f'"{seen}"'}), wire.Proposal, path)
+
+    def submit_proposal(self, id: str) -> wire.Proposal:
+        return self._tell(f"/v1/proposals/{_part(id)}:submit", wire.Proposal)
+
+    def withdraw_proposal(self, id: str) -> wire.Proposal:
+        return self._tell(f"/v1/proposals/{_part(id)}:withdraw", wire.Proposal)
 
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
@@ -169,6 +181,10 @@ class Registry(Link):
         # One key for each call, so that `again` repeats the same request and never makes a second one.
         headers = {"Idempotency-Key": str(uuid.uuid4()), **(headers or {})}
         return self._read(self.ask("POST", path, body.model_dump(mode="json"), headers=headers, **how), answer, path)
+
+    def _tell(self, path: str, answer: type[Answer]) -> Answer:
+        """A POST that says all by its path."""
+        return self._read(self.ask("POST", path, headers={"Idempotency-Key": str(uuid.uuid4())}), answer, path)
 
     def _read(self, content: bytes, answer: type[Answer], path: str) -> Answer:
         try:

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
-from registry import access, policy_changes, proposals
+from enforcer.problems import ApprovalLost, PreconditionRequired
+from registry import access, approvals, policy_changes, proposal_view, proposals
 from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
+from registry.approvals import Electorate
 from registry.books import Books, TheBooks
 from registry.identity import Actor
 from registry.paging import Filter, Page
@@ -60,8 +62,9 @@ def open_proposal(
     asked: wire.ProposalRequest,
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
+    response: Response,
 ) -> wire.Proposal:
-    """Open a proposal. It takes effect when enough others have approved it.
+    """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it.
 
     The next revision of the policy is tried first: it is linted, its own tests are run, and the decisions of the last
     days are made again by it. What comes out is part of what is agreed to.
@@ -69,40 +72,112 @@ def open_proposal(
     change = asked.change
     checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
     with books.writing() as session:
-        proposal = proposals.open_(
-            session, asked, author, approvals_needed=books.settings.approvals_needed, checks=checks
-        )
-        return proposals.as_wire(session, proposal)
+        voters = approvals.electorate(books, session)
+        proposal = proposals.open_(session, asked, author, voters, checks=checks)
+        return _answer(session, proposal, voters, response)
 
 
 class ProposalQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    state: Literal["open", "applied", "rejected", "withdrawn"] | None = None
+    state: wire.ProposalState | None = None
+    awaiting_me: bool = False
     page_size: int = Field(default=50, ge=1, le=500)
     page_token: str | None = Field(default=None, max_length=300)
 
 
 @router.get("", operation_id="listProposals")
 def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
-    """Proposals, newest first."""
-    page = Page(query.page_size, query.page_token, Filter(state=query.state))
+    """Proposals, newest first. `awaiting_me`: those open ones that the caller may approve and has not reviewed; a page
+    may hold fewer of them than `page_size`, or none, and another follow."""
+    state = "open" if query.awaiting_me else query.state
+    page = Page(query.page_size, query.page_token, Filter(state=state))
     with books.reading() as session:
         found, token = page.newest_first(session, Proposal)
-        items = [_as_seen(session, row, caller, books) for row in found]
+        gate = books.gate(session)
+        waiting = [row for row in found if not query.awaiting_me or proposal_view.awaits(session, row, caller, gate)]
+        items = [_as_seen(session, row, caller, books) for row in waiting]
         return wire.ProposalPage(items=items, next_page_token=token)
 
 
 @router.get("/{proposal_id}", operation_id="getProposal")
-def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks) -> wire.Proposal:
+def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, response: Response) -> wire.Proposal:
     """One proposal with its reviews."""
     with books.reading() as session:
-        return _as_seen(session, proposals.get(session, proposal_id), caller, books)
+        found = proposals.get(session, proposal_id)
+        response.headers["ETag"] = f'"{found.digest}"'
+        return _as_seen(session, found, caller, books)
 
 
 def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
-    whole = proposal.author == caller.id or access.reads_policy(books.gate(session), caller, ROOT_UNIT)
-    return proposals.as_wire(session, proposal, whole=whole)
+    gate = books.gate(session)
+    whole = proposal.author == caller.id or access.reads_policy(gate, caller, ROOT_UNIT)
+    return proposal_view.as_wire(session, proposal, gate, whole=whole)
+
+
+def _answer(session: Session, proposal: Proposal, voters: Electorate, response: Response) -> wire.Proposal:
+    response.headers["ETag"] = f'"{proposal.digest}"'
+    return proposal_view.as_wire(session, proposal, voters.gate)
+
+
+@router.patch("/{proposal_id}", operation_id="editProposal")
+def edit_proposal(
+    request: Request,
+    proposal_id: str,
+    asked: wire.ProposalEdit,
+    editor: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
+    books: TheBooks,
+    response: Response,
+    if_match: Annotated[str | None, Header(max_length=200, description="The `ETag` of what the editor saw.")] = None,
+) -> wire.Proposal:
+    """Make a draft or an open proposal anew, from what is in force now. All approvals are void, and the editor, where
+    it is not the author, has had a part in it and does not approve it."""
+    if if_match is None:
+        raise PreconditionRequired("say what you saw: send `If-Match` with the proposal's `ETag`, which is its digest")
+    seen = if_match.strip().removeprefix('"').removesuffix('"')
+    if asked.change is not None:
+        _permit_change(request, books, editor.actor, asked.change)
+    checks = _checks_again(books, proposal_id, asked)
+    with books.writing() as session:
+        voters = approvals.electorate(books, session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        proposals.edit(session, proposal, asked, editor, voters, seen=seen, checks=checks)
+        return _answer(session, proposal, voters, response)
+
+
+def _permit_change(request: Request, books: Books, editor: Actor, change: wire.Change) -> None:
+    """The right to edit is the one to propose what it would be about, as well as what it was about. Raises
+    NotPermitted."""
+    kind = proposals.KINDS[change.kind]
+    with books.reading() as session:
+        matter = kind.matter(session, change.model_dump(mode="json"))
+    access.permit(request, books, editor, kind.PROPOSE, matter)
+
+
+@router.post("/{proposal_id}:submit", operation_id="submitProposal")
+def submit_proposal(
+    proposal_id: str,
+    author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
+    books: TheBooks,
+    response: Response,
+) -> wire.Proposal:
+    """Open one's own draft for others to review."""
+    checks = _checks_again(books, proposal_id, wire.ProposalEdit())
+    with books.writing() as session:
+        voters = approvals.electorate(books, session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        proposals.submit(session, proposal, author, voters, checks=checks)
+        return _answer(session, proposal, voters, response)
+
+
+def _checks_again(books: Books, proposal_id: str, asked: wire.ProposalEdit) -> wire.PolicyChecks | None:
+    """What the registry finds out about a policy as it would be then."""
+    with books.reading() as session:
+        proposal = proposals.get(session, proposal_id)
+        if proposal.kind != "policy" or proposal.state not in ("draft", "open"):
+            return None
+        change = proposals.edited(session, proposal, asked).change
+    return policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
 
 
 @router.get(
@@ -123,11 +198,37 @@ def review_proposal(
     verdict: wire.Review,
     reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to("REVIEW")))],
     books: TheBooks,
+    response: Response,
 ) -> wire.Proposal:
     """Approve or reject an open proposal. The last approval needed makes it take effect at once."""
+    _drop_lost(books, proposal_id, verdict, reviewer)
     with books.writing() as session:
-        proposal = proposals.review(session, proposals.get(session, proposal_id, for_change=True), verdict, reviewer)
-        return proposals.as_wire(session, proposal)
+        voters = approvals.electorate(books, session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        proposals.review(session, proposal, verdict, reviewer, voters)
+        return _answer(session, proposal, voters, response)
+
+
+def _drop_lost(books: Books, proposal_id: str, verdict: wire.Review, reviewer: Permit) -> None:
+    """Approvals that count no longer are put on record for good before the reviewer is told to look again: otherwise
+    the refusal would take that back, and meet the next reviewer as well.
+
+    Raises:
+        ApprovalLost.
+    """
+    if verdict.verdict == "reject":
+        return
+    lost: ApprovalLost | None = None
+    with books.writing() as session:
+        proposal, gate = proposals.get(session, proposal_id, for_change=True), books.gate(session)
+        try:
+            if proposal.state == "open":
+                proposals.refuse_lost(session, proposal, gate)
+        except ApprovalLost as problem:
+            lost = problem
+            proposals.drop_lost(session, proposal, gate, reviewer.actor)
+    if lost is not None:
+        raise lost
 
 
 @router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal")
@@ -135,8 +236,9 @@ def withdraw_proposal(
     proposal_id: str,
     author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
     books: TheBooks,
+    response: Response,
 ) -> wire.Proposal:
-    """Take back one's own open proposal."""
+    """Take back one's own proposal, before it takes effect."""
     with books.writing() as session:
         proposal = proposals.withdraw(session, proposals.get(session, proposal_id, for_change=True), author)
-        return proposals.as_wire(session, proposal)
+        return _answer(session, proposal, approvals.electorate(books, session), response)

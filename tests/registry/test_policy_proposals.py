@@ -44,7 +44,7 @@ class Office(Registry):
     def files(self) -> dict[str, str]:
         """The policy that it began with."""
         folder = self.settings.policies_dir
-        names = ("model.conf", "directory.yaml", "quotas.yaml")
+        names = ("model.conf", "directory.yaml", "quotas.yaml", "approvals.yaml")
         found = [*(folder / name for name in names), *folder.glob("rules/*.yaml"), *folder.glob("tests/*.yaml")]
         return {file.relative_to(folder).as_posix(): file.read_text() for file in found if file.exists()}
 
@@ -217,12 +217,52 @@ def test_what_is_live_already_is_no_proposal(office: Office) -> None:
     assert (reply.status_code, reply.json()["code"]) == (409, "policy-unchanged")
 
 
-def test_one_open_proposal_of_the_policy(office: Office) -> None:
-    office.propose_policy(office.admin("author"), office.candidate(PILOT))
+def test_of_two_proposals_of_the_policy_the_second_is_superseded(office: Office) -> None:
+    first = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
+    other = office.candidate({**PILOT, "may": ["submit", "cancel"]})
+    second = office.propose_policy(office.admin("another"), other).json()
 
-    second = office.propose_policy(office.admin("another"), office.candidate({**PILOT, "may": ["submit", "cancel"]}))
+    office.agree(first, "li", "zhao")
 
-    assert (second.status_code, second.json()["code"]) == (409, "already-proposed")
+    late = office.review(office.admin("li"), second)
+    assert (late.status_code, late.json()["code"]) == (409, "already-decided")
+    assert [event.proposal_id for event in office.events("proposal.superseded")] == [second["id"]]
+
+
+def test_a_policy_is_drafted_edited_and_tried_again_before_others_agree(office: Office) -> None:
+    author = office.admin("author")
+    change = {"kind": "policy", "files": office.candidate(PILOT)}
+    draft = author.post("/v1/proposals", json={"change": change, "reason": "a pilot", "draft": True}).json()
+    path = f"/v1/proposals/{draft['id']}"
+    wider = office.candidate({**PILOT, "may": ["submit", "cancel"]})
+
+    edit = {"change": {"kind": "policy", "files": wider}}
+    edited = author.patch(path, json=edit, headers={"If-Match": f'"{draft["digest"]}"'}).json()
+    opened = author.post(f"{path}:submit").json()
+
+    assert (draft["state"], edited["round"], opened["state"]) == ("draft", 2, "open")
+    assert edited["checks"]["revision"] != draft["checks"]["revision"]
+    assert author.get(f"{path}/files").json()["files"] == wider
+    assert office.agree(opened, "li", "zhao")[-1].json()["state"] == "applied"
+    assert tries_dpo(office) == 201
+
+
+def test_an_open_policy_that_went_stale_is_made_anew_by_an_empty_edit(office: Office) -> None:
+    proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
+    path = f"/v1/proposals/{proposal['id']}"
+    with office.books.writing() as session:
+        live = policies.live(session)
+        changed = type(live).of(live.model, live.directory, live.rules[:-1], owners=live.owners)
+        seen = policies.seen(session)
+        policies.publish(
+            session, changed, source="folder", author="system:operator", approver=None, seen=seen, folder=changed
+        )
+    assert [reply.status_code for reply in office.agree(proposal, "li", "zhao")] == [201, 409]
+
+    anew = office.admin("author").patch(path, json={}, headers={"If-Match": proposal["digest"]}).json()
+
+    assert anew["checks"]["base"] != proposal["checks"]["base"]
+    assert [reply.json()["state"] for reply in office.agree(anew, "li", "zhao")] == ["open", "applied"]
 
 
 def grant_exception(office: Office, **change: Any) -> None:

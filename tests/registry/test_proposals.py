@@ -27,9 +27,11 @@ def test_two_stewards_make_a_tag(registry: Registry) -> None:
     )
     assert [event.kind for event in registry.events() if event.proposal_id] == [
         "proposal.opened",
-        "proposal.approved",
+        "proposal.reviewed",
+        "proposal.reviewed",
         "proposal.approved",
         "tag.activated",
+        "proposal.applied",
     ]
 
 
@@ -102,13 +104,18 @@ def test_only_its_author_withdraws_a_proposal(registry: Registry) -> None:
     assert (other.status_code, own.json()["state"]) == (403, "withdrawn")
 
 
-def test_one_open_proposal_for_a_tag(registry: Registry) -> None:
+def test_of_two_proposals_for_one_name_the_second_is_superseded_at_once(registry: Registry) -> None:
     first = registry.propose(registry.as_("wang", "trainers")).json()
+    second = registry.propose(registry.as_("chen", "trainers"), description="something else").json()
+    stewards = [registry.as_(name, "tag-stewards") for name in ("li", "zhao")]
 
-    second = registry.propose(registry.as_("chen", "trainers"))
+    for steward in stewards:
+        registry.review(steward, first)
 
-    assert (second.status_code, second.json()["code"]) == (409, "already-proposed")
-    assert first["id"] in second.json()["detail"]
+    assert stewards[0].get(f"/v1/proposals/{second['id']}").json()["state"] == "superseded"
+    (told,) = registry.events("proposal.superseded")
+    assert (told.proposal_id, told.detail["by"]) == (second["id"], first["id"])
+    assert registry.review(stewards[0], second).json()["code"] == "already-decided"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +248,30 @@ def test_a_rule_about_a_tag_holds_for_its_aliases_too(tmp_path: Path) -> None:
     replies = [registry.propose(wang, "hotel-review", parent=name) for name in ("sequence-classification", "cls")]
 
     assert [reply.json()["rule"] for reply in replies] == ["freeze-classifiers"] * 2
+
+
+def test_nobody_edits_a_proposal_into_one_that_they_may_not_make(tmp_path: Path) -> None:
+    freeze = {
+        "id": "freeze-classifiers",
+        "effect": "deny",
+        "who": "group:trainers",
+        "may": ["propose"],
+        "tag": ["sequence-classification"],
+        "reason": "a freeze",
+    }
+    registry = Registry(Settings(state_dir=tmp_path / "state", policies_dir=changed_policy(tmp_path, rules=[freeze])))
+    wang = registry.as_("wang", "trainers")
+    proposal = registry.propose(wang, "hotel-review", parent="embedding").json()
+
+    reply = wang.patch(
+        f"/v1/proposals/{proposal['id']}",
+        json={"change": {**proposal["change"], "parent": "cls"}},
+        headers={"If-Match": proposal["digest"]},
+    )
+
+    assert (reply.status_code, reply.json()["rule"]) == (403, "freeze-classifiers")
+    (refused,) = registry.events("propose.refused")
+    assert (refused.proposal_id, refused.rule) == (proposal["id"], "freeze-classifiers")
 
 
 def test_a_version_is_never_changed_or_deleted(registry: Registry) -> None:

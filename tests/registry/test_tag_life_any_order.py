@@ -51,7 +51,7 @@ class TagLife(RuleBasedStateMachine):
         self.clock.start()
         self.registry = Registry(Settings(state_dir=self.root / "state"))
         self.lives = {name: Life() for name in TAGS}
-        self.open: dict[str, dict[str, Any]] = {}
+        self.open: list[dict[str, Any]] = []
 
     def teardown(self) -> None:
         if hasattr(self, "registry"):
@@ -72,22 +72,22 @@ class TagLife(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def agree(self, data: st.DataObject) -> None:
-        tag = data.draw(st.sampled_from(sorted(self.open)))
-        proposal = self.open[tag]
+        proposal = data.draw(st.sampled_from(self.open), label="proposal")
         self.registry.review(self.steward("first"), proposal)
 
         reply = self.registry.review(self.steward("second"), proposal)
 
         terms = proposal["change"]
-        possible = self.possible(terms) and self.as_agreed(terms)
+        in_time = db.utc_now() < datetime.fromisoformat(proposal["expires_at"])
+        possible = in_time and self.possible(terms) and self.as_agreed(terms)
         assert (reply.status_code == 201) == possible, (terms, self.lives, reply.text)
+        self.open.remove(proposal)
         if possible:
-            del self.open[tag]
             self.take(terms)
+            same = terms["kind"], terms["tag"]  # the first that is agreed to supersedes the others
+            self.open = [one for one in self.open if (one["change"]["kind"], one["change"]["tag"]) != same]
         else:
-            assert reply.status_code == 409
-            withdrawn = self.steward("author").post(f"/v1/proposals/{self.open.pop(tag)['id']}:withdraw")
-            assert withdrawn.status_code == 200, withdrawn.text
+            assert reply.status_code == 409, reply.text
 
     @rule()
     def look_at_the_clock(self) -> None:
@@ -139,13 +139,14 @@ class TagLife(RuleBasedStateMachine):
 
     def propose(self, kind: str, tag: str, **terms: Any) -> None:
         change = {"kind": kind, "tag": tag, **terms}
+        self.registry.welcome()
 
         reply = self.steward("author").post("/v1/proposals", json={"change": change, "reason": "few use it"})
 
-        possible = self.possible(change) and tag not in self.open
+        possible = self.possible(change)
         assert (reply.status_code == 201) == possible, (change, self.lives, reply.text)
         if possible:
-            self.open[tag] = reply.json()
+            self.open.append(reply.json())
         else:
             assert reply.status_code == 409, reply.text
 
@@ -181,7 +182,7 @@ class TagLife(RuleBasedStateMachine):
         return sorted(name for name, life in self.lives.items() if life.replaced_by == tag and life.told in over)
 
     def steward(self, name: str) -> Any:
-        return self.registry.as_(name, "tag-stewards")
+        return self.registry.as_(name, "tag-stewards", "unit-owners")
 
 
 TestTagLife = TagLife.TestCase

@@ -18,14 +18,14 @@ def desk(tmp_path: Path, encoder: Path, live_registry: LiveRegistry) -> Desk:
 
 
 def end(desk: Desk, registry: LiveRegistry, kind: str, **terms: Any) -> str:
-    """Propose it from a file and approve it; what the last approval prints."""
+    """Propose it from a file and have two units approve it; what the last approval prints."""
     mine, review = desk.token, ["--reason", "read it"]
     change = {"kind": kind, "tag": "sequence-classification", **terms}
     (desk.root / "end.yaml").write_text(yaml.safe_dump({"change": change, "reason": "few use it"}))
     desk.token = registry.token("author", "tag-stewards")
     opened = desk.json("requests", "propose", "end.yaml")
-    for name in ("ana", "bo"):
-        desk.token = registry.token(name, "tag-stewards")
+    for name, unit in (("ana", "retail"), ("bo", "ai")):
+        desk.token = registry.token(name, "tag-stewards", unit=unit)
         done = desk.cli("requests", "approve", opened["id"], "--digest", opened["digest"], *review)
     desk.token = mine
     return done.stdout
