@@ -60,8 +60,8 @@ class Registry:
         self.welcome()
 
     def welcome(self) -> None:
-        """A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two units.
-        Their tokens are for a day."""
+        """A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two
+        units, with tokens for a day."""
         for user in ("hu", "sun", "gao", "lin"):
             self.token(user, "platform-admins", "unit-owners")
         for user in ("wei", "qin"):

@@ -364,6 +364,7 @@ def test_a_restoration_comes_too_late_once_the_sunset_is_there(house: House) -> 
 def test_a_version_of_what_has_ended_is_refused(house: House) -> None:
     house.end("deprecation", "reranker", sunset_at=house.after(days=5).isoformat())
     profile = house.tag("reranker")["profile"]
+    profile["limits"]["max_runtime_s"] -= 1
     body = {"change": {"kind": "new-version", "tag": "reranker", "profile": profile}, "reason": "a better one"}
 
     before = house.trainer().post("/v1/proposals", json=body)
