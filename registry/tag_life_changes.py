@@ -16,7 +16,7 @@ from enforcer.problems import StaleReview, SunsetInvalid
 from enforcer.profile_changes import ChangeClass
 from registry import db, tag_life, tags
 from registry.access import Matter, Permit
-from registry.changes import Draft, about_tag
+from registry.changes import Draft, about_tag, units_that_run
 from registry.identity import Actor
 from registry.tables import Proposal, Tag
 
@@ -40,7 +40,7 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
         tag_life.refuse_archival(tag)
     # Nobody's run breaks by a restoration. An archival is for ever.
     weight = ChangeClass.COMPATIBLE if isinstance(change, wire.Restoration) else ChangeClass.BREAKING
-    return Draft(f"tag:{tag.name}", {"kind": change.kind, "tag": tag.name}, change_class=weight)
+    return _of(session, tag, {"kind": change.kind, "tag": tag.name}, weight)
 
 
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
@@ -82,7 +82,13 @@ def _draft_deprecation(session: Session, change: wire.NewDeprecation) -> Draft:
         replaced_by=replacement.name if replacement else None,
         repointed=tag_life.replaced_by(session, tag.name),
     )
-    return Draft(f"tag:{tag.name}", terms.model_dump(mode="json"), change_class=ChangeClass.BREAKING)
+    return _of(session, tag, terms.model_dump(mode="json"), ChangeClass.BREAKING)
+
+
+def _of(session: Session, tag: Tag, change: dict[str, Any], weight: ChangeClass) -> Draft:
+    """Without a base: a version that takes effect meanwhile changes nothing of the end."""
+    units = units_that_run(session, tag.name)
+    return Draft(f"tag:{tag.name}", change, change_class=weight, tag_kind=tag.kind, affected_units=units)
 
 
 def _refuse_moved(session: Session, proposal: Proposal, terms: wire.DeprecationTerms) -> None:

@@ -57,7 +57,11 @@ class Registry:
     def __post_init__(self) -> None:
         server.prepare(self.settings)
         self.app = create_app(self.settings)
-        # A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two units.
+        self.welcome()
+
+    def welcome(self) -> None:
+        """A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two
+        units, with tokens for a day."""
         for user in ("hu", "sun", "gao", "lin"):
             self.token(user, "platform-admins", "unit-owners")
         for user in ("wei", "qin"):

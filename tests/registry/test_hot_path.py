@@ -31,6 +31,7 @@ from registry.tables import ApiToken, IdempotentAnswer, LogEntry, PendingEntry, 
 from registry.writer import Draft, Stale
 
 TABLES = ("ticket", "run", "idempotent_answer")
+OVER = "state = 'deprecated', deprecated_at = '2026-01-01', sunset_at = '2026-02-01', deprecation_reason = 'few use it'"
 
 
 def count(registry: Registry, table: str) -> int:
@@ -469,13 +470,10 @@ def test_a_task_type_taken_out_of_use_by_another_process_gets_no_ticket_more(eit
     wang, asked = either.as_("wang", "trainers"), ticket_request(tag)
     before = ask(wang, asked).status_code
 
-    by(
-        either,
-        lambda session: session.execute(text("update tag set state = 'deprecated' where name = :it"), {"it": tag}),
-    )
+    by(either, lambda session: session.execute(text(f"update tag set {OVER} where name = :it"), {"it": tag}))
 
     reply = ask(wang, asked)
-    assert (before, reply.status_code, reply.json()["code"]) == (201, 409, "task-type-not-active")
+    assert (before, reply.status_code, reply.json()["code"]) == (201, 409, "task-type-sunset")
 
 
 def test_a_version_that_takes_effect_is_the_version_of_the_next_ticket(registry: Registry) -> None:
@@ -504,7 +502,7 @@ def test_a_draft_whose_stamp_has_moved_is_not_written(either: Registry) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "update tag set state = 'deprecated' where name = 'dpo'",
+        f"update tag set {OVER} where name = 'dpo'",
         "update alias set tag = 'dpo'",
         "delete from alias",
         "delete from api_token",
