@@ -21,7 +21,7 @@ from enforcer.problems import (
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import audit, db, exception_changes, policy_changes, tag_changes
+from registry import audit, db, exception_changes, name_changes, policy_changes, tag_changes
 from registry.access import Matter, Permit
 from registry.changes import Draft
 from registry.identity import Actor
@@ -50,6 +50,8 @@ class Kind(Protocol):
 KINDS: Mapping[str, Kind] = {
     "new-tag": tag_changes,
     "new-version": tag_changes,
+    "alias": name_changes,
+    "reserved-name": name_changes,
     "policy": policy_changes,
     "exception": exception_changes,
 }
@@ -157,7 +159,9 @@ def as_wire(session: Session, proposal: Proposal, *, whole: bool = True) -> wire
     and the author."""
     given = [wire.ReviewGiven.model_validate(row) for row in reviews(session, proposal)]
     checks = proposal.result.get("checks") if whole else None
-    return wire.Proposal.model_validate({**proposal.model_dump(), "checks": checks, "reviews": given})
+    near = proposal.result.get("name_matches", [])
+    seen = {"checks": checks, "name_matches": near, "reviews": given}
+    return wire.Proposal.model_validate({**proposal.model_dump(), **seen})
 
 
 def _decide(session: Session, proposal: Proposal, state: str) -> Proposal:

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlmodel import Session
 
-from enforcer import wire
+from enforcer import names, wire
 from enforcer.problems import StaleReview
 from enforcer.profiles import Kind, Profile
-from registry import tags
+from registry import spellings, tags
 from registry.access import Matter, Permit
 from registry.changes import Draft, about_tag
 from registry.identity import Actor
@@ -27,12 +27,14 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType."""
+    """Raises NameInvalid, NameIsVariant, NameNeedsReason, ProfileInvalid, UnknownTaskType."""
     change = request.change
     assert isinstance(change, TagChange)
+    near = spellings.as_evidence(_refuse_bad_name(session, change) if isinstance(change, wire.NewTag) else [])
     profile = _resolve(session, change)
     name = tags.find(session, change.tag).name if isinstance(change, wire.NewVersion) else change.tag
-    return Draft(f"tag:{name}", change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")})
+    result = {"profile": profile.model_dump(mode="json"), "name_matches": near}
+    return Draft(f"tag:{name}", change.model_dump(mode="json"), result)
 
 
 def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
@@ -48,6 +50,8 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     """
     change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
     assert isinstance(change, TagChange)
+    if isinstance(change, wire.NewTag):
+        _refuse_bad_name(session, change)
     agreed = Profile.model_validate(proposal.result["profile"])
     parent = _parent(session, change)
     if tags.resolve_profile(session, parent, change.profile, change.overrides).digest() != agreed.digest():
@@ -75,13 +79,18 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     )
 
 
+def _refuse_bad_name(session: Session, change: wire.NewTag) -> list[names.Match]:
+    """Before the parent and the profile are looked at: its refusal is the more helpful one."""
+    return spellings.refuse_bad_name(
+        session, change.tag, change.aliases, parent=change.parent, distinct_from=change.distinct_from
+    )
+
+
 def _resolve(session: Session, change: TagChange) -> Profile:
     return tags.resolve_profile(session, _parent(session, change), change.profile, change.overrides)
 
 
 def _parent(session: Session, change: TagChange) -> str | None:
-    """The canonical name of the parent. A new name is checked first: its refusal is the more helpful one."""
     if isinstance(change, wire.NewVersion):
         return tags.find(session, change.tag).parent
-    tags.refuse_bad_name(session, change.tag, change.aliases)
     return tags.find_active(session, change.parent).name if change.parent else None

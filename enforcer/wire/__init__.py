@@ -78,6 +78,7 @@ from enforcer.wire.policies import (
 )
 from enforcer.wire.proposals import (
     Change as Change,
+    NewAlias as NewAlias,
     NewTag as NewTag,
     NewVersion as NewVersion,
     PolicyChecks as PolicyChecks,
@@ -88,6 +89,7 @@ from enforcer.wire.proposals import (
     ProposalPage as ProposalPage,
     ProposalRequest as ProposalRequest,
     ProposedChange as ProposedChange,
+    ReservedName as ReservedName,
     Review as Review,
     ReviewGiven as ReviewGiven,
 )
@@ -103,6 +105,7 @@ from enforcer.wire.runs import (
     Upload as Upload,
 )
 from enforcer.wire.tags import (
+    DistinctFrom as DistinctFrom,
     NameCheck as NameCheck,
     NameCheckRequest as NameCheckRequest,
     NameMatch as NameMatch,

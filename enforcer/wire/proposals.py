@@ -3,17 +3,19 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
+from enforcer.wire.tags import Distinctions, NameMatch
 
 
 class NewTag(Request):
-    """A task type that shall exist. With a parent it inherits the parent's profile and says only what is narrower."""
+    """A task type that shall exist. With a parent it inherits the parent's profile and says only what is narrower. A
+    name that extends another task type's (`dpo-chinese`) has that as parent, or says in `distinct_from` why not."""
 
     kind: Literal["new-tag"]
     tag: Name
@@ -21,6 +23,7 @@ class NewTag(Request):
     parent: Name | None = None
     description: Line
     aliases: list[Name] = Field(default_factory=list, max_length=20)
+    distinct_from: Distinctions
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
 
@@ -34,6 +37,25 @@ class NewVersion(Request):
     overrides: ProfileOverrides | None = None
 
 
+class NewAlias(Request):
+    """Another spelling of a task type that exists. It resolves to it for ever."""
+
+    kind: Literal["alias"]
+    tag: Name
+    alias: Name
+    distinct_from: Distinctions
+
+
+class ReservedName(Request):
+    """A word that no task type may be called, from now on (`until` then, if that is given) or no longer (`release`).
+    The proposal's reason is what those are told who ask for it."""
+
+    kind: Literal["reserved-name"]
+    name: Name
+    action: Literal["reserve", "release"] = "reserve"
+    until: AwareDatetime | None = None
+
+
 class PolicyFiles(Request):
     """The next policy revision, whole: `model.conf`, `directory.yaml`, `rules/*.yaml`, `quotas.yaml`, and the cases in
     `tests/*.yaml` that it has to decide as written. Exceptions are no part of it: they have proposals of their own."""
@@ -42,7 +64,9 @@ class PolicyFiles(Request):
     files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
 
 
-Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException, Field(discriminator="kind")]
+Change = Annotated[
+    NewTag | NewVersion | NewAlias | ReservedName | PolicyFiles | NewException, Field(discriminator="kind")
+]
 
 
 class PolicyDigests(Answer):
@@ -52,7 +76,9 @@ class PolicyDigests(Answer):
     files: dict[str, Digest]
 
 
-ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
+ProposedChange = Annotated[
+    NewTag | NewVersion | NewAlias | ReservedName | PolicyDigests | NewException, Field(discriminator="kind")
+]
 
 
 class ProposalRequest(Request):
@@ -90,15 +116,17 @@ class ReviewGiven(Answer):
 
 
 class Proposal(Answer):
-    """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
-    about a policy revision when it was proposed; the digest binds it, too. Applied, a change of the vocabulary has a
-    `version` and one of the policy a `policy_revision`."""
+    """`subject` is what it changes: `tag:<name>`, `alias:<name>`, `reserved-name:<name>`, `policy` or `exception:<id>`.
+    `checks` is what the registry found out about a policy revision when it was proposed, and `name_matches` are the
+    task types that a new name comes near, with what the author said to it; the digest binds both, too. Applied, a
+    change of the vocabulary has a `version` and one of the policy a `policy_revision`."""
 
     id: str
     state: str
     subject: str
     change: ProposedChange
     checks: PolicyChecks | None
+    name_matches: list[NameMatch]
     digest: Digest
     reason: str
     author: str

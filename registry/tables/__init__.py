@@ -18,6 +18,7 @@ from registry.tables.identity import (
     TradedToken as TradedToken,
     UsedProof as UsedProof,
 )
+from registry.tables.names import KnownName as KnownName, NameRules as NameRules
 from registry.tables.policy import (
     KnownException as KnownException,
     PolicyHead as PolicyHead,
@@ -30,4 +31,4 @@ from registry.tables.proposals import Proposal as Proposal, ProposedFile as Prop
 from registry.tables.quotas import QuotaHold as QuotaHold, QuotaUse as QuotaUse
 from registry.tables.runs import OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
 from registry.tables.tickets import IdempotentAnswer as IdempotentAnswer, Ticket as Ticket
-from registry.tables.vocabulary import Alias as Alias, Stamp as Stamp, Tag as Tag, TagVersion as TagVersion
+from registry.tables.vocabulary import Stamp as Stamp, Tag as Tag, TagVersion as TagVersion

@@ -79,7 +79,7 @@ def test_can_i_answers_with_0_or_3_and_explains_itself(desk: Desk) -> None:
 
 
 def test_a_name_is_checked_before_it_is_proposed(desk: Desk) -> None:
-    good, bad = desk.cli("tags", "check-name", "review-sentiment"), desk.cli("tags", "check-name", "dpo-final")
+    good, bad = desk.cli("tags", "suggest", "review-sentiment"), desk.cli("tags", "suggest", "dpo-final")
 
     assert good.returncode == 0
     assert (bad.returncode, "use `dpo`" in bad.stdout) == (6, True)
