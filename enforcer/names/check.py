@@ -168,8 +168,8 @@ def _nearly(kebab: str, known: KnownNames, seen: set[str | None]) -> list[Match]
 
 def _misspelt(kebab: str, known: KnownNames) -> Iterator[tuple[str, str]]:
     cores = list(_cores(kebab, known))
-    for flat in dict.fromkeys([kebab.replace("-", ""), *("".join(core) for core in cores)]):
-        yield from known.a_slip_from(flat)
+    for said in [kebab.split("-"), *cores]:
+        yield from known.a_slip_from(said)
     for core in cores:
         for meant in known.corrected(core):
             for tag in known.orders.get(readings.in_any_order(readings.stems(meant, known.rules)), ()):
@@ -178,7 +178,14 @@ def _misspelt(kebab: str, known: KnownNames) -> Iterator[tuple[str, str]]:
 
 def _extended(kebab: str, known: KnownNames) -> Iterator[tuple[str, str]]:
     """Tags whose name or alias stands in it, whole and with words around; of nested ones the longest."""
-    said = [word for word in kebab.split("-") if not known.rules.is_noise(word)][: 2 * MAX_WORDS]
+    whole = kebab.split("-")[: 2 * MAX_WORDS]
+    without_noise = [word for word in whole if not known.rules.is_noise(word)]
+    yield from _standing_in(whole, known)
+    if without_noise != whole:
+        yield from _standing_in(without_noise, known)
+
+
+def _standing_in(said: list[str], known: KnownNames) -> Iterator[tuple[str, str]]:
     taken: list[tuple[int, int]] = []
     for length in range(len(said) - 1, 0, -1):
         for start in range(len(said) - length + 1):

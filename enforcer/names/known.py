@@ -69,11 +69,13 @@ class KnownNames:
                     _add(words, less, (word,))
         return type(self)(self.rules, spellings, stems, orders, squeezed, skeletons, close, words)
 
-    def a_slip_from(self, flat: str) -> Iterator[tuple[str, str]]:
-        """Tags whose name or alias is one slip away from these letters, with the slip in words."""
+    def a_slip_from(self, said: list[str]) -> Iterator[tuple[str, str]]:
+        """Tags whose name or alias is one slip away from the letters of these words, with the slip in words. A word
+        more or less is none, were it of one letter: `p-list-mle` is not `list-mle`."""
+        flat = "".join(said)
         for text in dict.fromkeys(text for less in slips.less_one(flat) for text in self.close.get(less, ())):
             slip = slips.one_slip(flat, text.replace("-", ""))
-            if slip:
+            if slip and not _a_word_more(said, text.split("-")):
                 yield self._tag(text), f"`{text}`, {slip}"
 
     def corrected(self, said: list[str]) -> Iterator[list[str]]:
@@ -101,6 +103,11 @@ class KnownNames:
         """The tag that an alias stands for; any other name as it is."""
         known = self.spellings.get(name)
         return known.tag if known and known.tag else name
+
+
+def _a_word_more(one: list[str], other: list[str]) -> bool:
+    shorter, longer = sorted((one, other), key=len)
+    return any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
 
 
 def _add(index: dict[Key, Tags], key: Key, means: Tags) -> None:

@@ -1,8 +1,8 @@
 """One slip of the hand between two spellings: letters swapped, left out, added, or hit beside the right key.
 
-These are the single edits of optimal string alignment, less the replacements that no hand or ear makes: `content` is no
-misspelt `context`. Which spellings are a slip apart is found by what both become with one letter left out, so looking
-for one among ten thousand costs a look-up for each letter.
+These are the single edits of optimal string alignment, less the replacements that no hand makes: `content` is no
+misspelt `context`, nor `micro` `macro`. Which spellings are a slip apart is found by what both become with one letter
+left out, so looking for one among ten thousand costs a look-up for each letter.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 SHORTEST = 6  # letters: `dpo cpo ppo kto orpo` are a slip apart and all real
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_VOWELS = "aeiouy"
 
 
 def one_slip(typed: str, meant: str) -> str | None:
@@ -49,14 +48,14 @@ def _common(one: str, other: str) -> int:
 
 
 def _beside() -> Mapping[str, str]:
-    """The keys around each key (QWERTY), and for a vowel the other vowels."""
+    """The keys around each key (QWERTY)."""
     near: dict[str, str] = {}
     for row, keys in enumerate(_ROWS):
         for at, key in enumerate(keys):
             around = keys[max(0, at - 1) : at] + keys[at + 1 : at + 2]
             around += _ROWS[row - 1][at : at + 2] if row > 0 else ""
             around += _ROWS[row + 1][max(0, at - 1) : at + 1] if row + 1 < len(_ROWS) else ""
-            near[key] = around + (_VOWELS if key in _VOWELS else "")
+            near[key] = around
     return near
 
 

@@ -34,8 +34,9 @@ def requests() -> None:
 def propose(file: str) -> None:
     """Propose what stands in FILE (`change` and `reason`, .yaml, .json or .toml).
 
-    `change.kind` is `new-tag` or `new-version` (a task type), or `exception` (what somebody shall be let do until an
-    end, although the policy does not let them).
+    `change.kind` is `new-tag` or `new-version` (a task type), `alias` (another spelling of one), `reserved-name` (a
+    word that none may be called), or `exception` (what somebody shall be let do until an end, although the policy does
+    not let them).
     """
     propose_from(Path(file))
 
@@ -212,6 +213,7 @@ def _lines(proposal: "wire.Proposal") -> list[str]:
         f"  digest  {proposal.digest}",
         *(f"  {r.verdict:<7} {r.reviewer}, {r.at:%Y-%m-%d %H:%M}: {r.reason}" for r in proposal.reviews),
         *(_checks(proposal.checks) if proposal.checks else ()),
+        *(f"  near    {match.evidence}" for match in proposal.name_matches),
         "",
         *(f"  {line}" for line in content.splitlines()),
     ]
