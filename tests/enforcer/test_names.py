@@ -104,6 +104,10 @@ def test_what_is_no_name_still_says_which_tag_it_means(text: str, tag: str) -> N
     assert verdict.suggestion == tag
 
 
+def test_letters_of_another_script_are_named_as_what_they_are() -> None:
+    assert [match.rule for match in ruling("dpо").matches] == ["grammar", "confusable"]
+
+
 def test_around_to_the_order_is_the_meaning() -> None:
     assert ruling("text-to-image").verdict is Verdict.OK
 

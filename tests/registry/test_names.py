@@ -203,15 +203,42 @@ def test_a_reserved_word_is_taken_until_it_is_released(registry: Registry) -> No
 
 
 def test_a_reservation_that_has_ended_makes_room(registry: Registry) -> None:
-    until = db.utc_now() + timedelta(seconds=2)
-    agreed(registry, {"kind": "reserved-name", "name": "review-sentiment", "until": until.isoformat()})
-    before = checked(registry, "review-sentiment")["verdict"]
-    time.sleep(max(0.0, (until - db.utc_now()).total_seconds()))
+    with db.writing(registry.books.engine) as session:
+        for word in ("review-sentiment", "speech-pairs"):
+            spellings.reserve(session, word, "for a while", db.utc_now())
 
     registry.approve_tag("review-sentiment")
+    agreed(registry, {"kind": "alias", "tag": "dpo", "alias": "speech-pairs"})
 
-    assert before == "block"
-    assert registry.as_("wang").get("/v1/tags/review-sentiment").json()["version"] == 1
+    wang = registry.as_("wang")
+    assert wang.get("/v1/tags/review-sentiment").json()["version"] == 1
+    assert wang.get("/v1/tags/speech-pairs").json()["name"] == "dpo"
+
+
+def test_a_reservation_whose_end_came_before_it_was_agreed_on_is_none(registry: Registry) -> None:
+    until = db.utc_now() + timedelta(seconds=1)
+    change = {"kind": "reserved-name", "name": "moderation", "until": until.isoformat()}
+    proposal = proposed(registry, change).json()
+    time.sleep(max(0.0, (until - db.utc_now()).total_seconds()))
+
+    replies = [registry.review(registry.as_(name, "tag-stewards"), proposal) for name in ("li", "zhao")]
+
+    assert (replies[-1].status_code, replies[-1].json()["code"]) == (409, "stale-review")
+    assert checked(registry, "moderation")["verdict"] == "ok"
+
+
+def test_a_word_is_reserved_until_its_moment(registry: Registry) -> None:
+    until = "2126-01-01T00:00:00Z"
+    agreed(registry, {"kind": "reserved-name", "name": "moderation", "until": until}, "legal names it first")
+
+    with registry.books.reading() as session:
+        row = session.get(KnownName, "moderation")
+    assert (row.kind, row.reason, row.until.isoformat()) == (
+        "reserved",
+        "legal names it first",
+        "2126-01-01T00:00:00+00:00",
+    )
+    assert checked(registry, "moderation")["verdict"] == "block"
 
 
 @pytest.mark.parametrize(
