@@ -20,7 +20,17 @@ from enforcer.profile_changes import ChangeClass
 from enforcer.profiles import Kind
 from enforcer.runspec import digest
 
-ChangeKind = Literal["new-tag", "new-version", "deprecation", "restoration", "archival", "policy", "exception"]
+ChangeKind = Literal[
+    "new-tag",
+    "new-version",
+    "alias",
+    "reserved-name",
+    "deprecation",
+    "restoration",
+    "archival",
+    "policy",
+    "exception",
+]
 Excluded = Literal["author", "contributors", "beneficiaries"]
 ALL_EXCLUDED: tuple[Excluded, ...] = ("author", "contributors", "beneficiaries")
 Wait = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=365))]

@@ -111,6 +111,16 @@ class NameIsVariant(Conflict):
     code, title = "name-is-variant", "a variant of a task type that exists"
 
 
+class NameNeedsReason(Invalid):
+    """`matches` names the task types that it extends; `parent` or `distinct_from` has to answer for each."""
+
+    code, title = "name-needs-reason", "the name extends that of a task type, and does not say why"
+
+
+class NameNotReserved(NotFound):
+    code, title = "name-not-reserved", "nobody reserved this word"
+
+
 class ProfileInvalid(Invalid):
     code, title = "profile-invalid", "the profile is not valid"
 

@@ -36,6 +36,7 @@ def as_wire(session: Session, proposal: Proposal, gate: Snapshot, *, whole: bool
             **proposal.model_dump(),
             "contributors": approvals.contributors(session, proposal),
             "checks": proposal.result.get("checks") if whole else None,
+            "name_matches": proposal.result.get("name_matches", []),
             "reviews": reviews,
             "missing": missing,
         }

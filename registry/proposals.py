@@ -40,6 +40,7 @@ from registry import (
     db,
     exception_changes,
     glass,
+    name_changes,
     people,
     policy_changes,
     tag_changes,
@@ -79,6 +80,8 @@ KINDS: Mapping[str, Kind] = {
     "deprecation": tag_life_changes,
     "restoration": tag_life_changes,
     "archival": tag_life_changes,
+    "alias": name_changes,
+    "reserved-name": name_changes,
     "policy": policy_changes,
     "exception": exception_changes,
 }

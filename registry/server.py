@@ -33,6 +33,7 @@ from registry import (
     revocations,
     runs,
     shadow,
+    spellings,
     tag_life,
     tags,
     tickets,
@@ -62,7 +63,7 @@ def prepare(settings: Settings) -> None:
 
     Raises:
         RefusedToStart: it would listen beyond loopback without a name of its own, or while nobody could sign in.
-        PolicyInvalid: the policy folder cannot go live, and no policy is.
+        PolicyInvalid: the policy folder cannot go live, and no policy is; or its `names.yaml` cannot be used.
     """
     if not is_loopback(settings.host) and settings.public_url is None:
         raise RefusedToStart(
@@ -75,6 +76,8 @@ def prepare(settings: Settings) -> None:
     with db.writing(engine) as session:
         if session.exec(select(Tag.name)).first() is None:
             log.info("seeded %d task types", len(tags.seed(session, settings.policies_dir)))
+        elif spellings.publish_rules(session, settings.policies_dir, tags.SEEDER):
+            log.info("took over the words of %s", settings.policies_dir / "names.yaml")
     policy_folder.take_at_start(engine, settings)
     with db.reading(engine) as session:
         if not is_loopback(settings.host) and not _has_token(session) and not _has_issuer(session, settings):

@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlmodel import Session
 
-from enforcer import wire
+from enforcer import names, wire
 from enforcer.policy.rules import Directory
 from enforcer.problems import StaleBase, StaleReview
 from enforcer.profile_changes import ChangeClass, class_of
 from enforcer.profiles import Kind, Profile
-from registry import tag_life, tags
+from registry import spellings, tag_life, tags
 from registry.access import Matter, Permit
 from registry.changes import Draft, about_tag, base_of, units_that_run
 from registry.identity import Actor
@@ -29,11 +29,13 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType, TaskTypeNotActive."""
+    """Raises NameInvalid, NameIsVariant, NameNeedsReason, ProfileInvalid, UnknownTaskType, TaskTypeNotActive."""
     change = request.change
     assert isinstance(change, TagChange)
+    near = spellings.as_evidence(_refuse_bad_name(session, change) if isinstance(change, wire.NewTag) else [])
     profile = _resolve(session, change)
-    said, result = change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")}
+    said = change.model_dump(mode="json")
+    result = {"profile": profile.model_dump(mode="json"), "name_matches": near}
     if isinstance(change, wire.NewVersion):
         tag = tags.find(session, change.tag)
         before = Profile.model_validate(tags.version(session, tag.name).profile)
@@ -65,6 +67,8 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     """
     change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
     assert isinstance(change, TagChange)
+    if isinstance(change, wire.NewTag):
+        _refuse_bad_name(session, change)
     agreed = Profile.model_validate(proposal.result["profile"])
     parent = _parent(session, change)
     if tags.resolve_profile(session, parent, change.profile, change.overrides).digest() != agreed.digest():
@@ -120,13 +124,18 @@ def revert(session: Session, proposal: Proposal, by: Actor, /) -> None:
     )
 
 
+def _refuse_bad_name(session: Session, change: wire.NewTag) -> list[names.Match]:
+    """Before the parent and the profile are looked at: its refusal is the more helpful one."""
+    return spellings.refuse_bad_name(
+        session, change.tag, change.aliases, parent=change.parent, distinct_from=change.distinct_from
+    )
+
+
 def _resolve(session: Session, change: TagChange) -> Profile:
     return tags.resolve_profile(session, _parent(session, change), change.profile, change.overrides)
 
 
 def _parent(session: Session, change: TagChange) -> str | None:
-    """The canonical name of the parent. A new name is checked first: its refusal is the more helpful one."""
     if isinstance(change, wire.NewVersion):
         return tags.find_living(session, change.tag).parent
-    tags.refuse_bad_name(session, change.tag, change.aliases)
     return tags.find_active(session, change.parent).name if change.parent else None

@@ -8,22 +8,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlmodel import Session, col, select
 
-from enforcer import names, wire
+from enforcer import wire
 from enforcer.inheritance import inherit, refuse_contradictions
 from enforcer.policy.rules import PolicyInvalid
-from enforcer.problems import (
-    NameInvalid,
-    NameIsVariant,
-    NotFound,
-    ProfileInvalid,
-    TaskTypeArchived,
-    TaskTypeNotActive,
-    UnknownTaskType,
-)
+from enforcer.problems import NotFound, ProfileInvalid, TaskTypeArchived, TaskTypeNotActive, UnknownTaskType
 from enforcer.profiles import Kind, Profile, ProfileOverrides
-from registry import audit, db, tag_life
+from registry import audit, db, spellings, tag_life
 from registry.identity import Actor
-from registry.tables import Alias, Tag, TagVersion
+from registry.tables import KnownName, Tag, TagVersion
 
 ACTIVE = "active"
 SEEDER = Actor("system:seed", (), "all")
@@ -35,9 +27,7 @@ def find(session: Session, name: str) -> Tag:
     Raises:
         UnknownTaskType: with the nearest suggestion and the way to propose it.
     """
-    tag = session.get(Tag, name)
-    if tag is None and (alias := session.get(Alias, name)):
-        tag = session.get(Tag, alias.tag)
+    tag = session.get(Tag, name) or session.get(Tag, canonical(session, name))
     if tag is None:
         raise unknown(session, name)
     return tag
@@ -45,8 +35,8 @@ def find(session: Session, name: str) -> Tag:
 
 def canonical(session: Session, name: str) -> str:
     """The tag that an alias stands for; any other name as it is. For filters, where an unknown name finds nothing."""
-    alias = session.get(Alias, name)
-    return alias.tag if alias else name
+    known = session.get(KnownName, name)
+    return known.tag if known and known.tag else name
 
 
 def find_active(session: Session, name: str) -> Tag:
@@ -88,7 +78,7 @@ def find_runnable(session: Session, name: str) -> Tag:
 
 
 def unknown(session: Session, name: str) -> UnknownTaskType:
-    shown, verdict = name[:100], names.check_name(name, vocabulary(session))
+    shown, verdict = name[:100], spellings.check(session, name)
     if verdict.suggestion and verdict.suggestion != name:
         return UnknownTaskType(
             f"`{shown}` is not a task type: {'; '.join(match.evidence for match in verdict.matches)}. "
@@ -141,14 +131,6 @@ def versions(session: Session, name: str) -> list[TagVersion]:
     return list(session.exec(select(TagVersion).where(TagVersion.tag == tag.name).order_by(col(TagVersion.version))))
 
 
-def vocabulary(session: Session) -> dict[str, list[str]]:
-    """Every tag with its aliases, which is what a new name is held against."""
-    known: dict[str, list[str]] = {name: [] for name in session.exec(select(Tag.name))}
-    for alias in session.exec(select(Alias)):
-        known[alias.tag].append(alias.alias)
-    return known
-
-
 def as_wire(session: Session, tag: Tag) -> wire.Tag:
     return wire.Tag(**_fields(session, tag))
 
@@ -159,45 +141,17 @@ def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
 
 
 def _fields(session: Session, tag: Tag) -> dict[str, Any]:
-    aliases = session.exec(select(Alias.alias).where(Alias.tag == tag.name).order_by(col(Alias.alias)))
     digest = version(session, tag.name).profile_digest
     return {
         **tag.model_dump(),
         "state": tag_life.state_at(tag, db.utc_now()),
         "deprecation": tag_life.deprecation_of(tag),
-        "aliases": list(aliases),
+        "aliases": spellings.aliases_of(session, tag.name),
         "profile_digest": digest,
     }
 
 
 # --- what may be added ------------------------------------------------------------------------------------------------
-
-
-def refuse_bad_name(session: Session, name: str, aliases: list[str]) -> None:
-    """Rule on a new name and its aliases.
-
-    Raises:
-        NameInvalid: breaks the grammar, is reserved or noise, or stands twice.
-        NameIsVariant: says what an existing tag says.
-    """
-    spellings = [name, *aliases]
-    if len(set(spellings)) != len(spellings):
-        raise NameInvalid(f"`{name}`: a name or alias stands twice; name each once")
-    known = vocabulary(session)
-    for spelling in spellings:
-        verdict = names.check_name(spelling, known)
-        # An alias exists to catch odd spellings of its own tag, so noise alone does not rule it out.
-        if spelling is not name and all(match.rule == "noise" and match.tag is None for match in verdict.matches):
-            continue
-        if verdict.ruling is names.Ruling.BLOCK:
-            advice = f"; use `{verdict.suggestion}`" if verdict.suggestion else ""
-            variant = any(match.tag for match in verdict.matches)
-            problem = NameIsVariant if variant else NameInvalid
-            raise problem(
-                verdict.sentence + advice,
-                suggestion=verdict.suggestion,
-                matches=[{"rule": match.rule, "tag": match.tag} for match in verdict.matches],
-            )
 
 
 def resolve_profile(
@@ -238,10 +192,12 @@ def activate(
     now = db.utc_now()
     tag = session.get(Tag, name)
     if tag is None:
+        spellings.release_what_ended(session, name, now)
         tag = Tag(name=name, kind=kind, parent=parent, description=description, state=ACTIVE, version=0, created_at=now)
         session.add(tag)
         session.flush()
-        session.add_all(Alias(alias=alias, tag=name) for alias in aliases)
+        for alias in aliases:
+            spellings.add_alias(session, alias, name)
     tag.version += 1
     digest = profile.digest()
     session.add(
@@ -270,6 +226,7 @@ class _SeedTag(BaseModel):
     parent: str | None = None
     description: str
     aliases: list[str] = Field(default_factory=list)
+    distinct_from: list[wire.DistinctFrom] = Field(default_factory=list)
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
 
@@ -278,8 +235,9 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
     """Write the vocabulary of an empty registry; a tag that exists is left as it is. Returns the names added.
 
     Raises:
-        PolicyInvalid: a vocabulary file that cannot be read, naming it.
+        PolicyInvalid: `names.yaml` or a vocabulary file that cannot be read, naming it.
     """
+    spellings.publish_rules(session, policies_dir, SEEDER)
     added = []
     for file in sorted((policies_dir / "vocabulary").glob("*.yaml")):
         try:
@@ -298,7 +256,9 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
 
 
 def _plant(session: Session, entry: _SeedTag) -> None:
-    refuse_bad_name(session, entry.name, entry.aliases)
+    spellings.refuse_bad_name(
+        session, entry.name, entry.aliases, parent=entry.parent, distinct_from=entry.distinct_from
+    )
     profile = resolve_profile(session, entry.parent, entry.profile, entry.overrides)
     activate(
         session,

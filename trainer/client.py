@@ -39,8 +39,8 @@ class Registry(Link):
     def readiness(self, name: str) -> wire.DeprecationReadiness:
         return self._get(f"/v1/tags/{_part(name)}/deprecation-readiness", wire.DeprecationReadiness)
 
-    def check_name(self, name: str) -> wire.NameCheck:
-        return self._post("/v1/tags:check-name", wire.NameCheckRequest(name=name), wire.NameCheck, again=True)
+    def check_name(self, asked: wire.NameCheckRequest) -> wire.NameCheck:
+        return self._post("/v1/tags:check-name", asked, wire.NameCheck, again=True)
 
     # --- proposals ------------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ def the_story(world: "World") -> None:
         world.swift_submit("wang", "run", str(run_file), exit_code=6, expect="swift-submit tags propose")
 
     with step("A name that says what exists already does not get in"):
-        world.swift_submit("wang", "tags", "check-name", "dpo-v2-new", exit_code=6, expect="`dpo`")
+        world.swift_submit("wang", "tags", "suggest", "dpo-v2-new", exit_code=6, expect="`dpo`")
 
     with step("wang proposes it, and cannot approve it alone"):
         told = world.swift_submit("wang", "tags", "propose", str(proposal_file))

@@ -89,6 +89,7 @@ from enforcer.wire.proposals import (
     ApprovalTerms as ApprovalTerms,
     BreakGlass as BreakGlass,
     Change as Change,
+    NewAlias as NewAlias,
     NewTag as NewTag,
     NewVersion as NewVersion,
     PolicyChecks as PolicyChecks,
@@ -102,6 +103,7 @@ from enforcer.wire.proposals import (
     ProposalState as ProposalState,
     ProposedChange as ProposedChange,
     Ratification as Ratification,
+    ReservedName as ReservedName,
     Review as Review,
     ReviewGiven as ReviewGiven,
 )
@@ -131,6 +133,7 @@ from enforcer.wire.tag_life import (
     VersionUsage as VersionUsage,
 )
 from enforcer.wire.tags import (
+    DistinctFrom as DistinctFrom,
     NameCheck as NameCheck,
     NameCheckRequest as NameCheckRequest,
     NameMatch as NameMatch,

@@ -12,10 +12,12 @@ from enforcer.wire.decisions import PrincipalId
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
 from enforcer.wire.tag_life import Archival, DeprecationTerms, NewDeprecation, Restoration
+from enforcer.wire.tags import Distinctions, NameMatch
 
 
 class NewTag(Request):
-    """A task type that shall exist. With a parent it inherits the parent's profile and says only what is narrower."""
+    """A task type that shall exist. With a parent it inherits the parent's profile and says only what is narrower. A
+    name that extends another task type's (`dpo-chinese`) has that as parent, or says in `distinct_from` why not."""
 
     kind: Literal["new-tag"]
     tag: Name
@@ -23,6 +25,7 @@ class NewTag(Request):
     parent: Name | None = None
     description: Line
     aliases: list[Name] = Field(default_factory=list, max_length=20)
+    distinct_from: Distinctions
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
 
@@ -36,6 +39,25 @@ class NewVersion(Request):
     overrides: ProfileOverrides | None = None
 
 
+class NewAlias(Request):
+    """Another spelling of a task type that exists. It resolves to it for ever."""
+
+    kind: Literal["alias"]
+    tag: Name
+    alias: Name
+    distinct_from: Distinctions
+
+
+class ReservedName(Request):
+    """A word that no task type may be called, from now on (`until` then, if that is given) or no longer (`release`).
+    The proposal's reason is what those are told who ask for it."""
+
+    kind: Literal["reserved-name"]
+    name: Name
+    action: Literal["reserve", "release"] = "reserve"
+    until: AwareDatetime | None = None
+
+
 class PolicyFiles(Request):
     """The next policy revision, whole: `model.conf`, `directory.yaml`, `rules/*.yaml`, `quotas.yaml`, `approvals.yaml`,
     and the cases in `tests/*.yaml` that it has to decide as written. Exceptions are no part of it: they have proposals
@@ -46,7 +68,15 @@ class PolicyFiles(Request):
 
 
 Change = Annotated[
-    NewTag | NewVersion | PolicyFiles | NewException | NewDeprecation | Restoration | Archival,
+    NewTag
+    | NewVersion
+    | NewAlias
+    | ReservedName
+    | PolicyFiles
+    | NewException
+    | NewDeprecation
+    | Restoration
+    | Archival,
     Field(discriminator="kind"),
 ]
 
@@ -59,7 +89,15 @@ class PolicyDigests(Answer):
 
 
 ProposedChange = Annotated[
-    NewTag | NewVersion | PolicyDigests | NewException | DeprecationTerms | Restoration | Archival,
+    NewTag
+    | NewVersion
+    | NewAlias
+    | ReservedName
+    | PolicyDigests
+    | NewException
+    | DeprecationTerms
+    | Restoration
+    | Archival,
     Field(discriminator="kind"),
 ]
 
@@ -180,12 +218,13 @@ class ApprovalMissing(Answer):
 
 
 class Proposal(Answer):
-    """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
-    about a policy revision when it was proposed; the digest binds it, too, and the `base` that the change is made from.
-    Each edit begins a `round`. `terms` (none of a draft) and `missing` say who has to agree, and who of them has not.
-    Applied, a change of the vocabulary has a `version` and one of the policy a `policy_revision`. What took effect
-    before others agreed, for an `incident`, is `provisional`: `in-effect`, until it is `ratified` or `reverted`, or (an
-    alarm) `not-reverted`, because what it changed was changed again meanwhile."""
+    """`subject` is what it changes: `tag:<name>`, `alias:<name>`, `reserved-name:<name>`, `policy` or `exception:<id>`.
+    `checks` is what the registry found out about a policy revision when it was proposed, and `name_matches` are the
+    task types that a new name comes near, with what the author said to it; the digest binds both, and the `base` that
+    the change is made from. Each edit begins a `round`. `terms` (none of a draft) and `missing` say who has to agree,
+    and who of them has not. Applied, a change of the vocabulary has a `version` and one of the policy a
+    `policy_revision`. What took effect before others agreed, for an `incident`, is `provisional`: `in-effect`, until it
+    is `ratified` or `reverted`, or (an alarm) `not-reverted`, because what it changed was changed again meanwhile."""
 
     id: str
     state: ProposalState
@@ -193,6 +232,7 @@ class Proposal(Answer):
     change: ProposedChange
     checks: PolicyChecks | None
     base: dict[str, Any] | None
+    name_matches: list[NameMatch]
     digest: Digest
     reason: str
     author: str

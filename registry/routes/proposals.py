@@ -65,9 +65,17 @@ def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Ma
 
 
 def _named(change: wire.Change) -> dict[str, str]:
-    if isinstance(change, wire.PolicyFiles):
-        return {}
-    return {"exception": change.id} if isinstance(change, wire.NewException) else {"tag": change.tag}
+    match change:
+        case wire.PolicyFiles():
+            return {}
+        case wire.NewException():
+            return {"exception": change.id}
+        case wire.ReservedName():
+            return {"name": change.name}
+        case wire.NewAlias():
+            return {"tag": change.tag, "alias": change.alias}
+        case _:
+            return {"tag": change.tag}
 
 
 @router.post("", status_code=201, operation_id="openProposal")

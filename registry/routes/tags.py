@@ -5,10 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from enforcer import names, wire
+from enforcer import wire
 from enforcer.profiles import Kind
 from enforcer.runspec import digest
-from registry import db, deprecations, tag_life, tags
+from registry import db, deprecations, spellings, tag_life, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -81,9 +81,11 @@ def get_version(name: str, version: wire.VersionNumber, _caller: SignedIn, books
 
 @router.post(":check-name", operation_id="checkTagName")
 def check_name(asked: wire.NameCheckRequest, _caller: SignedIn, books: TheBooks) -> wire.NameCheck:
-    """May a new task type be called so? Says which rule speaks against it, and what to use instead."""
+    """May a new task type be called so? Says which rules speak up, because of which task types, and what to use
+    instead. `parent` and `distinct_from` are what the proposal would declare."""
     with books.reading() as session:
-        return wire.NameCheck.model_validate(names.check_name(asked.name, tags.vocabulary(session)))
+        said = spellings.check(session, asked.name, parent=asked.parent, distinct_from=asked.distinct_from)
+    return wire.NameCheck.model_validate(said)
 
 
 def _as_wire(version: TagVersion) -> wire.TagVersion:

@@ -19,6 +19,7 @@ from registry.tables.identity import (
     TradedToken as TradedToken,
     UsedProof as UsedProof,
 )
+from registry.tables.names import KnownName as KnownName, NameRules as NameRules
 from registry.tables.policy import (
     KnownException as KnownException,
     PolicyHead as PolicyHead,
@@ -37,4 +38,4 @@ from registry.tables.proposals import (
 from registry.tables.quotas import QuotaHold as QuotaHold, QuotaUse as QuotaUse
 from registry.tables.runs import IS_ALIVE as IS_ALIVE, OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
 from registry.tables.tickets import IdempotentAnswer as IdempotentAnswer, Ticket as Ticket
-from registry.tables.vocabulary import Alias as Alias, Stamp as Stamp, Tag as Tag, TagVersion as TagVersion
+from registry.tables.vocabulary import Stamp as Stamp, Tag as Tag, TagVersion as TagVersion

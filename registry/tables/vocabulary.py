@@ -42,13 +42,6 @@ class Tag(SQLModel, table=True):
     deprecation_reason: str | None = None
 
 
-class Alias(SQLModel, table=True):
-    """Another spelling that resolves to a tag. Names and aliases share one space (checked when proposed)."""
-
-    alias: str = Field(primary_key=True)
-    tag: str = Field(foreign_key="tag.name", index=True)
-
-
 class TagVersion(SQLModel, table=True):
     """One immutable version: the whole profile, inherited parts included."""
 
@@ -64,8 +57,10 @@ class TagVersion(SQLModel, table=True):
 
 class Stamp(SQLModel, table=True):
     """One row, whose value moves with every change of what a ticket rests on (triggers, migration 0001): an API token
-    that ends, a task type, the version in force, an alias, the policy. What was read under a stamp holds while the
-    stamp stands."""
+    that ends, a task type, the version in force, the policy. What was read under a stamp holds while the stamp stands.
+    `names` is another random word after each change of what names mean; unlike a number, one that was rolled back never
+    comes again for something else."""
 
     id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     value: int = Field(sa_column=Column(BigInteger, nullable=False))
+    names: str

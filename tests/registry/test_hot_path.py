@@ -503,8 +503,6 @@ def test_a_draft_whose_stamp_has_moved_is_not_written(either: Registry) -> None:
     "change",
     [
         f"update tag set {OVER} where name = 'dpo'",
-        "update alias set tag = 'dpo'",
-        "delete from alias",
         "delete from api_token",
         "update api_token set business_unit = 'search'",
     ],

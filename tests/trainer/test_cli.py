@@ -79,10 +79,22 @@ def test_can_i_answers_with_0_or_3_and_explains_itself(desk: Desk) -> None:
 
 
 def test_a_name_is_checked_before_it_is_proposed(desk: Desk) -> None:
-    good, bad = desk.cli("tags", "check-name", "message-tone"), desk.cli("tags", "check-name", "dpo-final")
+    good, bad = desk.cli("tags", "suggest", "message-tone"), desk.cli("tags", "suggest", "dpo-final")
 
-    assert good.returncode == 0
+    assert (good.returncode, good.stdout) == (0, "review-sentiment: may be proposed\n")
     assert (bad.returncode, "use `dpo`" in bad.stdout) == (6, True)
+
+
+def test_a_name_that_extends_a_task_type_is_told_what_to_say(desk: Desk) -> None:
+    silent = desk.cli("tags", "suggest", "dpo-speech")
+    why = ["--distinct-from", "dpo", "another loss"]
+    said, empty = desk.cli("tags", "suggest", "dpo-speech", *why), desk.cli("tags", "suggest", "x", *why[:2], "")
+    document = desk.json("tags", "suggest", "dpo-speech", "--parent", "dpo")
+
+    assert (silent.returncode, "`parent: dpo`" in silent.stdout) == (6, True)
+    assert (said.returncode, "said to be distinct: another loss" in said.stdout) == (0, True)
+    assert (empty.returncode, "--distinct-from" in empty.stderr) == (2, True)
+    assert (document["verdict"], document["matches"][0]["rule"]) == ("ok", "extends")
 
 
 def test_a_proposal_goes_from_file_to_effect(desk: Desk, live_registry: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from enforcer import wire
 from enforcer.problems import NotConfigured, NotPermitted, RateLimited, RegistryUnreachable, Unauthenticated
 from trainer import http, telemetry
 from trainer.client import Registry
@@ -75,10 +76,10 @@ def test_a_server_that_is_no_registry_is_told_apart_from_a_refusal(answer: httpx
 
 def test_a_lost_answer_is_asked_for_again_under_the_same_idempotency_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PAUSES_S", (0.0, 0.0))
-    check = {"name": "x", "ruling": "ok", "matches": [], "suggestion": None}
+    check = {"name": "x", "verdict": "ok", "matches": [], "suggestion": None}
     flaky, asked = answering(httpx2.ReadTimeout("slow"), httpx2.Response(200, json=check), kind=Registry)
 
-    flaky.check_name("x")
+    flaky.check_name(wire.NameCheckRequest(name="x"))
 
     assert len({request.headers["Idempotency-Key"] for request in asked}) == 1
     assert len(asked) == 2

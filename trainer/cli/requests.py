@@ -44,8 +44,9 @@ def requests() -> None:
 def propose(file: str, draft: bool, incident: str | None, reason: str | None) -> None:
     """Propose what stands in FILE (`change` and `reason`, .yaml, .json or .toml).
 
-    `change.kind` is `new-tag` or `new-version` (a task type), `deprecation`, `restoration` or `archival` (its end), or
-    `exception` (what somebody shall be let do until an end, although the policy does not let them).
+    `change.kind` is `new-tag` or `new-version` (a task type), `alias` (another spelling of one), `reserved-name` (a
+    word that none may be called), `deprecation`, `restoration` or `archival` (a task type's end), or `exception` (what
+    somebody shall be let do until an end, although the policy does not let them).
     """
     if (incident is None) != (reason is None):
         raise click.UsageError("--break-glass INCIDENT and --reason TEXT come together")
@@ -332,6 +333,7 @@ def _lines(proposal: "wire.Proposal") -> list[str]:
         ),
         *_missing(proposal),
         *(_checks(proposal.checks) if proposal.checks else ()),
+        *(f"  near    {match.evidence}" for match in proposal.name_matches),
         "",
         *(f"  {line}" for line in content.splitlines()),
     ]

@@ -88,18 +88,51 @@ def readiness(tag: str) -> None:
     sys.exit(FINE if found.safe_to_deprecate else STALE)
 
 
-@tags.command("check-name")
+@tags.command()
 @click.argument("name")
-def check_name(name: str) -> None:
+@click.option("--parent", metavar="TAG", help="The parent that its proposal would name.")
+@click.option(
+    "--distinct-from", nargs=2, multiple=True, metavar="TAG WHY", help="Why it is not TAG, though it is near."
+)
+def suggest(name: str, parent: str | None, distinct_from: tuple[tuple[str, str], ...]) -> None:
     """Whether a name may be proposed, and what to use instead. Exits 0 when it may, else 6."""
     session = current()
+    asked = _asked(name, parent, distinct_from)
     with session.registry() as registry:
-        check = registry.check_name(name)
-    lines = [f"{check.name}: {check.ruling}", *(f"  {match.evidence}  (rule {match.rule})" for match in check.matches)]
-    if check.suggestion:
-        lines.append(f"  use `{check.suggestion}`")
-    session.output.result(check.model_dump(mode="json"), lines, brief=[check.suggestion or check.ruling])
-    sys.exit(FINE if check.ruling == "ok" else INVALID)
+        check = registry.check_name(asked)
+    lines = [
+        f"{check.name}: {_VERDICTS[check.verdict]}",
+        *(f"  {match.evidence}  (rule {match.rule})" for match in check.matches),
+        *_what_next(check),
+    ]
+    session.output.result(check.model_dump(mode="json"), lines, brief=[check.suggestion or check.verdict])
+    sys.exit(FINE if check.verdict == "ok" else INVALID)
+
+
+def _asked(name: str, parent: str | None, distinct_from: tuple[tuple[str, str], ...]) -> "wire.NameCheckRequest":
+    from pydantic import ValidationError
+
+    from enforcer import wire
+
+    distinctions = [{"tag": tag, "because": because} for tag, because in distinct_from]
+    try:
+        return wire.NameCheckRequest.model_validate({"name": name, "parent": parent, "distinct_from": distinctions})
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "NAME" if first["loc"][0] == "name" else f"--{first['loc'][0]}".replace("_", "-")
+        raise click.UsageError(f"{flag}: {first['msg'].lower()}") from None
+
+
+_VERDICTS = {"ok": "may be proposed", "justify": "may be proposed with a reason", "block": "may not be proposed"}
+
+
+def _what_next(check: "wire.NameCheck") -> list[str]:
+    use = [f"  use `{check.suggestion}`"] if check.suggestion else []
+    if check.verdict == "justify":
+        near = check.suggestion
+        use = [f"  if it is a kind of `{near}`, propose it with `parent: {near}`; if it is another thing, with"]
+        use += [f"  `distinct_from: [{{tag: {near}, because: ...}}]`; if it is the same, use `{near}`"]
+    return use
 
 
 @tags.command()

@@ -13,8 +13,8 @@ branch_labels = None
 depends_on = None
 
 IMMUTABLE = (
-    "log_entry", "tag_version", "review", "lost_approval", "contributor", "run_manifest", "proposed_file", "policy_rule", "policy_revision",
-    "policy_publication",
+    "log_entry", "tag_version", "review", "lost_approval", "contributor", "run_manifest", "proposed_file", "policy_rule",
+    "policy_revision", "policy_publication", "name_rules",
 )
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
     "id", "at", "kind", "outcome", "business_unit", "task_type", "version", "rule", "policy_revision", "run_id",
@@ -98,13 +98,17 @@ def _hold_the_life_of_tags() -> None:
         "old.state = 'active' and new.state <> 'active' "
         "and exists (select 1 from tag t where t.replaced_by = old.name and t.state in ('deprecated', 'sunset'))",
     )
+    _refuse("known_name_no_update", "known_name", "update", "what a name means is never changed", "true")
+    _refuse(
+        "known_name_no_delete", "known_name", "delete", "names and aliases are never given up",
+        "old.kind <> 'reserved'",
+    )
 
 
-# What a ticket rests on. A token or an alias that is new changes nothing for what was known before, and a token that is
-# used changes nothing of what it opens.
+# What a ticket rests on. A token or an alias that is new changes nothing for what was known before (and an alias is never
+# changed), and a token that is used changes nothing of what it opens.
 STAMPED = {
     "tag": ("insert", "update", "delete"),
-    "alias": ("update", "delete"),
     "api_token": ("update of secret_sha256, actor, groups, scopes, business_unit, expires_at", "delete"),
     "principal": ("insert", "update", "delete"),
     "policy_head": ("insert", "update", "delete"),
@@ -128,6 +132,31 @@ def _move_the_stamp() -> None:
                     f'create trigger {name} after {verb} on "{table}" for each statement '
                     "execute function move_the_stamp()"
                 )
+
+
+def _keep_names() -> None:
+    """A tag takes its name in the index of names, or there is no tag; and whatever changes there, changes the stamp."""
+    take = "insert into known_name (spelling, kind, tag) values (new.name, 'tag', new.name);"
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"create trigger tag_takes_its_name after insert on tag begin {take} end")
+        for table in ("known_name", "name_rules"):
+            for verb in ("insert", "delete"):
+                stamp = "update stamp set names = lower(hex(randomblob(16)));"
+                op.execute(f"create trigger {table}_{verb}_is_noticed after {verb} on {table} begin {stamp} end")
+        return
+    for name, body, returned in (
+        ("tag_takes_its_name", take, "new"),
+        ("names_are_noticed", "update stamp set names = gen_random_uuid()::text;", "null"),
+    ):
+        op.execute(
+            f"create function {name}() returns trigger language plpgsql as $$ begin {body} return {returned}; end $$"
+        )
+    op.execute("create trigger tag_takes_its_name after insert on tag for each row execute function tag_takes_its_name()")
+    for table in ("known_name", "name_rules"):
+        op.execute(
+            f"create trigger {table}_is_noticed after insert or delete on {table} "
+            "for each statement execute function names_are_noticed()"
+        )
 
 
 def _add_partial_index(name: str, table: str, columns: list[str], where: str) -> None:
@@ -385,13 +414,27 @@ def upgrade() -> None:
     sa.UniqueConstraint('run_id')
     )
     _add_partial_index('revoked_tickets', 'ticket', ['expires_at'], "state = 'revoked'")
-    op.create_table('alias',
-    sa.Column('alias', sa.String(), nullable=False),
-    sa.Column('tag', sa.String(), nullable=False),
+    op.create_table('known_name',
+    sa.Column('spelling', sa.String(), nullable=False),
+    sa.Column('kind', sa.String(), nullable=False),
+    sa.Column('tag', sa.String(), nullable=True),
+    sa.Column('reason', sa.String(), nullable=True),
+    sa.Column('until', sa.DateTime(timezone=True), nullable=True),
+    sa.CheckConstraint("kind in ('tag', 'alias', 'reserved')", name='kind'),
+    sa.CheckConstraint("(kind = 'reserved') = (tag is null)", name='reserved_for_none'),
+    sa.CheckConstraint("(kind = 'tag') = (tag is not null and spelling = tag)", name='its_own_name'),
+    sa.CheckConstraint("until is null or kind = 'reserved'", name='only_reserved_ends'),
     sa.ForeignKeyConstraint(['tag'], ['tag.name'], ),
-    sa.PrimaryKeyConstraint('alias')
+    sa.PrimaryKeyConstraint('spelling')
     )
-    op.create_index('ix_alias_tag', 'alias', ['tag'], unique=False)
+    op.create_index('ix_known_name_tag', 'known_name', ['tag'], unique=False)
+    op.create_table('name_rules',
+    sa.Column('number', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('digest', sa.String(), nullable=False),
+    sa.Column('rules', sa.JSON(), nullable=False),
+    sa.Column('published_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('number')
+    )
     op.create_table('log_entry',
     sa.Column('index', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('event_id', sa.String(), nullable=False),
@@ -571,11 +614,13 @@ def upgrade() -> None:
     op.create_table('stamp',
     sa.Column('id', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('value', sa.BigInteger(), nullable=False),
+    sa.Column('names', sa.String(), nullable=False),
     sa.PrimaryKeyConstraint('id')
     )
-    op.execute("insert into stamp (id, value) values (1, 1)")
+    op.execute("insert into stamp (id, value, names) values (1, 1, '')")
     _add_triggers()
     _move_the_stamp()
+    _keep_names()
 
 
 def downgrade() -> None:
