@@ -63,7 +63,7 @@ CASES = [
     ({"columns__anchor__help": "other words"}, "editorial", False),
     ({"parameters__new": WORDS}, "compatible", False),
     ({"parameters__name__default": "a"}, "compatible", False),
-    ({"metrics": ["accuracy", "recall", "mrr"]}, "compatible", False),
+    ({"metrics": ["accuracy", "recall", "map"]}, "compatible", False),
     ({"artifacts": ["model", "metrics", "faiss"]}, "compatible", False),
     ({"gates__0__value": 0.95}, "tightening", False),
     ({"gates__0__min_n": 200}, "tightening", False),

@@ -43,7 +43,7 @@ def test_no_command_at_all_is_answered_with_the_help(desk: Desk) -> None:
 
 def test_flags_may_stand_before_or_after_the_command(desk: Desk) -> None:
     assert desk.cli("--json", "tags", "list").stdout == desk.cli("tags", "list", "--json").stdout
-    assert desk.cli("tags", "list", "-q").stdout.split()[0] == "dpo"
+    assert desk.cli("tags", "list", "-q").stdout.split()[0] == "agent-training"
 
 
 def test_a_plan_makes_nothing_and_tells_what_would_be(desk: Desk, live_registry: Any) -> None:
