@@ -29,9 +29,9 @@ class GateEffect(Answer):
 
 
 class Impact(Answer):
-    """Found out when it is asked for. `digest` is what a review signs. `changes` are against `compared_with`: the version
-    in force, or the parent of a new task type. `names` is what the check of a new name says now. `in_flight` and
-    `units` count the runs that have not ended, and those of the last `days`; not `complete`: there were too many to
+    """Found out when it is asked for. `digest` is what a review signs. `changes` are against `compared_with`: the
+    version in force, or the parent of a new task type. `names` is what the check of a new name says now. `in_flight`
+    and `units` count the runs that have not ended, and those of the last `days`; not `complete`: there were too many to
     count them all. Of a change of the policy only the digest is told, its `checks` say the rest."""
 
     proposal_id: str

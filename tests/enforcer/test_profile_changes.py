@@ -368,6 +368,7 @@ gates = st.builds(
 @given(
     st.lists(gates, max_size=2, unique_by=lambda gate: gate.op), st.lists(gates, max_size=2, unique_by=lambda g: g.op)
 )
+@example([Gate(metric="accuracy", op="<=", value=0.4, min_n=1)], [Gate(metric="accuracy", op="<=", value=0.6, min_n=1)])
 def test_a_change_that_lets_more_scores_pass_is_a_loosening(before: list[Gate], after: list[Gate]) -> None:
     found = diff(of({}, gates=before), of({}, gates=after))
 
