@@ -85,6 +85,7 @@ bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/log.py
 	$(BIN)/python bench/policy.py
 	$(BIN)/python bench/vocabulary.py
+	$(BIN)/python bench/profiles.py
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) tests/node/node_modules demo-output dist build

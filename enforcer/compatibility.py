@@ -29,6 +29,12 @@ class Compatibility(StrEnum):
     FULL = "FULL"
     FULL_TRANSITIVE = "FULL_TRANSITIVE"
 
+    def covers(self, other: "Compatibility") -> bool:
+        """Whether it protects all that the other one does."""
+        return all(
+            getattr(self, promise) >= getattr(other, promise) for promise in ("backward", "forward", "transitive")
+        )
+
     @property
     def transitive(self) -> bool:
         return self.name.endswith("_TRANSITIVE")
@@ -74,6 +80,8 @@ def losses(before: Profile, after: Profile) -> list[tuple[str, str]]:
     """
     found = []
     for group in profile_probes.groups(before, after):
+        if all(before.parameters.get(name) == after.parameters.get(name) for name in group):
+            continue
         lost = profile_probes.effect(before, after, group).lost
         if lost is not None:
             found.append((f"parameters.{group[0]}", f"{in_words(lost)} was accepted, and is refused"))

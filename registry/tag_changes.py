@@ -9,11 +9,12 @@ from typing import Any
 from sqlmodel import Session
 
 from enforcer import names, wire
+from enforcer.inheritance import refuse_cycle
 from enforcer.policy.rules import Directory
 from enforcer.problems import StaleBase, StaleReview
-from enforcer.profile_changes import ChangeClass, class_of
+from enforcer.profile_changes import ChangeClass
 from enforcer.profiles import Kind, Profile
-from registry import spellings, tag_life, tags
+from registry import spellings, tag_life, tag_versions, tags
 from registry.access import Matter, Permit
 from registry.changes import Draft, about_tag, base_of, units_that_run
 from registry.identity import Actor
@@ -29,7 +30,8 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, NameNeedsReason, ProfileInvalid, UnknownTaskType, TaskTypeNotActive."""
+    """Raises NameInvalid, NameIsVariant, NameNeedsReason, ProfileInvalid, CompatibilityBroken, ParentCycle,
+    UnknownTaskType, TaskTypeNotActive."""
     change = request.change
     assert isinstance(change, TagChange)
     near = spellings.as_evidence(_refuse_bad_name(session, change) if isinstance(change, wire.NewTag) else [])
@@ -38,12 +40,13 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     result = {"profile": profile.model_dump(mode="json"), "name_matches": near}
     if isinstance(change, wire.NewVersion):
         tag = tags.find(session, change.tag)
-        before = Profile.model_validate(tags.version(session, tag.name).profile)
+        tag_versions.refuse_incompatible(session, tag, profile, change.compatibility)
+        before = tag_versions.parsed(tags.version(session, tag.name)).profile
         return Draft(
             f"tag:{tag.name}",
             said,
             result,
-            change_class=class_of(before, profile),
+            change_class=tag_versions.change_class(tag, before, profile, change.compatibility),
             tag_kind=tag.kind,
             base=base_of(session, tag.name),
             affected_units=units_that_run(session, tag.name),
@@ -64,6 +67,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     Raises:
         NameIsVariant: another proposal has taken the name.
         StaleReview: the parent changed, so that the agreed profile is no longer what it narrows to.
+        CompatibilityBroken: the task type protects more by now.
     """
     change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
     assert isinstance(change, TagChange)
@@ -80,6 +84,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
         kind, description, aliases = change.tag_kind, change.description, change.aliases
     else:
         tag = tags.find(session, change.tag)
+        tag_versions.refuse_incompatible(session, tag, agreed, change.compatibility)
         kind, description, aliases = Kind(tag.kind), tag.description, []
     proposal.version = tags.activate(
         session,
@@ -89,6 +94,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
         description=description,
         aliases=aliases,
         profile=agreed,
+        compatibility=change.compatibility,
         by=permit.actor,
         event="tag.activated",
         proposal_id=proposal.id,
@@ -138,4 +144,5 @@ def _resolve(session: Session, change: TagChange) -> Profile:
 def _parent(session: Session, change: TagChange) -> str | None:
     if isinstance(change, wire.NewVersion):
         return tags.find_living(session, change.tag).parent
+    refuse_cycle({change.tag: change.parent if change.parent not in change.aliases else change.tag})
     return tags.find_active(session, change.parent).name if change.parent else None

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlmodel import Session, col, select
 
 from enforcer import wire
-from enforcer.inheritance import inherit, refuse_contradictions
+from enforcer.compatibility import Compatibility
+from enforcer.inheritance import inherit, refuse_contradictions, refuse_cycle
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import NotFound, ProfileInvalid, TaskTypeArchived, TaskTypeNotActive, UnknownTaskType
 from enforcer.profiles import Kind, Profile, ProfileOverrides
-from registry import audit, db, spellings, tag_life
+from registry import audit, db, spellings, tag_life, tag_versions
 from registry.identity import Actor
 from registry.tables import KnownName, Tag, TagVersion
 
@@ -121,9 +122,8 @@ def in_force(session: Session, name: str) -> InForce:
     """
     tag = find_runnable(session, name)
     row = version(session, tag.name)
-    profile = Profile.model_validate(row.profile)
-    ends = tag_life.deprecation_of(tag)
-    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical(), ends)
+    known, ends = tag_versions.parsed(row), tag_life.deprecation_of(tag)
+    return InForce(tag.name, row.version, known.profile, row.profile_digest, known.canonical, ends)
 
 
 def versions(session: Session, name: str) -> list[TagVersion]:
@@ -137,7 +137,7 @@ def as_wire(session: Session, tag: Tag) -> wire.Tag:
 
 def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
     current = version(session, tag.name)
-    return wire.TagDetail(**_fields(session, tag), profile=Profile.model_validate(current.profile))
+    return wire.TagDetail(**_fields(session, tag), profile=tag_versions.parsed(current).profile)
 
 
 def _fields(session: Session, tag: Tag) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def resolve_profile(
         return profile
     if profile is not None:
         raise ProfileInvalid(f"a child of `{parent}` inherits its profile; say what is narrower in `overrides`")
-    whole = inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+    whole = inherit(tag_versions.parsed(version(session, parent)).profile, overrides or ProfileOverrides())
     refuse_contradictions(whole)
     return whole
 
@@ -186,19 +186,34 @@ def activate(
     profile: Profile,
     by: Actor,
     event: str,
+    compatibility: Compatibility | None = None,
     **facts: Any,
 ) -> int:
-    """Write a new tag, or the next version of one that exists, with its event; returns the version number."""
+    """Write a new tag, or the next version of one that exists, with its event; returns the version number.
+
+    Without a `compatibility` a tag keeps its own, and a new one gets its default (R-new-profdiff).
+    """
     now = db.utc_now()
     tag = session.get(Tag, name)
     if tag is None:
         spellings.release_what_ended(session, name, now)
-        tag = Tag(name=name, kind=kind, parent=parent, description=description, state=ACTIVE, version=0, created_at=now)
+        tag = Tag(
+            name=name,
+            kind=kind,
+            parent=parent,
+            description=description,
+            state=ACTIVE,
+            version=0,
+            created_at=now,
+            compatibility=Compatibility.NONE if parent else Compatibility.BACKWARD,
+        )
         session.add(tag)
         session.flush()
         for alias in aliases:
             spellings.add_alias(session, alias, name)
     tag.version += 1
+    if compatibility is not None:
+        tag.compatibility = compatibility
     digest = profile.digest()
     session.add(
         TagVersion(
@@ -211,7 +226,15 @@ def activate(
         )
     )
     session.flush()
-    audit.record(session, event, by, task_type=name, version=tag.version, detail={"profile_digest": digest}, **facts)
+    audit.record(
+        session,
+        event,
+        by,
+        task_type=name,
+        version=tag.version,
+        detail={"profile_digest": digest, "compatibility": tag.compatibility},
+        **facts,
+    )
     return tag.version
 
 
@@ -229,6 +252,7 @@ class _SeedTag(BaseModel):
     distinct_from: list[wire.DistinctFrom] = Field(default_factory=list)
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
+    compatibility: Compatibility | None = None
 
 
 def seed(session: Session, policies_dir: Path) -> list[str]:
@@ -236,6 +260,7 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
 
     Raises:
         PolicyInvalid: `names.yaml` or a vocabulary file that cannot be read, naming it.
+        ParentCycle
     """
     spellings.publish_rules(session, policies_dir, SEEDER)
     added = []
@@ -248,6 +273,7 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
             entries = [_SeedTag.model_validate(entry) for entry in content["tags"]]
         except (OSError, ValueError, KeyError, yaml.YAMLError, ValidationError) as error:
             raise PolicyInvalid(f"{file.name}: {error}") from error
+        refuse_cycle({entry.name: entry.parent for entry in entries})
         for entry in entries:
             if session.get(Tag, entry.name) is None:
                 _plant(session, entry)
@@ -268,6 +294,7 @@ def _plant(session: Session, entry: _SeedTag) -> None:
         description=entry.description,
         aliases=entry.aliases,
         profile=profile,
+        compatibility=entry.compatibility,
         by=SEEDER,
         event="tag.seeded",
     )

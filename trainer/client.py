@@ -39,6 +39,10 @@ class Registry(Link):
     def readiness(self, name: str) -> wire.DeprecationReadiness:
         return self._get(f"/v1/tags/{_part(name)}/deprecation-readiness", wire.DeprecationReadiness)
 
+    def version_diff(self, name: str, version: int, before: int | None = None) -> wire.VersionDiff:
+        path = f"/v1/tags/{_part(name)}/versions/{version}/diff"
+        return self._get(path, wire.VersionDiff, **({} if before is None else {"from": before}))
+
     def check_name(self, asked: wire.NameCheckRequest) -> wire.NameCheck:
         return self._post("/v1/tags:check-name", asked, wire.NameCheck, again=True)
 
@@ -78,6 +82,9 @@ class Registry(Link):
 
     def revoke_delegation(self, id: str, asked: wire.DelegationEnd) -> wire.Delegation:
         return self._post(f"/v1/delegations/{_part(id)}:revoke", asked, wire.Delegation)
+
+    def impact(self, id: str) -> wire.Impact:
+        return self._get(f"/v1/proposals/{_part(id)}/impact", wire.Impact)
 
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
         return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)

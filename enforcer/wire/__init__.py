@@ -69,6 +69,12 @@ from enforcer.wire.identity import (
     ProtectedResource as ProtectedResource,
     SignIn as SignIn,
 )
+from enforcer.wire.impact import (
+    GateEffect as GateEffect,
+    Impact as Impact,
+    RunMissing as RunMissing,
+    UnitRuns as UnitRuns,
+)
 from enforcer.wire.policies import (
     PolicyDocument as PolicyDocument,
     PolicyFinding as PolicyFinding,
@@ -133,7 +139,11 @@ from enforcer.wire.tag_life import (
     VersionUsage as VersionUsage,
 )
 from enforcer.wire.tags import (
+    CompatibilityCheck as CompatibilityCheck,
+    CompatibilityCheckRequest as CompatibilityCheckRequest,
     DistinctFrom as DistinctFrom,
+    FieldChange as FieldChange,
+    Incompatibility as Incompatibility,
     NameCheck as NameCheck,
     NameCheckRequest as NameCheckRequest,
     NameMatch as NameMatch,
@@ -142,6 +152,7 @@ from enforcer.wire.tags import (
     TagPage as TagPage,
     TagVersion as TagVersion,
     TagVersionPage as TagVersionPage,
+    VersionDiff as VersionDiff,
 )
 from enforcer.wire.tickets import (
     Lease as Lease,

@@ -12,7 +12,8 @@ _IS_DEPRECATED = text("state = 'deprecated'")
 
 
 class Tag(SQLModel, table=True):
-    """A task type. Its name never changes; `version` is the one that new runs get.
+    """A task type. Its name never changes; `version` is the one that new runs get. What a next one has to keep of the
+    ones before is its `compatibility` (enforcer/compatibility.py).
 
     From `deprecated` on the terms of its end stand here, so that a run is refused from `sunset_at` on whether or not
     `state` says so yet (`tag_life.state_at`). Triggers hold the order of states (migration 0001).
@@ -26,6 +27,12 @@ class Tag(SQLModel, table=True):
             name="terms_of_the_end",
         ),
         CheckConstraint("replaced_by is null or (state <> 'active' and replaced_by <> name)", name="replacement"),
+        CheckConstraint(
+            "compatibility in ('NONE', 'BACKWARD', 'BACKWARD_TRANSITIVE', 'FORWARD', 'FORWARD_TRANSITIVE', 'FULL', "
+            "'FULL_TRANSITIVE')",
+            name="compatibility",
+        ),
+        CheckConstraint("parent <> name", name="not_its_own_parent"),
         Index("sunsets", "sunset_at", sqlite_where=_IS_DEPRECATED, postgresql_where=_IS_DEPRECATED),
     )
 
@@ -35,6 +42,7 @@ class Tag(SQLModel, table=True):
     description: str
     state: str
     version: int
+    compatibility: str
     created_at: datetime = moment()
     deprecated_at: datetime | None = moment(nullable=True)
     sunset_at: datetime | None = moment(nullable=True)

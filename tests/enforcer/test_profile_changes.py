@@ -263,6 +263,18 @@ def _accepted_rest(profile: Profile, group: tuple[str, ...], domain: dict[str, l
 
 @settings(max_examples=250)
 @given(st.none() | parameters(), st.none() | parameters())
+@example(Parameter(type="float", help="x", minimum=0.5), Parameter(type="float", help="x", minimum=1))
+@example(Parameter(type="float", help="x", minimum=1), Parameter(type="int", help="x", minimum=1))
+@example(
+    Parameter(type="strings", help="x", choices=["a"]),
+    Parameter(type="strings", help="x", choices=["a"], default=["a"], locked=True),
+)
+@example(Parameter(type="int", help="x"), Parameter(type="int", help="x", minimum=0))
+@example(Parameter(type="bool", help="x", default=False), Parameter(type="bool", help="x", default=False, locked=True))
+@example(
+    Parameter(type="str", help="x", default="a", choices=["a", "b"]),
+    Parameter(type="str", help="x", default="a", choices=["a", "b"], locked=True),
+)
 def test_one_parameter_is_compatible_exactly_when_no_value_is_lost(
     before: Parameter | None, after: Parameter | None
 ) -> None:
@@ -282,6 +294,10 @@ labels = st.fixed_dictionaries({}, optional={"label_names": parameters("strings"
     {"label_names": Parameter(type="strings", help="x", required=True, choices=["a", "b"]),
      "num_labels": Parameter(type="int", help="x", minimum=2)},
 )  # fmt: skip
+@example(
+    {"label_names": Parameter(type="strings", help="x"), "num_labels": Parameter(type="int", help="x", maximum=3)},
+    {"label_names": Parameter(type="strings", help="x"), "num_labels": Parameter(type="int", help="x", maximum=2)},
+)
 def test_label_names_and_their_number_are_judged_together(
     before: dict[str, Parameter], after: dict[str, Parameter]
 ) -> None:
@@ -352,6 +368,7 @@ gates = st.builds(
 @given(
     st.lists(gates, max_size=2, unique_by=lambda gate: gate.op), st.lists(gates, max_size=2, unique_by=lambda g: g.op)
 )
+@example([Gate(metric="accuracy", op="<=", value=0.4, min_n=1)], [Gate(metric="accuracy", op="<=", value=0.6, min_n=1)])
 def test_a_change_that_lets_more_scores_pass_is_a_loosening(before: list[Gate], after: list[Gate]) -> None:
     found = diff(of({}, gates=before), of({}, gates=after))
 

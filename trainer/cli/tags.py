@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def tags() -> None:
-    """Task types: list, show, who uses one, check a name, propose."""
+    """Task types: list, show, who uses one, compare versions, check a name, propose."""
 
 
 @tags.command("list")
@@ -48,6 +48,22 @@ def show(tag: str) -> None:
     head = f"{found.name}@{found.version}  {found.state}  {found.description}{aliases}"
     lines = [head, *_end(found), *_profile(found.profile)]
     session.output.result(found.model_dump(mode="json"), lines, brief=[f"{found.name}@{found.version}"])
+
+
+@tags.command()
+@click.argument("tag")
+@click.option("--from", "before", type=click.IntRange(min=1), metavar="M", help="Left out, the version before.")
+@click.option("--to", "after", type=click.IntRange(min=1), metavar="N", help="Left out, the version in force.")
+def diff(tag: str, before: int | None, after: int | None) -> None:
+    """What changed between two versions, field by field, the gravest first."""
+    session = current()
+    name, _, number = tag.partition("@")
+    with session.registry() as registry:
+        to = after or (int(number) if number.isdigit() else registry.tag(name).version)
+        found = registry.version_diff(name, to, before)
+    head = f"{found.tag}  {found.from_version} -> {found.to_version}  {found.change_class}"
+    lines = [head, *changes(found.changes)] if found.changes else [f"{head}: nothing changed"]
+    session.output.result(found.model_dump(mode="json"), lines, brief=[found.change_class])
 
 
 @tags.command()
@@ -166,6 +182,14 @@ def _consumers(consumers: "list[wire.Consumer]") -> list[str]:
     rows = [(one.business_unit, one.actor, one.standing, one.last_30_days, one.last_90_days,
              f"{one.last_seen:%Y-%m-%d}") for one in consumers]  # fmt: skip
     return table(("unit", "who", "is", "30 days", "90 days", "last seen"), rows) if rows else []
+
+
+def changes(found: "list[wire.FieldChange]") -> list[str]:
+    """One line each, the gravest first."""
+    from enforcer.profile_changes import WEIGHT
+
+    gravest = sorted(found, key=lambda change: -WEIGHT[change.change_class])
+    return [f"  {change.change_class:<10}  {change.sentence}" for change in gravest]
 
 
 def _profile(profile: "Profile") -> list[str]:

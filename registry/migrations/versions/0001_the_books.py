@@ -378,6 +378,7 @@ def upgrade() -> None:
     sa.Column('description', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('compatibility', sa.String(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('deprecated_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('sunset_at', sa.DateTime(timezone=True), nullable=True),
@@ -389,6 +390,12 @@ def upgrade() -> None:
         "and (state = 'active') = (deprecation_reason is null)", name='terms_of_the_end'
     ),
     sa.CheckConstraint("replaced_by is null or (state <> 'active' and replaced_by <> name)", name='replacement'),
+    sa.CheckConstraint(
+        "compatibility in ('NONE', 'BACKWARD', 'BACKWARD_TRANSITIVE', 'FORWARD', 'FORWARD_TRANSITIVE', 'FULL', "
+        "'FULL_TRANSITIVE')",
+        name='compatibility',
+    ),
+    sa.CheckConstraint('parent <> name', name='not_its_own_parent'),
     sa.ForeignKeyConstraint(['parent'], ['tag.name'], ),
     sa.ForeignKeyConstraint(['replaced_by'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('name')
