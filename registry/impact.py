@@ -111,9 +111,8 @@ def _compatibility(
 def _names(session: Session, change: Mapping[str, Any]) -> list[wire.NameCheck]:
     """What the check of names says now, of the name and of each alias, with what the author declared."""
     said = [wire.DistinctFrom.model_validate(one) for one in change.get("distinct_from") or []]
-    found = [spellings.check(session, change["tag"], parent=change.get("parent"), distinct_from=said)]
-    for alias in change.get("aliases", []):
-        found.append(spellings.check(session, alias, parent=change["tag"], distinct_from=said))
+    asked = [(change["tag"], change.get("parent")), *((alias, change["tag"]) for alias in change.get("aliases", []))]
+    found = [spellings.check(session, name, parent=parent, distinct_from=said) for name, parent in asked]
     return [wire.NameCheck.model_validate(one) for one in found]
 
 
