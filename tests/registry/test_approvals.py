@@ -149,7 +149,7 @@ def test_a_draft_is_for_nobody_to_review_until_its_author_submits_it(house: Hous
 
 def _profile(client: TestClient) -> dict[str, Any]:
     profile: dict[str, Any] = client.get("/v1/tags/sequence-classification").json()["profile"]
-    profile["parameters"]["max_length"]["maximum"] -= 1
+    profile["parameters"]["max_length"]["maximum"] += 1
     return profile
 
 
