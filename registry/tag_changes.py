@@ -9,11 +9,12 @@ from typing import Any
 from sqlmodel import Session
 
 from enforcer import wire
+from enforcer.inheritance import refuse_cycle
 from enforcer.policy.rules import Directory
 from enforcer.problems import StaleReview
-from enforcer.profile_changes import ChangeClass, class_of
+from enforcer.profile_changes import ChangeClass
 from enforcer.profiles import Kind, Profile
-from registry import tags
+from registry import tag_versions, tags
 from registry.access import Matter, Permit
 from registry.changes import Draft, about_tag, base_of, units_that_run
 from registry.identity import Actor
@@ -29,27 +30,28 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType."""
+    """Raises NameInvalid, NameIsVariant, ProfileInvalid, CompatibilityBroken, ParentCycle, UnknownTaskType."""
     change = request.change
     assert isinstance(change, TagChange)
     profile = _resolve(session, change)
     said, result = change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")}
-    if isinstance(change, wire.NewVersion):
-        tag = tags.find(session, change.tag)
-        before = Profile.model_validate(tags.version(session, tag.name).profile)
-        return Draft(
-            f"tag:{tag.name}",
-            said,
-            result,
-            change_class=class_of(before, profile),
-            tag_kind=tag.kind,
-            base=base_of(session, tag.name),
-            affected_units=units_that_run(session, tag.name),
-        )
-    root = change.parent is None
-    # A child only narrows what it inherits, so nobody who trains today is concerned.
-    change_class = ChangeClass.BREAKING if root else ChangeClass.COMPATIBLE
-    return Draft(f"tag:{change.tag}", said, result, change_class=change_class, tag_kind=change.tag_kind, root=root)
+    if isinstance(change, wire.NewTag):
+        root = change.parent is None
+        # A child only narrows what it inherits, so nobody who trains today is concerned.
+        change_class = ChangeClass.BREAKING if root else ChangeClass.COMPATIBLE
+        return Draft(f"tag:{change.tag}", said, result, change_class=change_class, tag_kind=change.tag_kind, root=root)
+    tag = tags.find(session, change.tag)
+    tag_versions.refuse_incompatible(session, tag, profile, change.compatibility)
+    before = tag_versions.parsed(tags.version(session, tag.name)).profile
+    return Draft(
+        f"tag:{tag.name}",
+        said,
+        result,
+        change_class=tag_versions.change_class(tag, before, profile, change.compatibility),
+        tag_kind=tag.kind,
+        base=base_of(session, tag.name),
+        affected_units=units_that_run(session, tag.name),
+    )
 
 
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
@@ -62,6 +64,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     Raises:
         NameIsVariant: another proposal has taken the name.
         StaleReview: the parent changed, so that the agreed profile is no longer what it narrows to.
+        CompatibilityBroken: the task type protects more by now.
     """
     change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
     assert isinstance(change, TagChange)
@@ -76,6 +79,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
         kind, description, aliases = change.tag_kind, change.description, change.aliases
     else:
         tag = tags.find(session, change.tag)
+        tag_versions.refuse_incompatible(session, tag, agreed, change.compatibility)
         kind, description, aliases = Kind(tag.kind), tag.description, []
     proposal.version = tags.activate(
         session,
@@ -85,6 +89,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
         description=description,
         aliases=aliases,
         profile=agreed,
+        compatibility=change.compatibility,
         by=permit.actor,
         event="tag.activated",
         proposal_id=proposal.id,
@@ -100,5 +105,6 @@ def _parent(session: Session, change: TagChange) -> str | None:
     """The canonical name of the parent. A new name is checked first: its refusal is the more helpful one."""
     if isinstance(change, wire.NewVersion):
         return tags.find(session, change.tag).parent
+    refuse_cycle({change.tag: change.parent if change.parent not in change.aliases else change.tag})
     tags.refuse_bad_name(session, change.tag, change.aliases)
     return tags.find_active(session, change.parent).name if change.parent else None

@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlmodel import Session, col, select
 
 from enforcer import names, wire
+from enforcer.compatibility import Compatibility
+from enforcer.inheritance import inherit, refuse_contradictions, refuse_cycle
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import NameInvalid, NameIsVariant, NotFound, ProfileInvalid, TaskTypeNotActive, UnknownTaskType
-from enforcer.profiles import Kind, Profile, ProfileOverrides, inherit
-from registry import audit, db
+from enforcer.profiles import Kind, Profile, ProfileOverrides
+from registry import audit, db, tag_versions
 from registry.identity import Actor
 from registry.tables import Alias, Tag, TagVersion
 
@@ -94,8 +96,8 @@ def in_force(session: Session, name: str) -> InForce:
     """
     tag = find_active(session, name)
     row = version(session, tag.name)
-    profile = Profile.model_validate(row.profile)
-    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical())
+    known = tag_versions.parsed(row)
+    return InForce(tag.name, row.version, known.profile, row.profile_digest, known.canonical)
 
 
 def versions(session: Session, name: str) -> list[TagVersion]:
@@ -117,7 +119,7 @@ def as_wire(session: Session, tag: Tag) -> wire.Tag:
 
 def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
     current = version(session, tag.name)
-    return wire.TagDetail(**_fields(session, tag), profile=Profile.model_validate(current.profile))
+    return wire.TagDetail(**_fields(session, tag), profile=tag_versions.parsed(current).profile)
 
 
 def _fields(session: Session, tag: Tag) -> dict[str, Any]:
@@ -162,15 +164,19 @@ def resolve_profile(
     """The whole profile that a change leads to: given in full at the root, inherited and narrowed below.
 
     Raises:
-        ProfileInvalid: both or neither were given, or the child widens its parent.
+        ProfileInvalid: both or neither were given; it cannot be meant (BoundsContradict, MetricUnknown).
+        ProfileWidens: the child allows what its parent does not.
     """
     if parent is None:
         if profile is None or overrides is not None:
             raise ProfileInvalid("a task type without parent needs a whole `profile`, and no `overrides`")
+        refuse_contradictions(profile)
         return profile
     if profile is not None:
         raise ProfileInvalid(f"a child of `{parent}` inherits its profile; say what is narrower in `overrides`")
-    return inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+    whole = inherit(tag_versions.parsed(version(session, parent)).profile, overrides or ProfileOverrides())
+    refuse_contradictions(whole)
+    return whole
 
 
 def activate(
@@ -184,17 +190,32 @@ def activate(
     profile: Profile,
     by: Actor,
     event: str,
+    compatibility: Compatibility | None = None,
     **facts: Any,
 ) -> int:
-    """Write a new tag, or the next version of one that exists, with its event; returns the version number."""
+    """Write a new tag, or the next version of one that exists, with its event; returns the version number.
+
+    Without a `compatibility` a tag keeps its own, and a new one gets its default (R-new-profdiff).
+    """
     now = db.utc_now()
     tag = session.get(Tag, name)
     if tag is None:
-        tag = Tag(name=name, kind=kind, parent=parent, description=description, state=ACTIVE, version=0, created_at=now)
+        tag = Tag(
+            name=name,
+            kind=kind,
+            parent=parent,
+            description=description,
+            state=ACTIVE,
+            version=0,
+            created_at=now,
+            compatibility=Compatibility.NONE if parent else Compatibility.BACKWARD,
+        )
         session.add(tag)
         session.flush()
         session.add_all(Alias(alias=alias, tag=name) for alias in aliases)
     tag.version += 1
+    if compatibility is not None:
+        tag.compatibility = compatibility
     digest = profile.digest()
     session.add(
         TagVersion(
@@ -207,7 +228,15 @@ def activate(
         )
     )
     session.flush()
-    audit.record(session, event, by, task_type=name, version=tag.version, detail={"profile_digest": digest}, **facts)
+    audit.record(
+        session,
+        event,
+        by,
+        task_type=name,
+        version=tag.version,
+        detail={"profile_digest": digest, "compatibility": tag.compatibility},
+        **facts,
+    )
     return tag.version
 
 
@@ -224,6 +253,7 @@ class _SeedTag(BaseModel):
     aliases: list[str] = Field(default_factory=list)
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
+    compatibility: Compatibility | None = None
 
 
 def seed(session: Session, policies_dir: Path) -> list[str]:
@@ -231,6 +261,7 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
 
     Raises:
         PolicyInvalid: a vocabulary file that cannot be read, naming it.
+        ParentCycle
     """
     added = []
     for file in sorted((policies_dir / "vocabulary").glob("*.yaml")):
@@ -242,6 +273,7 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
             entries = [_SeedTag.model_validate(entry) for entry in content["tags"]]
         except (OSError, ValueError, KeyError, yaml.YAMLError, ValidationError) as error:
             raise PolicyInvalid(f"{file.name}: {error}") from error
+        refuse_cycle({entry.name: entry.parent for entry in entries})
         for entry in entries:
             if session.get(Tag, entry.name) is None:
                 _plant(session, entry)
@@ -260,6 +292,7 @@ def _plant(session: Session, entry: _SeedTag) -> None:
         description=entry.description,
         aliases=entry.aliases,
         profile=profile,
+        compatibility=entry.compatibility,
         by=SEEDER,
         event="tag.seeded",
     )

@@ -33,6 +33,10 @@ class Registry(Link):
     def tag_version(self, name: str, version: int) -> wire.TagVersion:
         return self._get(f"/v1/tags/{_part(name)}/versions/{version}", wire.TagVersion)
 
+    def version_diff(self, name: str, version: int, before: int | None = None) -> wire.VersionDiff:
+        path = f"/v1/tags/{_part(name)}/versions/{version}/diff"
+        return self._get(path, wire.VersionDiff, **({} if before is None else {"from": before}))
+
     def check_name(self, name: str) -> wire.NameCheck:
         return self._post("/v1/tags:check-name", wire.NameCheckRequest(name=name), wire.NameCheck, again=True)
 
@@ -59,6 +63,9 @@ class Registry(Link):
 
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
+
+    def impact(self, id: str) -> wire.Impact:
+        return self._get(f"/v1/proposals/{_part(id)}/impact", wire.Impact)
 
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
         return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)

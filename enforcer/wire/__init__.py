@@ -62,6 +62,12 @@ from enforcer.wire.identity import (
     ProtectedResource as ProtectedResource,
     SignIn as SignIn,
 )
+from enforcer.wire.impact import (
+    GateEffect as GateEffect,
+    Impact as Impact,
+    RunMissing as RunMissing,
+    UnitRuns as UnitRuns,
+)
 from enforcer.wire.policies import (
     PolicyDocument as PolicyDocument,
     PolicyFinding as PolicyFinding,
@@ -108,6 +114,10 @@ from enforcer.wire.runs import (
     Upload as Upload,
 )
 from enforcer.wire.tags import (
+    CompatibilityCheck as CompatibilityCheck,
+    CompatibilityCheckRequest as CompatibilityCheckRequest,
+    FieldChange as FieldChange,
+    Incompatibility as Incompatibility,
     NameCheck as NameCheck,
     NameCheckRequest as NameCheckRequest,
     NameMatch as NameMatch,
@@ -116,6 +126,7 @@ from enforcer.wire.tags import (
     TagPage as TagPage,
     TagVersion as TagVersion,
     TagVersionPage as TagVersionPage,
+    VersionDiff as VersionDiff,
 )
 from enforcer.wire.tickets import (
     Lease as Lease,

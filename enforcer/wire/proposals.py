@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
+from enforcer.compatibility import Compatibility
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
@@ -23,15 +24,18 @@ class NewTag(Request):
     aliases: list[Name] = Field(default_factory=list, max_length=20)
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
+    compatibility: Compatibility | None = None
 
 
 class NewVersion(Request):
-    """The next version of a task type that exists."""
+    """The next version of a task type that exists. A `compatibility` replaces the task type's mode, and is what this
+    version has to keep."""
 
     kind: Literal["new-version"]
     tag: Name
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
+    compatibility: Compatibility | None = None
 
 
 class PolicyFiles(Request):

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
 from enforcer.problems import ApprovalLost, PreconditionRequired
-from registry import access, approvals, policy_changes, proposal_view, proposals
+from registry import access, approvals, impact, policy_changes, proposal_view, proposals
 from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
 from registry.approvals import Electorate
 from registry.books import Books, TheBooks
@@ -190,6 +190,25 @@ def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
     with books.reading() as session:
         proposal = proposals.get(session, proposal_id)
         return wire.ProposalFiles(files=policy_changes.files(session, proposal))
+
+
+def _proposal_to_weigh(request: Request, books: TheBooks, proposal_id: str) -> Matter:
+    """For those who may review it, and the author."""
+    matter = _proposal_to("REVIEW")(request, books, proposal_id)
+    with books.reading() as session:
+        return replace(matter, owner=proposals.get(session, proposal_id).author)
+
+
+@router.get("/{proposal_id}/impact", operation_id="getProposalImpact")
+def get_impact(
+    proposal_id: str,
+    _reader: Annotated[Permit, Depends(May("approve", about=_proposal_to_weigh))],
+    books: TheBooks,
+) -> wire.Impact:
+    """What it would do, found out now: changes by class, names that come near, accepted runs that the proposed gates
+    would not pass, runs in flight, business units of the last 90 days. For those who may review it, and the author."""
+    with books.reading() as session:
+        return impact.of(session, proposals.get(session, proposal_id))
 
 
 @router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import names, wire
 from enforcer.profiles import Kind
-from registry import tags
+from registry import tag_versions, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -63,6 +63,35 @@ def get_version(name: str, version: wire.VersionNumber, _caller: SignedIn, books
     """One immutable version."""
     with books.reading() as session:
         return _as_wire(tags.version(session, name, version))
+
+
+@router.get("/{name}/versions/{version}/diff", operation_id="diffTagVersions")
+def diff_versions(
+    name: str,
+    version: wire.VersionNumber,
+    _caller: SignedIn,
+    books: TheBooks,
+    from_: Annotated[wire.VersionNumber | None, Query(alias="from")] = None,
+) -> wire.VersionDiff:
+    """What changed in this version: field by field, each with its class. `from` is the version before, unless given."""
+    with books.reading() as session:
+        return tag_versions.compare(session, tags.find(session, name), from_, version)
+
+
+@router.post("/{name}/versions:check-compatibility", operation_id="checkCompatibility")
+def check_compatibility(
+    name: str,
+    asked: wire.CompatibilityCheckRequest,
+    _caller: SignedIn,
+    books: TheBooks,
+    verbose: bool = False,
+) -> wire.CompatibilityCheck:
+    """Would this next version keep the task type's compatibility mode? Nothing is written."""
+    with books.reading() as session:
+        tag = tags.find(session, name)
+        profile = tags.resolve_profile(session, tag.parent, asked.profile, asked.overrides)
+        found = tag_versions.check(session, tag, profile, asked.compatibility)
+    return found if verbose else found.model_copy(update={"changes": None})
 
 
 @router.post(":check-name", operation_id="checkTagName")

@@ -3,14 +3,24 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column
+from sqlalchemy import BigInteger, CheckConstraint, Column
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
 
 
 class Tag(SQLModel, table=True):
-    """A task type. Its name never changes; `version` is the one that new runs get."""
+    """A task type. Its name never changes; `version` is the one that new runs get. What a next one has to keep of the
+    ones before is its `compatibility` (enforcer/compatibility.py)."""
+
+    __table_args__ = (
+        CheckConstraint(
+            "compatibility in ('NONE', 'BACKWARD', 'BACKWARD_TRANSITIVE', 'FORWARD', 'FORWARD_TRANSITIVE', 'FULL', "
+            "'FULL_TRANSITIVE')",
+            name="compatibility",
+        ),
+        CheckConstraint("parent <> name", name="not_its_own_parent"),
+    )
 
     name: str = Field(primary_key=True)
     kind: str
@@ -18,6 +28,7 @@ class Tag(SQLModel, table=True):
     description: str
     state: str
     version: int
+    compatibility: str
     created_at: datetime = moment()
 
 

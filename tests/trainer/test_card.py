@@ -27,7 +27,7 @@ def write(tmp_path: Path) -> Any:
             "arguments": {"label_names": ["好评", "差评"], "use_lora": True, "lora_rank": 8},
             "datasets": {"train": "aa" * 32, "eval": "bb" * 32},
             "scores": {"accuracy": ACCURACY},
-            "judgements": [judge(Gate(metric="accuracy", value=0.8, confidence=0.95), ACCURACY)],
+            "judgements": [judge(Gate(metric="accuracy", value=0.8, min_n=1, confidence=0.95), ACCURACY)],
         }
         write_card(folder, **{**given, **changes})
         return folder.card.read_text(encoding="utf-8")

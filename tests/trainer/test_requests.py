@@ -98,3 +98,44 @@ def test_a_policy_is_proposed_from_its_folder_and_shows_what_it_would_change(
     assert "replay  of" in done.stdout
     assert (empty.returncode, "model.conf" in empty.stderr) == (6, True)
     assert (binary.returncode, "more.yaml" in binary.stderr) == (6, True)
+
+
+def test_a_version_is_compared_and_its_impact_shown_before_it_is_agreed_to(
+    tmp_path: Path, live_registry: LiveRegistry
+) -> None:
+    desk = Desk(tmp_path, tmp_path, live_registry.url, live_registry.token("wang", "trainers"))
+    profile = desk.json("tags", "show", "cls")["profile"]
+    profile["gates"][0]["value"] = 0.7
+    profile["parameters"]["seed"]["default"] = 7
+
+    def proposal(profile: dict[str, object]) -> str:
+        change = {"kind": "new-version", "tag": "cls", "profile": profile}
+        (tmp_path / "v.yaml").write_text(yaml.safe_dump({"change": change, "reason": "a higher bar"}))
+        return "v.yaml"
+
+    opened = desk.json("tags", "propose", proposal(profile))
+    shown = desk.cli("requests", "show", opened["id"], "--impact").stdout
+    for name in ("ana", "bo"):
+        desk.token = live_registry.token(name, "tag-stewards")
+        desk.cli("requests", "approve", opened["id"], "--digest", opened["digest"], "--reason", "read it")
+    told = desk.cli("tags", "diff", "cls").stdout
+    back = desk.cli("tags", "diff", "cls", "--from", "2", "--to", "1").stdout
+    first = desk.cli("tags", "diff", "cls@1")
+    desk.token = live_registry.token("wang", "trainers")
+    profile["limits"]["max_gpus"] = 1
+    broken = desk.cli("tags", "propose", proposal(profile))
+    del profile["gates"][0]["min_n"]
+    loose = desk.cli("tags", "propose", proposal(profile))
+
+    assert "against sequence-classification@1:" in shown
+    assert "  gates: 0 of the last 0 accepted runs would not have passed" in shown
+    assert f"(digest {opened['digest']})" in shown
+    assert told.splitlines() == [
+        "sequence-classification  1 -> 2  breaking",
+        "  breaking    `seed` `default` 42 -> 7: a run that leaves it out trains something else",
+        "  tightening  the gate on `macro_f1` is harder: value 0.6 -> 0.7",
+    ]
+    assert "sequence-classification  2 -> 1  breaking" in back
+    assert (first.returncode, "first version" in first.stderr) == (7, True)
+    assert (broken.returncode, "keeps BACKWARD compatibility" in broken.stderr) == (8, True), broken.stderr
+    assert (loose.returncode, "has no `min_n`" in loose.stderr) == (6, True), loose.stderr

@@ -136,12 +136,17 @@ def list_(state: str | None, awaiting_me: bool) -> None:
 
 @requests.command()
 @click.argument("id")
-def show(id: str) -> None:
+@click.option("--impact", "with_impact", is_flag=True, help="What it would do, too; for its reviewers and author.")
+def show(id: str, with_impact: bool) -> None:
     """One proposal: its content, its digest, its reviews, and who is missing."""
     session = current()
     with session.registry() as registry:
         proposal = registry.proposal(id)
-    session.output.result(proposal.model_dump(mode="json"), _lines(proposal), brief=[proposal.digest])
+        impact = registry.impact(id) if with_impact else None
+    document, lines = proposal.model_dump(mode="json"), _lines(proposal)
+    if impact is not None:
+        document, lines = document | {"impact": impact.model_dump(mode="json")}, [*lines, "", *_impact(impact)]
+    session.output.result(document, lines, brief=[proposal.digest])
 
 
 @requests.command()
@@ -168,14 +173,14 @@ def propose_from(file: Path, *, draft: bool = False) -> None:
 def _as_model(kind: type[M], document: Any, where: str) -> M:
     from pydantic import ValidationError
 
-    from enforcer.problems import Malformed
+    from enforcer.problems import Malformed, from_validation
 
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise Malformed(
+        raise from_validation(error.errors()) or Malformed(
             f"`{where}`: `{field}`: {first['msg'].lower()}", pointer=f"/{field.replace('.', '/')}"
         ) from None
 
@@ -229,6 +234,28 @@ def _review(session: Session, id: str, verdict: str, digest: str | None, reason:
             raise click.UsageError(f"--{first['loc'][0]}: {first['msg'].lower()}") from None
         proposal = registry.review(id, review)
     session.output.result(proposal.model_dump(mode="json"), _outcome(proposal), brief=[proposal.state])
+
+
+def _impact(impact: "wire.Impact") -> list[str]:
+    from trainer.cli.tags import changes
+
+    lines = [f"what it would do (digest {impact.digest})"]
+    if impact.compared_with:
+        lines += [f"  against {impact.compared_with}:", *changes(impact.changes)]
+    for check in impact.names:
+        lines += [f"  name {check.name}: {check.ruling}", *(f"    {match.evidence}" for match in check.matches)]
+    if impact.compatibility:
+        kept = "kept" if impact.compatibility.compatible else "BROKEN"
+        lines.append(f"  compatibility {impact.compatibility.mode}: {kept}")
+        lines += [f"    version {one.version}: {one.sentence}" for one in impact.compatibility.incompatibilities]
+    if impact.gates:
+        missed, judged = impact.gates.would_not_pass, impact.gates.judged
+        lines.append(f"  gates: {missed} of the last {judged} accepted runs would not have passed")
+        lines += [f"    {run.run_id} {run.task_type}: {'; '.join(run.reasons)}" for run in impact.gates.runs]
+    for said, units in (("in flight", impact.in_flight), (f"runs in {impact.days} days", impact.units)):
+        counted = ", ".join(f"{one.business_unit} {one.runs}" for one in units) or "none"
+        lines.append(f"  {said}: {counted}")
+    return lines if impact.complete else [*lines, "  there were more runs than are counted here"]
 
 
 def _outcome(proposal: "wire.Proposal") -> list[str]:

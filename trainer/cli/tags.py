@@ -11,12 +11,13 @@ from trainer.cli.session import current
 from trainer.exits import FINE, INVALID
 
 if TYPE_CHECKING:
+    from enforcer import wire
     from enforcer.profiles import Parameter, Profile
 
 
 @click.group(cls=Group)
 def tags() -> None:
-    """Task types: list, show, check a name, propose."""
+    """Task types: list, show, compare versions, check a name, propose."""
 
 
 @tags.command("list")
@@ -47,6 +48,22 @@ def show(tag: str) -> None:
     session.output.result(found.model_dump(mode="json"), lines, brief=[f"{found.name}@{found.version}"])
 
 
+@tags.command()
+@click.argument("tag")
+@click.option("--from", "before", type=click.IntRange(min=1), metavar="M", help="Left out, the version before.")
+@click.option("--to", "after", type=click.IntRange(min=1), metavar="N", help="Left out, the version in force.")
+def diff(tag: str, before: int | None, after: int | None) -> None:
+    """What changed between two versions, field by field, the gravest first."""
+    session = current()
+    name, _, number = tag.partition("@")
+    with session.registry() as registry:
+        to = after or (int(number) if number.isdigit() else registry.tag(name).version)
+        found = registry.version_diff(name, to, before)
+    head = f"{found.tag}  {found.from_version} -> {found.to_version}  {found.change_class}"
+    lines = [head, *changes(found.changes)] if found.changes else [f"{head}: nothing changed"]
+    session.output.result(found.model_dump(mode="json"), lines, brief=[found.change_class])
+
+
 @tags.command("check-name")
 @click.argument("name")
 def check_name(name: str) -> None:
@@ -68,6 +85,14 @@ def propose(file: str) -> None:
     from trainer.cli.requests import propose_from
 
     propose_from(Path(file))
+
+
+def changes(found: "list[wire.FieldChange]") -> list[str]:
+    """One line each, the gravest first."""
+    from enforcer.profile_changes import WEIGHT
+
+    gravest = sorted(found, key=lambda change: -WEIGHT[change.change_class])
+    return [f"  {change.change_class:<10}  {change.sentence}" for change in gravest]
 
 
 def _profile(profile: "Profile") -> list[str]:

@@ -305,7 +305,14 @@ def upgrade() -> None:
     sa.Column('description', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('compatibility', sa.String(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint(
+        "compatibility in ('NONE', 'BACKWARD', 'BACKWARD_TRANSITIVE', 'FORWARD', 'FORWARD_TRANSITIVE', 'FULL', "
+        "'FULL_TRANSITIVE')",
+        name='compatibility',
+    ),
+    sa.CheckConstraint('parent <> name', name='not_its_own_parent'),
     sa.ForeignKeyConstraint(['parent'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('name')
     )
