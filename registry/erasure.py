@@ -31,7 +31,8 @@ def erase(
 ) -> wire.ErasureReceipt:
     """Erase a person from events, ended runs and kept answers, and end their tokens; in one unit, or in `all`.
 
-    Proposals and reviews keep their author's name: they are the proof that somebody else agreed, and are never changed.
+    Proposals, reviews and delegations keep the names in them: they are the proof that somebody else agreed, and are
+    never changed.
 
     Raises:
         ErasureRefused: the person erases themselves, the reason names them, or a run of theirs has not ended.

@@ -1,6 +1,7 @@
 """Break-glass: in effect at once, for 72 hours, and as if it had never been unless others agree."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import select, text
 
 from registry import db, policies, proposal_clock, tags
+from registry.books import Books
 from registry.settings import Settings
 from registry.tables import TagVersion
 
@@ -320,3 +322,40 @@ def test_the_policy_of_an_office_is_live_again_for_everybody(office: Registry) -
     assert wang.post("/access/v1/evaluation", json=question).json()["decision"] is False
     with office.books.reading() as session:
         assert policies.live_revision(session) == office.policy.revision
+
+
+@pytest.mark.postgresql
+def test_several_processes_undo_it_once(postgresql: str, tmp_path: Path) -> None:
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql))
+    registry.approve_tag()
+    before = in_force(registry)
+    broken = break_glass(registry.as_("lead", *LEAD), NEW_VERSION).json()
+    processes = [Books.open(registry.settings) for _ in range(3)]
+
+    with later(hours=73), ThreadPoolExecutor(3) as pool:
+        list(pool.map(proposal_clock.tend, processes))
+
+    assert in_force(registry) == (3, before[1])
+    assert state_of(registry, broken) == ("expired", "reverted")
+    once = ("tag.reverted", "proposal.reverted", "proposal.expired")
+    assert [len(registry.events(kind)) for kind in once] == [1, 1, 1]
+
+
+@pytest.mark.postgresql
+def test_postgresql_ends_a_delegation_once_and_nothing_that_is_in_effect(postgresql: str, tmp_path: Path) -> None:
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql))
+    sten = registry.as_("sten", "tag-stewards")
+    until = (db.utc_now() + timedelta(days=1)).isoformat()
+    scope = {"actions": ["approve"]}
+    asked = {"to": "user:dan", "scope": scope, "not_after": until, "reason": "away"}
+    assert sten.post("/v1/delegations", json=asked).status_code == 201
+    assert break_glass(registry.as_("lead", *LEAD), NEW_TAG).status_code == 201
+
+    for statement, says in (
+        ("update delegation set not_after = now(), ended_at = now(), ended_because = 'expired'", "only ends"),
+        ("update delegation set actions = '[]'", "only ends"),
+        ("delete from delegation", "never deleted"),
+        ("update proposal set state = 'expired'", "no_end_in_effect"),
+    ):
+        with pytest.raises(DBAPIError, match=says), registry.books.writing() as session:
+            session.connection().execute(text(statement))

@@ -5,19 +5,15 @@ after each step instead: what ended, what took effect, by whom. Who may agree to
 alone, by a few lines that share nothing with the product's.
 """
 
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import httpx2
-from conftest import Registry
-from fastapi.testclient import TestClient
+import pytest
 from hypothesis import Phase, settings as hypothesis_settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,118 +21,22 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
-from sqlmodel import Session, col, delete, select
+from mutants import mutant
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session, col, select
+from stewards import KNOWN, PEOPLE, STEWARDS, World, named, new_tag, new_version
 
-from registry import db, delegations, proposal_clock
-from registry.settings import Settings
-from registry.tables import ApiToken, Contributor, Delegation, Event, LostApproval, Proposal, Review, Tag, TagVersion
+from registry import approvals, db, glass, proposals
+from registry.tables import Contributor, Delegation, Event, LostApproval, Proposal, Review, Tag, TagVersion
 
-REAL_NOW = db.utc_now
 ENDED = {"applied", "rejected", "withdrawn", "expired", "superseded"}
-# name: (groups, unit)
-PEOPLE = {
-    "ann": (("trainers",), "retail"),
-    "lee": (("trainers", "incident-leads"), "ai"),
-    "sam": (("tag-stewards",), "retail"),
-    "sue": (("tag-stewards", "trainers"), "ai"),
-    "sid": (("tag-stewards", "incident-leads"), "search"),
-    "dan": (("nlp",), "finance"),
-}
 NAMES = ["apple-sorting", "grape-sorting"]
-KNOWN = "review-sentiment"
-STEWARDS = ["sam", "sue", "sid"]
 AUTHOR = st.sampled_from(["ann", "lee", "sue"])
 WHICH = st.integers(0, 5)
 VERDICT = st.sampled_from(["approve", "approve", "approve", "approve", "reject"])
 DAYS = st.sampled_from([1, 29])
-
-
-@dataclass
-class World:
-    """A registry with these people, and what was done to them."""
-
-    root: Path
-    ahead: timedelta = timedelta()
-    groups: dict[str, tuple[str, ...]] = field(default_factory=lambda: {name: of for name, (of, _) in PEOPLE.items()})
-    shut_out: set[str] = field(default_factory=set)
-    clients: dict[str, TestClient] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.clock = patch.object(db, "utc_now", lambda: REAL_NOW() + self.ahead)
-        self.clock.start()
-        self.registry = Registry(Settings(state_dir=self.root / "state"))
-        with self.registry.books.writing() as session:  # whose right is not followed here
-            session.exec(delete(ApiToken))
-        for name in PEOPLE:
-            self.sign_in(name)
-        self.root_user = self.registry.as_("root", "platform-admins", "security", unit="all")
-
-    def close(self) -> None:
-        self.registry.books.engine.dispose()
-        self.clock.stop()
-        shutil.rmtree(self.root)
-
-    def sign_in(self, name: str) -> None:
-        token = self.registry.token(name, *self.groups[name], unit=PEOPLE[name][1], days=90)
-        self.clients[name] = self.registry.anonymous(headers={"Authorization": f"Bearer {token}"})
-
-    def lose(self, name: str) -> None:
-        with self.registry.books.writing() as session:
-            session.exec(delete(ApiToken).where(col(ApiToken.actor) == f"user:{name}"))
-        self.groups[name] = ("trainers",)
-        self.sign_in(name)
-
-    def shut(self, name: str, verb: str = "disable") -> None:
-        path = f"/v1/principals/user:{name}:{verb}"
-        assert self.root_user.post(path, json={"reason": "as asked"}).status_code == 200
-        self.shut_out ^= {name}
-
-    def regain(self, name: str) -> None:
-        if name in self.shut_out:
-            self.shut(name, "enable")
-        self.groups[name] = PEOPLE[name][0]
-        self.sign_in(name)
-
-    def propose(self, name: str, change: dict[str, Any], **more: Any) -> httpx2.Response:
-        return self.clients[name].post("/v1/proposals", json={"change": change, "reason": "we need it", **more})
-
-    def review(self, name: str, proposal: Proposal, verdict: str = "approve", **more: Any) -> httpx2.Response:
-        body = {"verdict": verdict, "digest": proposal.digest, "reason": "I read it", **more}
-        return self.clients[name].post(f"/v1/proposals/{proposal.id}/reviews", json=body)
-
-    def delegate(self, name: str, to: str, days: float = 7) -> httpx2.Response:
-        until = (db.utc_now() + timedelta(days=days)).isoformat()
-        body = {"to": f"user:{to}", "scope": {"actions": ["approve"]}, "not_after": until, "reason": "away"}
-        return self.clients[name].post("/v1/delegations", json=body)
-
-    def get(self, proposal_id: str) -> Proposal:
-        with self.registry.books.reading() as session:
-            found = session.get(Proposal, proposal_id)
-            assert found is not None
-            session.expunge(found)
-            return found
-
-    def tend(self) -> None:
-        delegations.tend(self.registry.books)
-        proposal_clock.tend(self.registry.books)
-
-    def may_approve(self, name: str) -> bool:
-        return name not in self.shut_out and "tag-stewards" in self.groups[name]
-
-
-def new_tag(name: str) -> dict[str, Any]:
-    kind = {"kind": "new-tag", "tag": name, "tag_kind": "business", "parent": "sequence-classification"}
-    return {**kind, "description": "Sorts fruit.", "overrides": {}}
-
-
-def new_version(bar: int, tag: str = KNOWN) -> dict[str, Any]:
-    gate = {"metric": "macro_f1", "value": 0.9 + bar / 1_000, "min_n": 100, "confidence": 0.95}
-    return {"kind": "new-version", "tag": tag, "overrides": {"gates": [gate]}}
-
-
-def named(principal: str | None) -> str | None:
-    return principal.removeprefix("user:") if principal else None
 
 
 class ProposalLife(RuleBasedStateMachine):
@@ -373,3 +273,25 @@ class ProposalLife(RuleBasedStateMachine):
 TestProposalLife = ProposalLife.TestCase
 UNSHRUNK = [phase for phase in Phase if phase is not Phase.shrink]  # each step is a real request
 TestProposalLife.settings = hypothesis_settings(max_examples=6, stateful_step_count=40, phases=UNSHRUNK)
+
+
+@pytest.mark.slow
+def test_the_life_of_proposals_at_length() -> None:
+    run_state_machine_as_test(ProposalLife, settings=hypothesis_settings(max_examples=100, stateful_step_count=50))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "name", "old", "new"),
+    [
+        (proposals, "review", "if verdict.digest != proposal.digest:", "if False:"),
+        (approvals, "excluded", "*others", "*[]"),
+        (approvals, "approvals", "review.round == proposal.round and", ""),
+        (glass, "undo", "kind.revert(session, proposal, by)", "pass"),
+    ],
+)
+def test_a_mutant_of_a_rule_does_not_live_long(module: Any, name: str, old: str, new: str) -> None:
+    many = hypothesis_settings(max_examples=100, stateful_step_count=50, phases=UNSHRUNK)
+
+    with mutant(module, name, old, new), pytest.raises((AssertionError, SQLAlchemyError, ExceptionGroup)):
+        run_state_machine_as_test(ProposalLife, settings=many)
