@@ -120,6 +120,16 @@ class ArgumentInvalid(Invalid):
     code, title = "argument-invalid", "the task type does not take this argument"
 
 
+class NotBound(NotFound):
+    """No binding to this framework, or not to this version of it. `frameworks` or `versions` are those there are."""
+
+    code, title = "not-bound", "the task type is not bound to this"
+
+
+class FrameworkUnreadable(Invalid):
+    code, title = "framework-unreadable", "the framework's own words cannot be read"
+
+
 # --- tags and proposals -----------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from enforcer import canonical
+from enforcer.bindings import Binding, refuse_overlaps
 from enforcer.gates import Gate, MetricName
 from enforcer.problems import ArgumentInvalid, ProfileInvalid
 
@@ -90,15 +91,6 @@ class Limits(_Frozen):
     max_runtime_s: int = Field(ge=60, le=30 * 86_400)
 
 
-class Binding(_Frozen):
-    """How another framework spells this tag, for a range of its versions."""
-
-    framework: str
-    versions: str
-    command: str
-    args: dict[str, str] = Field(default_factory=dict)
-
-
 class Profile(_Frozen):
     """The whole contract of one version."""
 
@@ -120,6 +112,11 @@ class Profile(_Frozen):
         for gate in self.gates:
             if gate.metric not in self.metrics:
                 raise ValueError(f"a gate speaks of `{gate.metric}`, which is not among the metrics")
+        return self
+
+    @model_validator(mode="after")
+    def one_binding_speaks_for_a_version(self) -> Self:
+        refuse_overlaps(self.bindings)
         return self
 
     def digest(self) -> str:

@@ -103,9 +103,11 @@ from enforcer.wire.runs import (
     Upload as Upload,
 )
 from enforcer.wire.tags import (
+    FrameworkVersion as FrameworkVersion,
     NameCheck as NameCheck,
     NameCheckRequest as NameCheckRequest,
     NameMatch as NameMatch,
+    ResolvedTag as ResolvedTag,
     Tag as Tag,
     TagDetail as TagDetail,
     TagPage as TagPage,

@@ -1,10 +1,16 @@
 """Task types, their versions, and what may be said of a name."""
 
 from datetime import datetime
+from typing import Annotated
 
+from pydantic import AfterValidator, StringConstraints
+
+from enforcer.bindings import Literal, version_of
 from enforcer.profiles import Kind, Profile
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, Name, Request
+
+FrameworkVersion = Annotated[str, StringConstraints(min_length=1, max_length=60), AfterValidator(version_of)]
 
 
 class Tag(Answer):
@@ -42,6 +48,26 @@ class TagPage(Answer):
 
 class TagVersionPage(Answer):
     items: list[TagVersion]
+
+
+class ResolvedTag(Answer):
+    """A task type as one version of a framework spells it: call `command` with `args`, and with nothing of `forbids`.
+
+    `versions` is the range that the binding speaks for, `name` what was asked for, `config` the class of the arguments.
+    """
+
+    name: str
+    tag: str
+    version: int
+    state: str
+    profile_digest: Digest
+    framework: str
+    framework_version: str
+    versions: str
+    command: str
+    config: str | None
+    args: dict[str, Literal]
+    forbids: dict[str, list[Literal]]
 
 
 class NameCheckRequest(Request):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import names, wire
 from enforcer.profiles import Kind
-from registry import tags
+from registry import bindings, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -23,6 +23,14 @@ class TagQuery(BaseModel):
     parent: wire.Name | None = None
     page_size: int = Field(default=100, ge=1, le=500)
     page_token: str | None = Field(default=None, max_length=300)
+
+
+class ResolveQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: wire.Name
+    framework: wire.Name
+    framework_version: wire.FrameworkVersion
 
 
 @router.get("", operation_id="listTags")
@@ -63,6 +71,13 @@ def get_version(name: str, version: wire.VersionNumber, _caller: SignedIn, books
     """One immutable version."""
     with books.reading() as session:
         return _as_wire(tags.version(session, name, version))
+
+
+@router.get(":resolve", operation_id="resolveTag")
+def resolve(query: Annotated[ResolveQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.ResolvedTag:
+    """How a version of another framework spells this task type: its command, and what to call it with."""
+    with books.reading() as session:
+        return bindings.resolve(session, query.name, query.framework, query.framework_version)
 
 
 @router.post(":check-name", operation_id="checkTagName")
