@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from enforcer.problems import NotBound
+from enforcer.problems import BindingInvalid, NotBound
 
 Words = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.-]+$")]
 Literal = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr]
@@ -197,4 +197,4 @@ def _same(one: object, other: object) -> bool:
 
 
 def _invalid(sentence: str) -> PydanticCustomError:
-    return PydanticCustomError("binding-invalid", "{sentence}", {"sentence": sentence})
+    return PydanticCustomError(BindingInvalid.code, "{sentence}", {"sentence": sentence})

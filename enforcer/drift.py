@@ -1,6 +1,6 @@
 """Does a framework still have the words that the vocabulary is bound to, and has it got new ones?
 
-    removed   a tag is bound to it, or it is on the list of what stays unbound, and the framework has it no more
+    removed   a tag is bound to it, and this version of the framework does not have it
     new       the framework has it, no tag is bound to it, and nobody wrote down why
     unbound   the framework has it, no tag is bound to it, and somebody wrote down why (`policies/frameworks.yaml`)
     outside   a tag is bound to the framework, but not to this version of it
@@ -31,7 +31,7 @@ class Framework:
 class Finding:
     axis: str
     value: str
-    note: str  # of a removed one, who is bound to it; of an unbound one, why
+    note: str  # of a removed one, who is bound to it; of an unbound one, why; else empty
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,6 @@ def drift(framework: Framework, tags: Iterable[BoundTag], unbound: Unbound) -> D
     used = _used(covered)
     has = {**framework.others, **framework.axes}
     removed = [Finding(a, v, ", ".join(tags)) for (a, v), tags in used.items() if a in has and v not in has[a]]
-    removed += [
-        Finding(axis, value, "kept unbound")
-        for axis, values in unbound.items()
-        for value in values
-        if axis in has and value not in has[axis]
-    ]
     free = [(axis, value) for axis, values in framework.axes.items() for value in values if (axis, value) not in used]
     known = {(axis, value): why for axis, values in unbound.items() for value, why in values.items()}
     return Drift(

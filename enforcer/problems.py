@@ -13,6 +13,7 @@ what to do next.
     └── Unavailable (503, 429)   try again later
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -112,6 +113,45 @@ class NameIsVariant(Conflict):
 
 class ProfileInvalid(Invalid):
     code, title = "profile-invalid", "the profile is not valid"
+
+
+class ProfileWidens(ProfileInvalid):
+    """A child allows what its parent does not. `changes` are the fields, as `enforcer.profile_changes` tells them."""
+
+    code, title = "profile-widens", "a child may only narrow"
+
+
+class GateWithoutMinN(ProfileInvalid):
+    """A bar that three samples may pass is none."""
+
+    code, title = "gate-without-min-n", "a gate says on how many samples"
+
+
+class MetricUnknown(ProfileInvalid):
+    code, title = "metric-unknown", "the profile has no such metric"
+
+
+class BoundsContradict(ProfileInvalid):
+    """Nothing could ever fit, or what stands there as default does not."""
+
+    code, title = "bounds-contradict", "nothing can satisfy this"
+
+
+class BindingInvalid(ProfileInvalid):
+    """No such range of versions, two bindings for one version of a framework, or one that forbids what it says."""
+
+    code, title = "binding-invalid", "a binding to a framework is not valid"
+
+
+class ParentCycle(ProfileInvalid):
+    code, title = "parent-cycle", "a task type is its own ancestor"
+
+
+class CompatibilityBroken(Conflict):
+    """The next version refuses configurations that the task type's compatibility mode protects, or accepts such that it
+    must not. `mode` is that mode, `incompatibilities` are the fields with a configuration each."""
+
+    code, title = "compatibility-broken", "the version is not compatible with the ones before"
 
 
 class ArgumentInvalid(Invalid):
@@ -426,3 +466,13 @@ def from_document(document: dict[str, Any], status: int) -> Problem:
 
 def _tree(problem: type[Problem]) -> list[type[Problem]]:
     return [problem, *(deeper for child in problem.__subclasses__() for deeper in _tree(child))]
+
+
+def from_validation(errors: Iterable[Mapping[str, Any]]) -> Problem | None:
+    """The refusal that a validator of a profile means, by the type of its pydantic error: a validator cannot raise a
+    Problem itself, since the other errors of the document would be lost with it. None where there is no such error."""
+    meant = {kind.code: kind for kind in _tree(ProfileInvalid)}
+    for error in errors:
+        if kind := meant.get(str(error["type"])):
+            return kind(str(error["msg"]), pointer="/" + "/".join(map(str, error["loc"])))
+    return None

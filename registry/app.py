@@ -146,6 +146,8 @@ def _malformed(request: Request, error: Exception) -> JSONResponse:
     told = dict.fromkeys(("/" + "/".join(map(str, item["loc"])), str(item["msg"])) for item in error.errors())
     found = [{"pointer": pointer, "message": message} for pointer, message in list(told)[:20]]
     first = found[0]
+    if meant := problems.from_validation(error.errors()):
+        return _refused(request, meant)
     return _refused(request, problems.Malformed(f"`{first['pointer']}`: {first['message']}", errors=found))
 
 

@@ -112,11 +112,6 @@ def _st_axes(package: Path) -> Axes:
 def _st_others(package: Path) -> Axes:
     return {
         "config": frozenset(name for name in _st_names(package) if name.endswith("TrainingArguments")),
-        "loss": frozenset(
-            f"{file.parent.parent.name}.losses.{name}"
-            for file in sorted(package.glob("*/losses/__init__.py"))
-            for name in _words(file, "__all__")
-        ),
     }
 
 

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlmodel import Session, col, select
 
 from enforcer import names, wire
+from enforcer.inheritance import inherit, refuse_contradictions
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import NameInvalid, NameIsVariant, NotFound, ProfileInvalid, TaskTypeNotActive, UnknownTaskType
-from enforcer.profiles import Kind, Profile, ProfileOverrides, inherit
+from enforcer.profiles import Kind, Profile, ProfileOverrides
 from registry import audit, db
 from registry.identity import Actor
 from registry.tables import Alias, Tag, TagVersion
@@ -162,15 +163,19 @@ def resolve_profile(
     """The whole profile that a change leads to: given in full at the root, inherited and narrowed below.
 
     Raises:
-        ProfileInvalid: both or neither were given, or the child widens its parent.
+        ProfileInvalid: both or neither were given; it cannot be meant (BoundsContradict, MetricUnknown).
+        ProfileWidens: the child allows what its parent does not.
     """
     if parent is None:
         if profile is None or overrides is not None:
             raise ProfileInvalid("a task type without parent needs a whole `profile`, and no `overrides`")
+        refuse_contradictions(profile)
         return profile
     if profile is not None:
         raise ProfileInvalid(f"a child of `{parent}` inherits its profile; say what is narrower in `overrides`")
-    return inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+    whole = inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+    refuse_contradictions(whole)
+    return whole
 
 
 def activate(

@@ -481,13 +481,13 @@ def test_a_task_type_taken_out_of_use_by_another_process_gets_no_ticket_more(eit
 def test_a_version_that_takes_effect_is_the_version_of_the_next_ticket(registry: Registry) -> None:
     registry.approve_tag()
     wang = registry.as_("wang", "trainers")
-    before = ask(wang, ticket_request("review-sentiment"))
-    change = {"kind": "new-version", "tag": "review-sentiment", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
+    before = ask(wang, ticket_request("message-tone"))
+    change = {"kind": "new-version", "tag": "message-tone", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
     proposal = wang.post("/v1/proposals", json={"change": change, "reason": "fewer seeds"}).json()
     for steward in ("li", "zhao"):
         registry.review(registry.as_(steward, "tag-stewards"), proposal)
 
-    after = ask(wang, ticket_request("review-sentiment"))
+    after = ask(wang, ticket_request("message-tone"))
 
     assert [json.loads(reply.json()["run_spec"])["version"] for reply in (before, after)] == [1, 2]
 

@@ -118,7 +118,7 @@ def _propose(document: Any, where: str) -> None:
     from pydantic import ValidationError
 
     from enforcer import wire
-    from enforcer.problems import Malformed
+    from enforcer.problems import Malformed, from_validation
 
     session = current()
     try:
@@ -126,7 +126,7 @@ def _propose(document: Any, where: str) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise Malformed(
+        raise from_validation(error.errors()) or Malformed(
             f"`{where}`: `{field}`: {first['msg'].lower()}", pointer=f"/{field.replace('.', '/')}"
         ) from None
     with session.registry() as registry:
