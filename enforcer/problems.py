@@ -147,6 +147,12 @@ class BoundsContradict(ProfileInvalid):
     code, title = "bounds-contradict", "nothing can satisfy this"
 
 
+class BindingInvalid(ProfileInvalid):
+    """No such range of versions, two bindings for one version of a framework, or one that forbids what it says."""
+
+    code, title = "binding-invalid", "a binding to a framework is not valid"
+
+
 class ParentCycle(ProfileInvalid):
     code, title = "parent-cycle", "a task type is its own ancestor"
 
@@ -162,6 +168,16 @@ class ArgumentInvalid(Invalid):
     """A training argument that the tag's profile does not take. `pointer` (RFC 6901) names the argument."""
 
     code, title = "argument-invalid", "the task type does not take this argument"
+
+
+class NotBound(NotFound):
+    """No binding to this framework, or not to this version of it. `frameworks` or `versions` are those there are."""
+
+    code, title = "not-bound", "the task type is not bound to this"
+
+
+class FrameworkUnreadable(Invalid):
+    code, title = "framework-unreadable", "the framework's own words cannot be read"
 
 
 # --- tags and proposals -----------------------------------------------------------------------------------------------

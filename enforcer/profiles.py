@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from enforcer import canonical
+from enforcer.bindings import Binding, refuse_overlaps
 from enforcer.columns import CleaningRule, Column, LossMask
 from enforcer.gates import Gate, MetricName
 from enforcer.metrics import METRICS
@@ -95,15 +96,6 @@ class Limits(_Frozen):
     max_runtime_s: int = Field(ge=60, le=30 * 86_400)
 
 
-class Binding(_Frozen):
-    """How another framework spells this tag, for a range of its versions."""
-
-    framework: str
-    versions: str
-    command: str
-    args: dict[str, str] = Field(default_factory=dict)
-
-
 class Profile(_Frozen):
     """The whole contract of one version.
 
@@ -171,6 +163,11 @@ class Profile(_Frozen):
         for name, type_ in (("label_names", "strings"), ("num_labels", "int")):
             if name in self.parameters and self.parameters[name].type != type_:
                 raise _contradiction(f"`{name}` is of type {type_} wherever there is one")
+        return self
+
+    @model_validator(mode="after")
+    def one_binding_speaks_for_a_version(self) -> Self:
+        refuse_overlaps(self.bindings)
         return self
 
     def digest(self) -> str:

@@ -36,6 +36,7 @@ NOT_FOUND = {
     "openProposal",
     "overrideRule",
     "replayPolicy",
+    "resolveTag",
 }
 CONFLICT = {
     "openProposal",

@@ -3,14 +3,17 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StringConstraints
 
+from enforcer.bindings import Literal as FrameworkLiteral, version_of
 from enforcer.compatibility import Compatibility
 from enforcer.profile_changes import ChangeClass
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, Name, Reason, Request
 from enforcer.wire.tag_life import Deprecation, TagState
+
+FrameworkVersion = Annotated[str, StringConstraints(min_length=1, max_length=60), AfterValidator(version_of)]
 
 
 class Tag(Answer):
@@ -104,6 +107,26 @@ class TagPage(Answer):
 
 class TagVersionPage(Answer):
     items: list[TagVersion]
+
+
+class ResolvedTag(Answer):
+    """A task type as one version of a framework spells it: call `command` with `args`, and with nothing of `forbids`.
+
+    `versions` is the range that the binding speaks for, `name` what was asked for, `config` the class of the arguments.
+    """
+
+    name: str
+    tag: str
+    version: int
+    state: str
+    profile_digest: Digest
+    framework: str
+    framework_version: str
+    versions: str
+    command: str
+    config: str | None
+    args: dict[str, FrameworkLiteral]
+    forbids: dict[str, list[FrameworkLiteral]]
 
 
 class DistinctFrom(Request):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from enforcer import wire
 from enforcer.profiles import Kind
 from enforcer.runspec import digest
-from registry import db, deprecations, spellings, tag_life, tag_versions, tags
+from registry import bindings, db, deprecations, spellings, tag_life, tag_versions, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
 from registry.paging import Filter, Page
@@ -35,6 +35,14 @@ class _Tags(Filter):
         exact = Filter(**{name: value for name, value in self.wanted.items() if name != "state"})
         query = exact.apply(query, table)
         return query if state is None else query.where(tag_life.in_state(state, db.utc_now()))
+
+
+class ResolveQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: wire.Name
+    framework: wire.Name
+    framework_version: wire.FrameworkVersion
 
 
 @router.get("", operation_id="listTags")
@@ -106,6 +114,13 @@ def check_compatibility(
         profile = tags.resolve_profile(session, tag.parent, asked.profile, asked.overrides)
         found = tag_versions.check(session, tag, profile, asked.compatibility)
     return found if verbose else found.model_copy(update={"changes": None})
+
+
+@router.get(":resolve", operation_id="resolveTag")
+def resolve(query: Annotated[ResolveQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.ResolvedTag:
+    """How a version of another framework spells this task type: its command, and what to call it with."""
+    with books.reading() as session:
+        return bindings.resolve(session, query.name, query.framework, query.framework_version)
 
 
 @router.post(":check-name", operation_id="checkTagName")
