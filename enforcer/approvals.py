@@ -47,6 +47,16 @@ class When(_Part):
             and (self.root is None or change.root == self.root)
         )
 
+    def covers(self, other: "When") -> bool:
+        """Whether this fits every change that the other one fits."""
+        sides = (
+            (self.change, other.change),
+            (self.change_class, other.change_class),
+            (self.tag_kind, other.tag_kind),
+            ((), ()) if self.root is None else ((self.root,), (other.root,)),
+        )
+        return all(not mine or (theirs and set(theirs) <= set(mine)) for mine, theirs in sides)
+
 
 class Threshold(_Part):
     """So many of a group, or of all who may review; with `each`, so many for every unit that the change affects, of

@@ -171,10 +171,6 @@ class AlreadyDecided(Conflict):
     code, title = "already-decided", "the proposal is closed"
 
 
-class AlreadyProposed(Conflict):
-    code, title = "already-proposed", "an open proposal exists for this"
-
-
 class SelfApproval(NotPermitted):
     code, title = "self-approval", "nobody approves their own proposal"
 
