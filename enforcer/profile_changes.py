@@ -32,9 +32,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from enforcer import profile_probes
+from enforcer.bindings import Binding
 from enforcer.columns import Column
 from enforcer.gates import Gate
-from enforcer.profiles import Binding, Parameter, Profile
+from enforcer.profiles import Parameter, Profile
 
 
 class ChangeClass(StrEnum):
