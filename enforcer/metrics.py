@@ -19,6 +19,8 @@ METRICS = {
     "accuracy": Metric("share of rows given their label"),
     "macro_f1": Metric("F1, averaged over the labels"),
     "micro_f1": Metric("F1 over all decisions"),
+    "precision": Metric("share of the rows given a label that have it, averaged over the labels"),
+    "recall": Metric("share of the rows that have a label and are given it, averaged over the labels"),
     "spearman": Metric("rank correlation of predicted and given scores"),
     "map": Metric("mean average precision over the queries"),
     "mrr@10": Metric("mean reciprocal rank of the first right document"),
