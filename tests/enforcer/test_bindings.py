@@ -78,13 +78,14 @@ CLAUSES = st.one_of(
 RANGES = st.lists(CLAUSES, min_size=1, max_size=3).map(",".join)
 # Between and at all the numbers above, before and after each of them.
 GRID = [f"{release}{tail}" for release, tail in product(["0.9", "1.0", "1.0.5", "1.1", "1.1.5", "1.5", "2.0", "2.0.5",
-        "2.1", "2.1.5", "3.0"], ["", ".dev0", "rc1", ".post1"])]  # fmt: skip
+        "2.1", "2.1.5", "2.5", "3.0"], ["", ".dev0", "rc1", ".post1"])]  # fmt: skip
 
 
 @settings(max_examples=200)
 @given(RANGES, RANGES)
 @example(">=1.0,<1.1", ">=1.1")
 @example(">=1.0,<1.1", ">=1.1.dev0")
+@example("!=2.1.*", "~=2.1")
 def test_ranges_overlap_exactly_when_some_version_is_in_both(one: str, other: str) -> None:
     shared = [v for v in GRID if all(SpecifierSet(r).contains(v, prereleases=True) for r in (one, other))]
     try:
