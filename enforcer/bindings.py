@@ -73,9 +73,9 @@ class Binding(BaseModel):
             return False
         return not (SpecifierSet(self.versions) & SpecifierSet(other.versions)).is_unsatisfiable()
 
-    def ways(self) -> list[Mapping[str, Literal]]:
-        """Every set of literals that means this tag: as it is given, and as it is recorded."""
-        return [self.args, *self.recorded]
+    def records(self) -> Sequence[Mapping[str, Literal]]:
+        """Every set of literals by which the framework's record of a run means this tag."""
+        return self.recorded or [self.args]
 
     def forbidden(self, given: Mapping[str, object]) -> list[str]:
         """Which of the given values make it something else, as `name=value`."""
@@ -163,7 +163,7 @@ def tags_of(
         for binding in tag.bindings:
             if binding.framework != framework or binding.command not in commands or not binding.covers(version):
                 continue
-            ways = [way for way in binding.ways() if all(n in given and _same(v, given[n]) for n, v in way.items())]
+            ways = [way for way in binding.records() if all(n in given and _same(v, given[n]) for n, v in way.items())]
             if ways and (broken := binding.forbidden(given)):
                 forbidden[tag.name] = broken
             elif ways:

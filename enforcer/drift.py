@@ -80,7 +80,7 @@ def _values(binding: Binding) -> Iterable[tuple[str, str]]:
     yield "command", binding.command
     if binding.config:
         yield "config", binding.config
-    for way in binding.ways():
+    for way in (binding.args, *binding.recorded):
         for name, value in way.items():
             yield from ((name, word) for word in _texts(value))
 

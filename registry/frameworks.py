@@ -51,7 +51,7 @@ def commands_of(name: str, args: Mapping[str, object]) -> set[str]:
     An args.json of ms-swift does not name its sub-command, but of those that train only `rlhf` has an `rlhf_type`.
     """
     assert name == "ms-swift"
-    return {"rlhf"} if "rlhf_type" in args else {"pt", "sft"}
+    return {"rlhf"} if args.get("rlhf_type") else {"pt", "sft"}
 
 
 # --- where it is ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from registry.settings import Settings
 from registry.tables import ApiToken, Proposal
 
 REAL_NOW = db.utc_now
-KNOWN = "review-sentiment"
+KNOWN = "message-tone"
 STEWARDS = ["sam", "sue", "sid"]
 # name: (groups, unit)
 PEOPLE = {

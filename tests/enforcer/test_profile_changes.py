@@ -9,12 +9,13 @@ from hypothesis import example, given, settings, strategies as st
 from pydantic import ValidationError
 
 from enforcer import profile_probes
+from enforcer.bindings import Binding
 from enforcer.compatibility import Compatibility, incompatibilities, losses
 from enforcer.gates import Gate, Score, Verdict, judge
 from enforcer.inheritance import inherit
 from enforcer.problems import ArgumentInvalid, DatasetInvalid, ProfileInvalid
 from enforcer.profile_changes import RULES, class_of, diff
-from enforcer.profiles import Binding, Column, Limits, Parameter, ParameterOverride, Profile, ProfileOverrides
+from enforcer.profiles import Column, Limits, Parameter, ParameterOverride, Profile, ProfileOverrides
 from trainer.inputs import columns
 from trainer.inputs.rows import Source
 

@@ -25,7 +25,7 @@ REAL_NOW = db.utc_now
 LEAD = ("incident-leads", "trainers")
 NEW_TAG = {
     "kind": "new-tag",
-    "tag": "review-sentiment",
+    "tag": "message-tone",
     "tag_kind": "business",
     "parent": "sequence-classification",
     "description": "Whether a review speaks well of what it reviews.",
@@ -36,7 +36,7 @@ NEW_TAG = {
 def with_bar(value: float) -> dict[str, Any]:
     """The next version, which asks for more."""
     gates = [{"metric": "macro_f1", "value": value, "min_n": 100, "confidence": 0.95}]
-    return {"kind": "new-version", "tag": "review-sentiment", "overrides": {"gates": gates}}
+    return {"kind": "new-version", "tag": "message-tone", "overrides": {"gates": gates}}
 
 
 NEW_VERSION = with_bar(0.91)
@@ -59,7 +59,7 @@ def later(**ahead: float) -> Iterator[None]:
         yield
 
 
-def in_force(registry: Registry, tag: str = "review-sentiment") -> tuple[int, str]:
+def in_force(registry: Registry, tag: str = "message-tone") -> tuple[int, str]:
     with registry.books.reading() as session:
         found = tags.version(session, tag)
         return found.version, found.profile_digest
@@ -153,7 +153,7 @@ def test_what_nobody_ratifies_in_time_is_undone_once_and_for_all_processes(
     assert state_of(registry, broken) == ("expired", "reverted")
     assert in_force(registry) == (3, before[1])
     with registry.books.reading() as session:  # what ran under 2 still tells what it ran under
-        assert len(session.exec(select(TagVersion).where(TagVersion.tag == "review-sentiment")).all()) == 3
+        assert len(session.exec(select(TagVersion).where(TagVersion.tag == "message-tone")).all()) == 3
     once = ["tag.reverted", "proposal.reverted", "proposal.expired"]
     assert kinds(registry, broken)[-3:] == once
     assert [len(registry.events(kind)) for kind in once] == [1, 1, 1]
@@ -163,7 +163,7 @@ def test_what_nobody_ratifies_in_time_is_undone_once_and_for_all_processes(
 def test_a_new_task_type_that_is_not_agreed_to_is_archived_and_its_name_is_taken(registry: Registry, how: str) -> None:
     lead = registry.as_("lead", *LEAD)
     broken = break_glass(lead, NEW_TAG).json()
-    assert registry.as_("eve").get("/v1/tags/review-sentiment").json()["state"] == "active"
+    assert registry.as_("eve").get("/v1/tags/message-tone").json()["state"] == "active"
 
     if how == "rejected":
         registry.review(registry.as_("first", "tag-stewards"), broken, "reject")
@@ -171,7 +171,7 @@ def test_a_new_task_type_that_is_not_agreed_to_is_archived_and_its_name_is_taken
         lead.post(f"/v1/proposals/{broken['id']}:withdraw")
 
     assert state_of(registry, broken) == (how, "reverted")
-    assert registry.as_("eve").get("/v1/tags/review-sentiment").json()["state"] == "archived"
+    assert registry.as_("eve").get("/v1/tags/message-tone").json()["state"] == "archived"
     assert registry.propose(registry.as_("li", "trainers")).json()["code"] == "name-is-variant"
 
 
@@ -193,14 +193,14 @@ def test_what_somebody_changed_meanwhile_is_not_overwritten_and_an_alarm_says_so
     (alarm,) = registry.events("proposal.not-reverted")
     assert (alarm.outcome, alarm.reason) == (
         "refused",
-        "version 3 of `review-sentiment` came after the provisional 2",
+        "version 3 of `message-tone` came after the provisional 2",
     )
 
 
 def test_a_task_type_with_others_below_it_is_not_taken_back_before_them(registry: Registry) -> None:
     lead = registry.as_("lead", *LEAD)
     above = break_glass(lead, NEW_TAG).json()
-    below = {**NEW_TAG, "tag": "hotel-sentiment", "parent": "review-sentiment"}
+    below = {**NEW_TAG, "tag": "hotel-sentiment", "parent": "message-tone"}
     child = break_glass(lead, below).json()
 
     with later(hours=73):  # both are over when the service comes back: newest first

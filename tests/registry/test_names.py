@@ -67,7 +67,7 @@ def test_a_check_says_verdict_matches_and_what_to_use_instead(shared: Registry) 
         "matches": [{"tag": "dpo", "rule": "noise", "evidence": "without its version and noise words it is `dpo`"}],
         "suggestion": "dpo",
     }
-    assert checked(shared, "review-sentiment")["verdict"] == "ok"
+    assert checked(shared, "message-tone")["verdict"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_an_alias_may_come_near_its_own_tag(shared: Registry, alias: str) -> Non
 
 
 def test_an_alias_that_became_a_tag_meanwhile_is_not_applied(registry: Registry) -> None:
-    alias = proposed(registry, {"kind": "alias", "tag": "dpo", "alias": "review-sentiment"}).json()
-    registry.approve_tag("review-sentiment")
+    alias = proposed(registry, {"kind": "alias", "tag": "dpo", "alias": "message-tone"}).json()
+    registry.approve_tag("message-tone")
 
     replies = [registry.review(registry.as_(name, "tag-stewards"), alias) for name in ("li", "zhao")]
 
     assert (replies[-1].status_code, replies[-1].json()["code"]) == (409, "name-is-variant")
-    assert registry.as_("wang").get("/v1/tags/review-sentiment").json()["name"] == "review-sentiment"
+    assert registry.as_("wang").get("/v1/tags/message-tone").json()["name"] == "message-tone"
 
 
 # --- reserved words ---------------------------------------------------------------------------------------------------
@@ -208,14 +208,14 @@ def test_a_reserved_word_is_taken_until_it_is_released(registry: Registry) -> No
 
 def test_a_reservation_that_has_ended_makes_room(registry: Registry) -> None:
     with db.writing(registry.books.engine) as session:
-        for word in ("review-sentiment", "speech-pairs"):
+        for word in ("message-tone", "speech-pairs"):
             spellings.reserve(session, word, "for a while", db.utc_now())
 
-    registry.approve_tag("review-sentiment")
+    registry.approve_tag("message-tone")
     agreed(registry, {"kind": "alias", "tag": "dpo", "alias": "speech-pairs"})
 
     wang = registry.as_("wang")
-    assert wang.get("/v1/tags/review-sentiment").json()["version"] == 1
+    assert wang.get("/v1/tags/message-tone").json()["version"] == 1
     assert wang.get("/v1/tags/speech-pairs").json()["name"] == "dpo"
 
 

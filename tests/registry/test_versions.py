@@ -139,10 +139,10 @@ def entered(registry: Registry, score: float, *, tag: str = ROOT, unit: str = "r
 
 
 def test_the_impact_tells_who_decides_what_the_proposal_would_do(registry: Registry) -> None:
-    registry.approve_tag("review-sentiment")
+    registry.approve_tag("message-tone")
     wang, steward = registry.as_("wang", "trainers"), registry.as_("li", "tag-stewards")
     runs = [entered(registry, score) for score in (0.95, 0.65)]
-    runs.append(entered(registry, 0.8, tag="review-sentiment", unit="search", n=50))
+    runs.append(entered(registry, 0.8, tag="message-tone", unit="search", n=50))
     entered(registry, 0.1, tag="embedding")  # another task type, which is not concerned
     ask(registry.as_("chen", "trainers"), ticket_request(ROOT))  # in flight
     proposal = propose(wang, whole(wang, gates__0__value=0.7)).json()
