@@ -81,7 +81,7 @@ def test_can_i_answers_with_0_or_3_and_explains_itself(desk: Desk) -> None:
 def test_a_name_is_checked_before_it_is_proposed(desk: Desk) -> None:
     good, bad = desk.cli("tags", "suggest", "message-tone"), desk.cli("tags", "suggest", "dpo-final")
 
-    assert (good.returncode, good.stdout) == (0, "review-sentiment: may be proposed\n")
+    assert (good.returncode, good.stdout) == (0, "message-tone: may be proposed\n")
     assert (bad.returncode, "use `dpo`" in bad.stdout) == (6, True)
 
 
