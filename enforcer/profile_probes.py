@@ -71,13 +71,21 @@ def accepts_nothing(profile: Profile, group: Sequence[str]) -> bool:
 def configurations(before: Profile, after: Profile, group: Sequence[str]) -> Iterator[dict[str, object]]:
     """The corners of a group, each parameter left out as well."""
     parameters = {name: [p.parameters[name] for p in (before, after) if name in p.parameters] for name in group}
-    choices = {name: [_LEFT_OUT, *_values(known)] for name, known in parameters.items()}
-    if set(LABELS) <= choices.keys():
-        lengths = _lengths([*parameters["num_labels"], *parameters["label_names"]])
-        choices["label_names"] += _label_lists(parameters["label_names"], lengths)
-        choices["num_labels"] += lengths
-    for values in product(*map(_distinct, choices.values())):
-        yield {name: value for name, value in zip(choices, values, strict=True) if value is not _LEFT_OUT}
+    values = {name: [_LEFT_OUT, *_values(known)] for name, known in parameters.items()}
+    if set(LABELS) <= values.keys():
+        names, number = (parameters[name] for name in LABELS)
+        values["num_labels"] += [len(one.default) for one in names if isinstance(one.default, list)]
+        for labels in _distinct([*values["label_names"], *_label_lists(names, _lengths([*names, *number]))]):
+            # Any other number than that of the labels is refused by all, where there are labels.
+            counts = [_LEFT_OUT, len(labels)] if isinstance(labels, list) else values["num_labels"]
+            yield from _given({"label_names": [labels], "num_labels": counts})
+    else:
+        yield from _given(values)
+
+
+def _given(values: Mapping[str, Sequence[object]]) -> Iterator[dict[str, object]]:
+    for combination in product(*map(_distinct, values.values())):
+        yield {name: value for name, value in zip(values, combination, strict=True) if value is not _LEFT_OUT}
 
 
 def _part(profile: Profile, group: Sequence[str]) -> Profile:
@@ -120,11 +128,22 @@ def _numbers(parameter: Parameter) -> list[object]:
 
 def _words(parameters: Sequence[Parameter]) -> list[str]:
     """Of each part of the choices two, since one of them may be what another rule is about; and a word of no choice."""
+    both, first, last, new = _parts(parameters)
+    return [*both[:2], *first[:2], *last[:2], *new[:1]]
+
+
+def _parts(parameters: Sequence[Parameter]) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Choices that both have, that the one or the other has alone, and as many words that none has."""
     sets = [parameter.choices for parameter in parameters if parameter.choices is not None]
     first, last = (sets[0], sets[-1]) if sets else ([], [])
-    parts = ([w for w in first if w in set(last)], [w for w in first if w not in set(last)],
-             [w for w in last if w not in set(first)])  # fmt: skip
-    return [*(word for part in parts for word in part[:2]), *islice(_new_words(sets), 1)]
+    known, wanted = {*first}, {*last}
+    new = islice(_new_words(sets), MAX_LIST)
+    return (
+        [word for word in first if word in wanted],
+        [word for word in first if word not in wanted],
+        [word for word in last if word not in known],
+        list(new),
+    )
 
 
 def _new_words(taken: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -144,14 +163,11 @@ def _lengths(parameters: Sequence[Parameter]) -> list[int]:
 
 
 def _label_lists(parameters: Sequence[Parameter], lengths: Sequence[int]) -> list[list[str]]:
-    """Lists of different labels, of each length, that begin with each of the words and are filled up from one set."""
-    sets = [parameter.choices for parameter in parameters if parameter.choices is not None]
-    fillings = [*sets, list(islice(_new_words(sets), MAX_LIST + 1))]
-    lists = []
-    for word, filling, length in product(_words(parameters), fillings, lengths):
-        labels = [word, *islice((other for other in filling if other != word), length - 1)]
-        lists += [labels] if len(labels) == length else []
-    return lists
+    """Lists of different labels, of each length, out of one set of choices each; those that can be begin with a choice
+    that the other set lacks."""
+    both, first, last, new = _parts(parameters)
+    orders = [[*both, *first], [*reversed(both), *last], [*first, *both], [*last, *both], new]
+    return [order[:length] for order in orders for length in lengths if length <= len(order)]
 
 
 def _distinct(values: Sequence[object]) -> list[object]:

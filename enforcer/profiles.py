@@ -51,7 +51,7 @@ class Parameter(_Frozen):
     required: bool = False
     minimum: float | None = None
     maximum: float | None = None
-    choices: list[str] | None = None
+    choices: list[str] | None = Field(default=None, max_length=MAX_LIST)
     locked: bool = False
 
     @model_validator(mode="after")

@@ -309,6 +309,19 @@ def test_label_names_and_their_number_are_judged_together(
     hold_against_force(pair[0], pair[1], {"label_names": [None, *LISTS, ["a", "a"]], "num_labels": LABEL_DOMAIN})
 
 
+def test_thousands_of_labels_are_few_questions() -> None:
+    """Anybody signed in may ask, and a proposal asks while others wait to write."""
+    choices = [f"label-{n}" for n in range(2_000)]
+    pair = [
+        of({"label_names": Parameter(type="strings", help="x", choices=choices[at:]),
+            "num_labels": Parameter(type="int", help="x", minimum=2 + at, maximum=1_900 - at)})
+        for at in (0, 1)
+    ]  # fmt: skip
+
+    assert sum(1 for _ in profile_probes.configurations(pair[0], pair[1], profile_probes.LABELS)) < 200
+    assert [path for path, _ in losses(pair[0], pair[1])] == ["parameters.label_names"]
+
+
 several = st.fixed_dictionaries({}, optional={"one": parameters("int", "float"), "two": parameters("str", "bool")})
 SMALL_DOMAIN = {"one": [None, *NUMBERS, 0.5, 2.5, 2.0, 5], "two": [None, True, False, *LETTERS, FRESH]}
 

@@ -145,6 +145,7 @@ def test_the_impact_tells_who_decides_what_the_proposal_would_do(registry: Regis
     runs.append(entered(registry, 0.8, tag="message-tone", unit="search", n=50))
     entered(registry, 0.1, tag="embedding")  # another task type, which is not concerned
     ask(registry.as_("chen", "trainers"), ticket_request(ROOT))  # in flight
+    ask(registry.as_("chen", "trainers"), ticket_request("embedding", arguments={}))  # not concerned, either
     proposal = propose(wang, whole(wang, gates__0__value=0.7)).json()
 
     told = steward.get(f"/v1/proposals/{proposal['id']}/impact")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def tags() -> None:
-    """Task types: list, show, who uses one, compare versions, check a name, propose."""
+    """Task types: list, show, compare, check a name, propose."""
 
 
 @tags.command("list")
