@@ -305,6 +305,19 @@ class Malformed(Invalid):
     code, title = "malformed-request", "the request is not what the API takes"
 
 
+class FilterInvalid(Invalid):
+    """A `filter` or `order_by` that cannot be read, or speaks of a field that the list does not publish. `position` is
+    where, counted in characters."""
+
+    code, title = "filter-invalid", "not a filter over the fields of this list"
+
+
+class PageTokenInvalid(Invalid):
+    """A page token that is none of ours, or belongs to another filter or order than it came back with."""
+
+    status, code, title = 400, "page-token-invalid", "this page token does not go on with this list"
+
+
 class TooLarge(Invalid):
     status, code, title = 413, "too-large", "the body is too large"
 

@@ -26,11 +26,21 @@ from enforcer.problems import (
 )
 from registry import audit, db, policies, tags
 from registry.access import Permit
+from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import KnownException
 from registry.unneeded import Use
 
 OPEN = ("live", "expiring")
+LISTING = Listing(
+    key=KnownException.name,
+    fields={
+        "id": Field(KnownException.name, sort=KnownException.name),
+        "state": Field(KnownException.state, "word", (*OPEN, "ended", "revoked"), sort=KnownException.state),
+        "until": Field(KnownException.until, "moment", sort=KnownException.until),
+        "proposal_id": Field(KnownException.proposal_id),
+    },
+)
 
 
 def override(session: Session, asked: wire.OverrideRequest, permit: Permit) -> KnownException:

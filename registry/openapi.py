@@ -12,7 +12,8 @@ from enforcer import wire
 
 PROBLEM_JSON = "application/problem+json"
 REFUSALS = {
-    400: "Not traded: `error` is one of RFC 6749 section 5.2 or RFC 8693 section 2.2.2",
+    400: "The page token belongs to another filter or order; of a token: not traded, and `error` is one of RFC 6749 "
+    "section 5.2 or RFC 8693 section 2.2.2",
     401: "Nobody we know: no credential, or one that does not hold",
     403: "The policy does not allow it; or a page of another site had a browser send it",
     404: "No such thing",
@@ -73,7 +74,7 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
     # Also on reads: the policy, and a credential of somebody who is shut out or whose groups are not told.
     if method != "get" or operation.get("security"):
         found.add(403)
-    if name == "exchangeToken":
+    if name == "exchangeToken" or "page_token" in _parameters(operation):
         found.add(400)
     if ("{" in path and name not in ANYBODY) or name in NOT_FOUND:
         found.add(404)
@@ -82,6 +83,10 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
     if method != "get":
         found |= {413, 415}
     return sorted(found)
+
+
+def _parameters(operation: dict[str, Any]) -> set[str]:
+    return {parameter["name"] for parameter in operation.get("parameters", ())}
 
 
 def _refusal(status: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from enforcer.runspec import canonical_bytes, digest
 from registry import audit, db, exception_changes, policy_changes, tag_changes
 from registry.access import Matter, Permit
 from registry.changes import Draft
+from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import Proposal, ProposedFile, Review
 
@@ -53,6 +54,20 @@ KINDS: Mapping[str, Kind] = {
     "policy": policy_changes,
     "exception": exception_changes,
 }
+LISTING = Listing(
+    key=Proposal.id,
+    descending=True,
+    fields={
+        "kind": Field(Proposal.kind, "word", tuple(KINDS)),
+        "subject": Field(Proposal.subject, sort=Proposal.subject),
+        "state": Field(Proposal.state, "word", ("open", "applied", "rejected", "withdrawn"), sort=Proposal.state),
+        "author": Field(Proposal.author),
+        "reason": Field(Proposal.reason),
+        "digest": Field(Proposal.digest),
+        "opened_at": Field(Proposal.opened_at, "moment", sort=Proposal.id),  # an id is made of that moment
+        "decided_at": Field(Proposal.decided_at, "moment"),
+    },
+)
 
 
 def open_(

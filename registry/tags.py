@@ -1,23 +1,50 @@
 """Task types: look-ups, names, and the seed from `policies/vocabulary/`."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as core
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlmodel import Session, col, select
+from pydantic import BaseModel, ConfigDict, Field as Member, ValidationError
+from sqlalchemy import ColumnElement, and_
+from sqlmodel import Session, SQLModel, col, exists, select
 
 from enforcer import names, wire
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import NameInvalid, NameIsVariant, NotFound, ProfileInvalid, TaskTypeNotActive, UnknownTaskType
 from enforcer.profiles import Kind, Profile, ProfileOverrides, inherit
 from registry import audit, db
+from registry.filters import Field, Listing
 from registry.identity import Actor
+from registry.paging import Page
 from registry.tables import Alias, Tag, TagVersion
 
 ACTIVE = "active"
 SEEDER = Actor("system:seed", (), "all")
+_COLUMNS = tuple(SQLModel.metadata.tables["tag"].columns)
+
+
+def _called(alias: str | None) -> ColumnElement[bool]:
+    """Tags with this alias; with any, without one."""
+    spelt = exists().where(col(Alias.tag) == col(Tag.name))
+    return spelt if alias is None else spelt.where(col(Alias.alias) == alias)
+
+
+LISTING = Listing(
+    key=Tag.name,
+    fields={
+        "name": Field(Tag.name, sort=Tag.name),
+        "kind": Field(Tag.kind, "word", tuple(Kind), sort=Tag.kind),
+        "parent": Field(Tag.parent),
+        "state": Field(Tag.state, sort=Tag.state),
+        "description": Field(Tag.description),
+        "version": Field(Tag.version, "number", sort=Tag.version),
+        "created_at": Field(Tag.created_at, "moment", sort=Tag.created_at),
+        "aliases": Field(None, "list", holds=_called),
+    },
+)
 
 
 def find(session: Session, name: str) -> Tag:
@@ -111,19 +138,31 @@ def vocabulary(session: Session) -> dict[str, list[str]]:
     return known
 
 
-def as_wire(session: Session, tag: Tag) -> wire.Tag:
-    return wire.Tag(**_fields(session, tag))
+def listed(session: Session, page: Page) -> tuple[list[wire.Tag], str | None]:
+    """A page of the vocabulary and the token of the next, in one statement however many tags there are: the page of
+    tags first, each with the digest of its version in force, then their aliases beside them."""
+    current = and_(col(TagVersion.tag) == col(Tag.name), col(TagVersion.version) == col(Tag.version))
+    chosen = page.query(
+        core.select(*_COLUMNS, col(TagVersion.profile_digest)).join(TagVersion, current), Tag
+    ).subquery()
+    query = core.select(chosen, col(Alias.alias)).outerjoin(Alias, col(Alias.tag) == chosen.c.name)
+    rows = session.execute(query.order_by(*page.sorting(chosen.c), col(Alias.alias)))
+    found = [list(lines) for _, lines in groupby(rows, key=lambda row: row.name)]
+    kept, token = page.cut([lines[0] for lines in found])
+    spelt = [[line.alias for line in lines if line.alias is not None] for lines in found[: len(kept)]]
+    items = [{**row._mapping, "aliases": aliases} for row, aliases in zip(kept, spelt, strict=True)]
+    return [wire.Tag.model_validate(item) for item in items], token
 
 
 def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
     current = version(session, tag.name)
-    return wire.TagDetail(**_fields(session, tag), profile=Profile.model_validate(current.profile))
-
-
-def _fields(session: Session, tag: Tag) -> dict[str, Any]:
     aliases = session.exec(select(Alias.alias).where(Alias.tag == tag.name).order_by(col(Alias.alias)))
-    digest = version(session, tag.name).profile_digest
-    return {**tag.model_dump(), "aliases": list(aliases), "profile_digest": digest}
+    return wire.TagDetail(
+        **tag.model_dump(),
+        aliases=list(aliases),
+        profile_digest=current.profile_digest,
+        profile=Profile.model_validate(current.profile),
+    )
 
 
 # --- what may be added ------------------------------------------------------------------------------------------------
@@ -221,7 +260,7 @@ class _SeedTag(BaseModel):
     kind: Kind
     parent: str | None = None
     description: str
-    aliases: list[str] = Field(default_factory=list)
+    aliases: list[str] = Member(default_factory=list)
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlmodel import Session
 
 from enforcer import wire
@@ -11,7 +11,7 @@ from registry import db, exception_changes, exceptions, unneeded
 from registry.access import THE_HOUSE, Matter, May, Permit, the_house
 from registry.books import Books, TheBooks
 from registry.changes import about_tag
-from registry.paging import Filter, Page
+from registry.paging import Filter, ListQuery, Page
 from registry.tables import KnownException
 
 router = APIRouter(tags=["policy"])
@@ -42,17 +42,16 @@ def override_rule(
         return exceptions.as_wire(exceptions.override(session, asked, permit), db.utc_now())
 
 
-class ExceptionQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class ExceptionQuery(ListQuery):
     state: Literal["live", "expiring", "ended", "revoked"] | None = None
     unneeded: bool = Field(default=False, description="only live ones that no decision since their grant needed")
-    page_size: int = Field(default=50, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
 
 
 @router.get(
-    "/v1/exceptions", operation_id="listExceptions", dependencies=[Depends(May("policy-read", about=the_house))]
+    "/v1/exceptions",
+    operation_id="listExceptions",
+    dependencies=[Depends(May("policy-read", about=the_house))],
+    openapi_extra=exceptions.LISTING.published,
 )
 def list_exceptions(query: Annotated[ExceptionQuery, Query()], books: TheBooks) -> wire.ExceptionPage:
     """Exceptions and overrides by id, those that ended included, and how many there are.
@@ -60,9 +59,9 @@ def list_exceptions(query: Annotated[ExceptionQuery, Query()], books: TheBooks) 
     With `unneeded=true` the decisions that live ones had a part in are made again without them; a page has those of its
     exceptions that are not needed, so it may be shorter than another.
     """
-    page = Page(query.page_size, query.page_token, Filter(state=query.state))
+    page = Page(query, Filter(state=query.state), exceptions.LISTING)
     with books.reading() as session:
-        found, token = page.by_name(session, KnownException)
+        found, token = page.rows(session, KnownException)
         items = _unneeded(books, session, found) if query.unneeded else _as_they_are(found)
         counts = wire.ExceptionCounts(**exceptions.counts(session))
         return wire.ExceptionPage(items=items, next_page_token=token, counts=counts)

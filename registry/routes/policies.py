@@ -3,14 +3,14 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.problems import Malformed
 from registry import policies, policy_changes, policy_trials, replay
 from registry.access import May, the_house
 from registry.books import TheBooks
-from registry.paging import Filter, Page
+from registry.filters import Listing
+from registry.paging import Filter, Page, PageQuery
 from registry.tables import PolicyPublication
 
 router = APIRouter(prefix="/v1", tags=["policy"])
@@ -18,19 +18,15 @@ READER = Depends(May("policy-read", about=the_house))
 AUTHOR = Depends(May("policy-write", about=the_house, budget="exports"))
 
 
-class HistoryQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    page_size: int = Field(default=50, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
+NEWEST_FIRST = Listing(key=PolicyPublication.version, descending=True)
 
 
 @router.get("/policies", operation_id="listPolicies", dependencies=[READER])
-def list_policies(query: Annotated[HistoryQuery, Query()], books: TheBooks) -> wire.PolicyHistory:
+def list_policies(query: Annotated[PageQuery, Query()], books: TheBooks) -> wire.PolicyHistory:
     """Which revisions went live, newest first: by whom, from which source, in place of which."""
-    page = Page(query.page_size, query.page_token, Filter())
+    page = Page(query, Filter(), NEWEST_FIRST)
     with books.reading() as session:
-        found, token = page.newest_first(session, PolicyPublication, key="version")
+        found, token = page.rows(session, PolicyPublication)
         items = [wire.PolicyPublication.model_validate(row) for row in found]
         return wire.PolicyHistory(live=policies.live_revision(session), items=items, next_page_token=token)
 

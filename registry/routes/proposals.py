@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from enforcer import wire
@@ -14,7 +13,7 @@ from registry import access, policy_changes, proposals
 from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks
 from registry.identity import Actor
-from registry.paging import Filter, Page
+from registry.paging import Filter, ListQuery, Page
 from registry.tables import Proposal
 
 router = APIRouter(prefix="/v1/proposals", tags=["proposals"])
@@ -75,20 +74,16 @@ def open_proposal(
         return proposals.as_wire(session, proposal)
 
 
-class ProposalQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class ProposalQuery(ListQuery):
     state: Literal["open", "applied", "rejected", "withdrawn"] | None = None
-    page_size: int = Field(default=50, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
 
 
-@router.get("", operation_id="listProposals")
+@router.get("", operation_id="listProposals", openapi_extra=proposals.LISTING.published)
 def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
     """Proposals, newest first."""
-    page = Page(query.page_size, query.page_token, Filter(state=query.state))
+    page = Page(query, Filter(state=query.state), proposals.LISTING)
     with books.reading() as session:
-        found, token = page.newest_first(session, Proposal)
+        found, token = page.rows(session, Proposal)
         items = [_as_seen(session, row, caller, books) for row in found]
         return wire.ProposalPage(items=items, next_page_token=token)
 

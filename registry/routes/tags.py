@@ -3,35 +3,32 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from enforcer import names, wire
 from enforcer.profiles import Kind
 from registry import tags
 from registry.access import SignedIn
 from registry.books import TheBooks
-from registry.paging import Filter, Page
-from registry.tables import Tag, TagVersion
+from registry.paging import Filter, ListQuery, Page
+from registry.tables import TagVersion
 
 router = APIRouter(prefix="/v1/tags", tags=["tags"])
 
 
-class TagQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TagQuery(ListQuery):
     kind: Kind | None = None
     parent: wire.Name | None = None
-    page_size: int = Field(default=100, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
+    page_size: int = Field(default=100, ge=1)
 
 
-@router.get("", operation_id="listTags")
+@router.get("", operation_id="listTags", openapi_extra=tags.LISTING.published)
 def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.TagPage:
-    """The vocabulary by name."""
-    page = Page(query.page_size, query.page_token, Filter(kind=query.kind, parent=query.parent))
+    """The vocabulary, by name unless another order is asked for."""
+    page = Page(query, Filter(kind=query.kind, parent=query.parent), tags.LISTING)
     with books.reading() as session:
-        found, token = page.by_name(session, Tag)
-        return wire.TagPage(items=[tags.as_wire(session, tag) for tag in found], next_page_token=token)
+        items, token = tags.listed(session, page)
+    return wire.TagPage(items=items, next_page_token=token)
 
 
 @router.get("/{name}", operation_id="getTag")

@@ -135,7 +135,7 @@ def test_an_unknown_action_unit_or_target_is_a_denial(registry: Registry) -> Non
         ("GET", "/nowhere", 404, "not-found"),
         ("DELETE", "/v1/tags", 405, "method-not-allowed"),
         ("GET", "/v1/tags?page_size=0", 422, "malformed-request"),
-        ("GET", "/v1/tags?page_token=%21%21", 422, "malformed-request"),
+        ("GET", "/v1/tags?page_token=%21%21", 400, "page-token-invalid"),
         ("GET", "/v1/tags/no-such-tag", 404, "unknown-task-type"),
         ("GET", "/v1/tags/dpo/versions/99", 404, "not-found"),
         ("GET", "/v1/proposals/prp-x", 404, "unknown-proposal"),
