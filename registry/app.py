@@ -28,6 +28,7 @@ from registry.routes import (
     identity,
     keys,
     log as log_routes,
+    metrics,
     policies as policy_routes,
     proposals,
     quotas,
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = (
     health.router,
+    metrics.router,
     keys.router,
     tags.router,
     proposals.router,
@@ -121,6 +123,7 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
     if attempt is not None:
         books: Books = request.app.state.books
         event_id = audit.record_refusal(books.engine, attempt.action, attempt.actor, problem, **attempt.facts)
+        books.counts.refused(attempt.action, problem.code, attempt.facts)
         document["decision_id"] = event_id
     elif _worth_a_line(request, problem):
         log.warning("refused %s %s from %s: %s", request.method, request.url.path, address(request.scope), problem.code)

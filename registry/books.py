@@ -24,6 +24,7 @@ from enforcer.policy.rules import Directory
 from enforcer.policy.snapshot import Snapshot, Watch
 from enforcer.problems import LogInconsistent, Unavailable
 from registry import db, revisions
+from registry.counts import Counts
 from registry.keyring import Keyring
 from registry.oidc import Issuers
 from registry.rates import Rates
@@ -60,6 +61,7 @@ class Books:
     _head: tuple[float, str] = field(default=(0.0, ""), repr=False)
     policy_alarm: Unusable | None = None
     shadow: Shadow = field(default_factory=Shadow, repr=False)
+    counts: Counts = field(default_factory=Counts, repr=False)
     watch: Watch | None = None  # sees every decision (`create_app`)
     _gate: tuple[int, Snapshot] | None = field(default=None, repr=False)  # with the stamp that it was read under
     _building: threading.Lock = field(default_factory=threading.Lock, repr=False)

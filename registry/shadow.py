@@ -19,10 +19,10 @@ from enforcer.policy.revision import Policy
 from enforcer.policy.rules import ANY_TAG, PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
 from registry import db, revisions
+from registry.counts import OTHER
 from registry.tables import PolicyHead, PolicyShadowCount
 
 log = logging.getLogger(__name__)
-OTHER = "_other"  # names that nobody gave the registry: they must not grow what is counted
 Key = tuple[str, str, str, Outcome]
 
 

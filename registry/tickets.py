@@ -76,6 +76,7 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
                 return answered
             drafted = await run_in_threadpool(_draft_now, books, request, permit, idempotency_key)
             if await books.writer.write(drafted):
+                books.counts.issued(permit.decision.request.tag, permit.unit)
                 return drafted.answer
     raise Unavailable("task types or the policy are being changed just now; nothing was issued. Try again")
 

@@ -1,13 +1,20 @@
 """A registry with people who answer for its policy, and what they do with exceptions and overrides."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 from conftest import Registry
 from fastapi.testclient import TestClient
+from policy_folders import changed_policy
 
 from registry import db, server
+from registry.settings import Settings
 
 RULES = [
     {
@@ -91,3 +98,18 @@ class Office(Registry):
         assert reply.status_code == 200, reply.text
         found: dict[str, Any] = reply.json()
         return found
+
+
+@dataclass
+class OfficeInTime(Office):
+    """Whose clock can be put ahead."""
+
+    ahead: timedelta = timedelta()
+
+
+@contextmanager
+def an_office(folder: Path) -> Iterator[OfficeInTime]:
+    made = OfficeInTime(Settings(state_dir=folder / "state", policies_dir=changed_policy(folder, rules=RULES)))
+    real = db.utc_now
+    with patch.object(db, "utc_now", lambda: real() + made.ahead):
+        yield made

@@ -74,6 +74,7 @@ class Express:
             draft = tickets.draft(self._books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
             self._books.rates.take(actor.id, "tickets")
             if await self._books.writer.write(draft):
+                self._books.counts.issued(task.tag, permit.unit)
                 self._books.shadow.compare(decision, actor.business_unit)
                 return draft.answer
         except Stale:

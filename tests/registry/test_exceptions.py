@@ -1,17 +1,15 @@
 """Exceptions from the policy: agreed to by people who gain nothing by them, for a while, and over at their second."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import yaml
 from conftest import ask, ticket_request
 from fastapi.testclient import TestClient
-from offices import RULES, Office
+from offices import RULES, Office, OfficeInTime, an_office
 from policy_folders import changed_policy
 
 from registry import db
@@ -23,16 +21,9 @@ def trains(client: TestClient, tag: str = "dpo", **changes: Any) -> int:
     return ask(client, ticket_request(tag, arguments={}, **changes)).status_code
 
 
-@dataclass
-class OfficeInTime(Office):
-    ahead: timedelta = timedelta()
-
-
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[OfficeInTime]:
-    made = OfficeInTime(Settings(state_dir=tmp_path / "state", policies_dir=changed_policy(tmp_path, rules=RULES)))
-    real = db.utc_now
-    with patch.object(db, "utc_now", lambda: real() + made.ahead):
+    with an_office(tmp_path) as made:
         yield made
 
 
