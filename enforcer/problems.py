@@ -283,6 +283,18 @@ class IdempotencyConflict(Invalid):
     code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
 
 
+class IdempotencyInUse(Conflict):
+    """The first request with this key has not been answered yet. `retry_after_s` says when to ask again."""
+
+    code, title = "idempotency-key-in-use", "the same Idempotency-Key is still worked on"
+
+
+class IdempotencyNotOffered(Invalid):
+    """The answer holds a secret that is told once; it is not kept, so it cannot be told again."""
+
+    code, title = "idempotency-key-not-offered", "this cannot be asked for again under a key"
+
+
 # --- the audit log ----------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +315,18 @@ class Malformed(Invalid):
     """The body, a query parameter or a header is not what the API takes. `errors` lists pointer and message."""
 
     code, title = "malformed-request", "the request is not what the API takes"
+
+
+class PreconditionRequired(Problem):
+    """RFC 6585 section 3: a change that rests on what was read says what that was, in `If-Match`."""
+
+    status, code, title = 428, "precondition-required", "say which state of it you mean"
+
+
+class Stale(Problem):
+    """RFC 9110 section 15.5.13: `If-Match` names another state of the resource than it has now. `etag` is that one."""
+
+    status, code, title = 412, "stale", "it was changed since you read it"
 
 
 class FilterInvalid(Invalid):

@@ -5,7 +5,7 @@ import logging
 from functools import cache, partial
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -18,6 +18,7 @@ from enforcer.problems import Problem, RateLimited
 from registry import audit, db, openapi, policies
 from registry.access import Attempt
 from registry.books import Books
+from registry.idempotency import Replayed
 from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import (
@@ -88,6 +89,7 @@ def _routed() -> FastAPI:
         app.include_router(router)
     app.openapi = cache(lambda: openapi.document(app))  # type: ignore[method-assign]
     app.add_exception_handler(Problem, _refused)
+    app.add_exception_handler(Replayed, _replayed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(DBAPIError, _database_error)
@@ -138,6 +140,11 @@ def _worth_a_line(request: Request, problem: Problem) -> bool:
     if isinstance(problem, problems.ExchangeRefused):
         return True
     return problem.status == 401 and "authorization" in request.headers
+
+
+def _replayed(_request: Request, again: Exception) -> Response:
+    assert isinstance(again, Replayed)
+    return again.response
 
 
 def _malformed(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from enforcer import wire
+from registry.etags import REQUIRED
 
 PROBLEM_JSON = "application/problem+json"
 REFUSALS = {
@@ -17,11 +18,13 @@ REFUSALS = {
     401: "Nobody we know: no credential, or one that does not hold",
     403: "The policy does not allow it; or a page of another site had a browser send it",
     404: "No such thing",
-    409: "The state of things forbids it",
+    409: "The state of things forbids it, or the same `Idempotency-Key` is still worked on",
+    412: "It is not what `If-Match` says any more",
     413: "The body is larger than 64 KiB, or, where policy files are sent, than 4 MiB",
     415: "The body is not called what it should be in `Content-Type`",
     421: "The `Host` is not a name of this service",
     422: "The body, a parameter or a header is not what the operation takes",
+    428: "`If-Match` is missing",
     429: "The caller, or this address by failed sign-ins, used up a budget; `Retry-After` says when to return",
     500: "A broken promise of ours",
     503: "The database, or the caller's identity provider, does not answer; nothing was changed",
@@ -53,6 +56,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     for path, operations in made["paths"].items():
         for method, operation in operations.items():
             operation["responses"].pop("422", None)
+            _add_preconditions(operation)
             for status in _refusals(path, method, operation):
                 operation["responses"].setdefault(str(status), _refusal(status))
     schemas = made["components"]["schemas"]
@@ -78,11 +82,43 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
         found.add(400)
     if ("{" in path and name not in ANYBODY) or name in NOT_FOUND:
         found.add(404)
-    if name in CONFLICT:
+    headers = _headers(operation)
+    if name in CONFLICT or {"Idempotency-Key", "validate_only"} <= headers.keys() | _parameters(operation):
         found.add(409)
+    if "If-Match" in headers:
+        found |= {412, 428} if headers["If-Match"]["required"] else {412}
     if method != "get":
         found |= {413, 415}
     return sorted(found)
+
+
+def _add_preconditions(operation: dict[str, Any]) -> None:
+    """What follows from `If-Match`, `If-None-Match` and `validate_only`."""
+    responses, headers = operation["responses"], _headers(operation)
+    tag = {"ETag": {"description": "Digest of the body", "schema": {"type": "string"}}}
+    if "If-Match" in headers:  # FastAPI would answer 422 to what is required; the problem for it is 428
+        headers["If-Match"]["required"] = headers["If-Match"].get("description") == REQUIRED
+        responses[min(responses)].setdefault("headers", tag)
+    if "If-None-Match" in headers:
+        responses["200"]["headers"] = {"ETag": {**tag["ETag"], "required": True}}
+        responses["304"] = {"description": "What you have is still what there is"}
+    if "validate_only" in _parameters(operation) and "200" not in responses:
+        would_be = {
+            "description": "validate_only: it would be answered like this",
+            "content": responses["201"]["content"],
+        }
+        operation["responses"] = {"200": would_be, **responses}
+
+
+def _headers(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Header parameters, called as people write them (FastAPI has them in lower case)."""
+    found = {}
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "header":
+            if parameter["name"].islower():
+                parameter["name"] = "-".join(part.capitalize() for part in parameter["name"].split("-"))
+            found[parameter["name"]] = parameter
+    return found
 
 
 def _parameters(operation: dict[str, Any]) -> set[str]:

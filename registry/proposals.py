@@ -24,6 +24,7 @@ from enforcer.runspec import canonical_bytes, digest
 from registry import audit, db, exception_changes, policy_changes, tag_changes
 from registry.access import Matter, Permit
 from registry.changes import Draft
+from registry.etags import Seen
 from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import Proposal, ProposedFile, Review
@@ -141,16 +142,18 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
     return proposal
 
 
-def withdraw(session: Session, proposal: Proposal, permit: Permit) -> Proposal:
+def withdraw(session: Session, proposal: Proposal, permit: Permit, seen: Seen) -> Proposal:
     """Take back one's own proposal.
 
     Raises:
         AlreadyDecided: it is closed.
         NotPermitted: it is somebody else's.
+        Stale: it is not as the author saw it.
     """
     _refuse_decided(proposal)
     if proposal.author != permit.actor.id:
         raise NotPermitted(f"only its author, `{proposal.author}`, withdraws a proposal", reason_code="not-the-author")
+    seen.refuse_stale(as_wire(session, proposal))
     _record(session, "proposal.withdrawn", permit.actor, proposal, **permit.provenance)
     return _decide(session, proposal, "withdrawn")
 

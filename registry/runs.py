@@ -11,6 +11,7 @@ from enforcer.runspec import RunSpec, canonical_bytes, digest
 from registry import audit, db, manifests, quotas
 from registry.access import Permit
 from registry.books import Books
+from registry.etags import ANY, Seen
 from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import OPEN_RUNS, Run, Ticket
@@ -150,17 +151,19 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
     return reported(session, run)
 
 
-def cancel(session: Session, run_id: str, permit: Permit) -> Run:
+def cancel(session: Session, run_id: str, permit: Permit, seen: Seen = ANY) -> Run:
     """Stop a run: one that is running saves a checkpoint and learns of it with its next heartbeat, one that has not
     started never will.
 
     Raises:
         RunClosed: it has ended already.
+        Stale: it is not as the caller saw it.
     """
     # The ticket is locked before its run, as redemption does it: the other order waits for ever on PostgreSQL.
     ticket = session.get(Ticket, get(session, run_id).jti, with_for_update=True)
     assert ticket is not None, "a run and its ticket are written together"
     run = get(session, run_id, for_change=True)
+    seen.refuse_stale(as_wire(run))
     refuse_closed(run)
     run.stop = run.stop or f"cancelled by {permit.actor.id}"
     if run.state == "permitted":

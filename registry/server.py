@@ -20,6 +20,7 @@ from registry import (
     audit,
     db,
     exceptions,
+    idempotency,
     log as tlog,
     logs,
     policies,
@@ -165,6 +166,7 @@ def _keep_sequencing(books: Books) -> None:
                 swept = time.monotonic()
                 with books.writing() as session:
                     tickets.sweep(session)
+                    idempotency.sweep(session)
                 release_lapsed(books)
             with books.reading() as session:
                 waiting = tlog.is_pending(session)

@@ -15,6 +15,7 @@ from enforcer.exports import Format
 from registry import audit, erasure, exports, tags
 from registry.access import Matter, May, Permit
 from registry.books import Books, TheBooks
+from registry.idempotency import ToldOnce
 from registry.paging import Filter, Page, PageQuery
 from registry.tables import Event
 
@@ -92,7 +93,7 @@ def export_events(
     return StreamingResponse(chain([next(body)], body), media_type=form.media_type, headers=headers)
 
 
-@router.post("/v1/audit:erase", operation_id="erasePerson")
+@router.post("/v1/audit:erase", operation_id="erasePerson", dependencies=[ToldOnce])
 def erase_person(
     asked: wire.ErasureRequest,
     officer: Annotated[Permit, Depends(May("audit-erase", about=_unit_of_erasure))],

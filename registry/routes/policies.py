@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 
 from enforcer import wire
 from enforcer.problems import Malformed
-from registry import policies, policy_changes, policy_trials, replay
+from registry import etags, policies, policy_changes, policy_trials, replay
 from registry.access import May, the_house
 from registry.books import TheBooks
+from registry.etags import IfNoneMatch
 from registry.filters import Listing
 from registry.paging import Filter, Page, PageQuery
 from registry.tables import PolicyPublication
@@ -38,12 +39,13 @@ def get_shadow(books: TheBooks) -> wire.PolicyShadow:
         return policies.shadowed(session)
 
 
-@router.get("/policies/{revision}", operation_id="getPolicy", dependencies=[READER])
-def get_policy(revision: str, books: TheBooks) -> wire.PolicyDocument:
+@router.get("/policies/{revision}", operation_id="getPolicy", dependencies=[READER], response_model=wire.PolicyDocument)
+def get_policy(revision: str, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """All that a revision says. `live` is the one that decides."""
     with books.reading() as session:
         live = policies.live_revision(session)
-        return policies.document(policies.load(session, live if revision == "live" else revision), live)
+        document = policies.document(policies.load(session, live if revision == "live" else revision), live)
+    return etags.answer(document, if_none_match)
 
 
 @router.post("/policies:validate", operation_id="validatePolicy", dependencies=[AUTHOR])

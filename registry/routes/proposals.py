@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
-from registry import access, policy_changes, proposals
+from registry import access, etags, policy_changes, proposals
 from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks
+from registry.etags import IfNoneMatch, MustMatch
+from registry.idempotency import OneChange
 from registry.identity import Actor
 from registry.paging import Filter, ListQuery, Page
 from registry.tables import Proposal
@@ -54,12 +56,13 @@ def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewEx
     return {"exception": change.id} if isinstance(change, wire.NewException) else {"tag": change.tag}
 
 
-@router.post("", status_code=201, operation_id="openProposal")
+@router.post("", status_code=201, operation_id="openProposal", response_model=wire.Proposal)
 def open_proposal(
     asked: wire.ProposalRequest,
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
-) -> wire.Proposal:
+    to_do: OneChange,
+) -> Response:
     """Open a proposal. It takes effect when enough others have approved it.
 
     The next revision of the policy is tried first: it is linted, its own tests are run, and the decisions of the last
@@ -67,11 +70,11 @@ def open_proposal(
     """
     change = asked.change
     checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
-    with books.writing() as session:
+    with to_do.writing() as session:
         proposal = proposals.open_(
             session, asked, author, approvals_needed=books.settings.approvals_needed, checks=checks
         )
-        return proposals.as_wire(session, proposal)
+        return to_do.answer(session, proposals.as_wire(session, proposal), tagged=True)
 
 
 class ProposalQuery(ListQuery):
@@ -88,11 +91,11 @@ def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, b
         return wire.ProposalPage(items=items, next_page_token=token)
 
 
-@router.get("/{proposal_id}", operation_id="getProposal")
-def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks) -> wire.Proposal:
+@router.get("/{proposal_id}", operation_id="getProposal", response_model=wire.Proposal)
+def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """One proposal with its reviews."""
     with books.reading() as session:
-        return _as_seen(session, proposals.get(session, proposal_id), caller, books)
+        return etags.answer(_as_seen(session, proposals.get(session, proposal_id), caller, books), if_none_match)
 
 
 def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
@@ -112,26 +115,27 @@ def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
         return wire.ProposalFiles(files=policy_changes.files(session, proposal))
 
 
-@router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal")
+@router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal", response_model=wire.Proposal)
 def review_proposal(
     proposal_id: str,
     verdict: wire.Review,
     reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to("REVIEW")))],
-    books: TheBooks,
-) -> wire.Proposal:
+    change: OneChange,
+) -> Response:
     """Approve or reject an open proposal. The last approval needed makes it take effect at once."""
-    with books.writing() as session:
+    with change.writing() as session:
         proposal = proposals.review(session, proposals.get(session, proposal_id, for_change=True), verdict, reviewer)
-        return proposals.as_wire(session, proposal)
+        return change.answer(session, proposals.as_wire(session, proposal))
 
 
-@router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal")
+@router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal", response_model=wire.Proposal)
 def withdraw_proposal(
     proposal_id: str,
     author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
-    books: TheBooks,
-) -> wire.Proposal:
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
     """Take back one's own open proposal."""
-    with books.writing() as session:
-        proposal = proposals.withdraw(session, proposals.get(session, proposal_id, for_change=True), author)
-        return proposals.as_wire(session, proposal)
+    with change.writing() as session:
+        proposal = proposals.withdraw(session, proposals.get(session, proposal_id, for_change=True), author, seen)
+        return change.answer(session, proposals.as_wire(session, proposal), tagged=True)

@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from enforcer import wire
 from enforcer.gates import Verdict
-from registry import manifests, runs, tags
+from registry import etags, manifests, runs, tags
 from registry.access import LeaseHolder, Matter, May, Permit
 from registry.books import TheBooks
+from registry.etags import IfNoneMatch, MayMatch
+from registry.idempotency import OneChange
 from registry.paging import Filter, ListQuery, Page
 from registry.tables import Run
 
@@ -51,22 +53,29 @@ def list_runs(
         return wire.RunPage(items=[runs.as_wire(run) for run in found], next_page_token=token)
 
 
-@router.get("/{run_id}", operation_id="getRun")
+@router.get("/{run_id}", operation_id="getRun", response_model=wire.Run)
 def get_run(
-    run_id: str, _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))], books: TheBooks
-) -> wire.Run:
+    run_id: str,
+    _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))],
+    books: TheBooks,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """One run with its scores and the judgement of its gates."""
     with books.reading() as session:
-        return runs.as_wire(runs.get(session, run_id))
+        return etags.answer(runs.as_wire(runs.get(session, run_id)), if_none_match)
 
 
-@router.post("/{run_id}:cancel", operation_id="cancelRun")
+@router.post("/{run_id}:cancel", operation_id="cancelRun", response_model=wire.Run)
 def cancel_run(
-    run_id: str, canceller: Annotated[Permit, Depends(May("cancel", about=_run_in_path))], books: TheBooks
-) -> wire.Run:
+    run_id: str,
+    canceller: Annotated[Permit, Depends(May("cancel", about=_run_in_path))],
+    change: OneChange,
+    seen: MayMatch,
+) -> Response:
     """Ask a run to save a checkpoint and stop."""
-    with books.writing() as session:
-        return runs.as_wire(runs.cancel(session, run_id, canceller))
+    with change.writing() as session:
+        run = runs.cancel(session, run_id, canceller, seen)
+        return change.answer(session, runs.as_wire(run), tagged=True)
 
 
 @router.post("/{run_id}/heartbeats", operation_id="sendHeartbeat")
@@ -83,10 +92,13 @@ def report_run(told: wire.Report, lease: LeaseHolder, books: TheBooks) -> wire.R
         return runs.report(session, lease.run_id, told, books)
 
 
-@router.get("/{run_id}/manifest", operation_id="getManifest")
+@router.get("/{run_id}/manifest", operation_id="getManifest", response_model=wire.RunManifest)
 def get_manifest(
-    run_id: str, _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))], books: TheBooks
-) -> wire.RunManifest:
+    run_id: str,
+    _reader: Annotated[Permit, Depends(May("run-read", about=_run_in_path))],
+    books: TheBooks,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """What the run signed at its end, and our countersignature, byte for byte."""
     with books.reading() as session:
-        return manifests.get(session, run_id)
+        return etags.answer(manifests.get(session, run_id), if_none_match)

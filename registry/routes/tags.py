@@ -2,14 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from enforcer import names, wire
 from enforcer.profiles import Kind
-from registry import tags
+from registry import etags, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
+from registry.etags import IfNoneMatch
 from registry.paging import Filter, ListQuery, Page
 from registry.tables import TagVersion
 
@@ -31,21 +32,12 @@ def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, books: The
     return wire.TagPage(items=items, next_page_token=token)
 
 
-@router.get("/{name}", operation_id="getTag")
-def get_tag(
-    name: str,
-    response: Response,
-    _caller: SignedIn,
-    books: TheBooks,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> wire.TagDetail:
+@router.get("/{name}", operation_id="getTag", response_model=wire.TagDetail)
+def get_tag(name: str, _caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """A task type with the profile of its current version. An alias answers with the tag it stands for."""
     with books.reading() as session:
         detail = tags.as_detail(session, tags.find(session, name))
-    response.headers["ETag"] = etag = f'"{detail.profile_digest}"'
-    if if_none_match == etag:
-        response.status_code = 304
-    return detail
+    return etags.answer(detail, if_none_match)
 
 
 @router.get("/{name}/versions", operation_id="listTagVersions")
@@ -55,11 +47,13 @@ def list_versions(name: str, _caller: SignedIn, books: TheBooks) -> wire.TagVers
         return wire.TagVersionPage(items=[_as_wire(version) for version in tags.versions(session, name)])
 
 
-@router.get("/{name}/versions/{version}", operation_id="getTagVersion")
-def get_version(name: str, version: wire.VersionNumber, _caller: SignedIn, books: TheBooks) -> wire.TagVersion:
+@router.get("/{name}/versions/{version}", operation_id="getTagVersion", response_model=wire.TagVersion)
+def get_version(
+    name: str, version: wire.VersionNumber, _caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None
+) -> Response:
     """One immutable version."""
     with books.reading() as session:
-        return _as_wire(tags.version(session, name, version))
+        return etags.answer(_as_wire(tags.version(session, name, version)), if_none_match)
 
 
 @router.post(":check-name", operation_id="checkTagName")

@@ -12,6 +12,7 @@ from registry.tables.audit import (
     PendingEntry as PendingEntry,
 )
 from registry.tables.columns import UtcDateTime as UtcDateTime
+from registry.tables.idempotency import StoredAnswer as StoredAnswer
 from registry.tables.identity import (
     ApiToken as ApiToken,
     Principal as Principal,

@@ -96,8 +96,9 @@ def test_only_its_author_withdraws_a_proposal(registry: Registry) -> None:
     wang = registry.as_("wang", "trainers")
     proposal = registry.propose(wang).json()
 
-    other = registry.as_("chen", "trainers").post(f"/v1/proposals/{proposal['id']}:withdraw")
-    own = wang.post(f"/v1/proposals/{proposal['id']}:withdraw")
+    other = registry.as_("chen", "trainers").post(f"/v1/proposals/{proposal['id']}:withdraw", headers={"If-Match": "*"})
+    seen = wang.get(f"/v1/proposals/{proposal['id']}").headers["etag"]
+    own = wang.post(f"/v1/proposals/{proposal['id']}:withdraw", headers={"If-Match": seen})
 
     assert (other.status_code, own.json()["state"]) == (403, "withdrawn")
 
