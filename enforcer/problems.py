@@ -153,6 +153,34 @@ class BeneficiaryApproval(NotPermitted):
     code, title = "beneficiary-approval", "nobody approves what they gain by"
 
 
+class ContributorApproval(NotPermitted):
+    """Whoever edited a proposal has written a part of it."""
+
+    code, title = "contributor-approval", "nobody approves what they had a part in"
+
+
+class ApprovalUnsatisfiable(Conflict):
+    """Fewer people could approve than have to. `missing` says of which groups and units."""
+
+    code, title = "approval-unsatisfiable", "there are too few people who could approve this"
+
+
+class ApprovalLost(Conflict):
+    """Somebody who approved may not do so any more, and their approval counts no longer. `lost` names them."""
+
+    code, title = "approval-lost", "an approval counts no longer"
+
+
+class ProposalExpired(Conflict):
+    code, title = "proposal-expired", "the time to agree to it is over"
+
+
+class StaleBase(Conflict):
+    """What a change was made from is not what is in force now."""
+
+    code, title = "stale-base", "the change was made from what is no longer in force"
+
+
 class AlreadyReviewed(Conflict):
     code, title = "already-reviewed", "one reviewer, one review"
 

@@ -12,7 +12,7 @@ from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.exceptions import PolicyException
-from enforcer.policy.rules import ANY_TAG, ANY_TARGET, ROOT_UNIT
+from enforcer.policy.rules import ANY_TAG, ANY_TARGET, ROOT_UNIT, Directory
 from enforcer.problems import StaleReview
 from registry import db, exceptions, policies, tags
 from registry.access import Matter, Permit
@@ -51,9 +51,9 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     return Draft(f"exception:{change.id}", terms, approvals_at_least=APPROVALS)
 
 
-def refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, /) -> None:
+def refuse_reviewer(directory: Directory, proposal: Proposal, reviewer: Actor, /) -> None:
     """Raises BeneficiaryApproval."""
-    exceptions.refuse_beneficiary(policies.live(session), proposal.change["who"], reviewer)
+    exceptions.refuse_beneficiary(directory, proposal.change["who"], reviewer)
 
 
 def apply(session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:

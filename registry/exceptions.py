@@ -14,7 +14,7 @@ from sqlmodel import Session, col, func, select
 from enforcer import wire
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.revision import Policy
-from enforcer.policy.rules import ANY_TAG, PolicyInvalid, Rule
+from enforcer.policy.rules import ANY_TAG, Directory, PolicyInvalid, Rule
 from enforcer.problems import (
     BeneficiaryApproval,
     ExceptionExists,
@@ -55,7 +55,7 @@ def override(session: Session, asked: wire.OverrideRequest, permit: Permit) -> K
     db.queue_for(session, "policy")
     live = policies.live(session)
     _refuse_hard(live, asked.rule)
-    refuse_beneficiary(live, asked.who, permit.actor)
+    refuse_beneficiary(live.directory, asked.who, permit.actor)
     now = db.utc_now()
     terms = {
         "id": f"override-{db.uuid7()}",
@@ -148,9 +148,9 @@ def refuse_known(session: Session, name: str) -> None:
         raise ExceptionExists(f"`{name}` is the id of an exception that was granted before; choose another")
 
 
-def refuse_beneficiary(policy: Policy, who: Iterable[str], actor: Actor) -> None:
+def refuse_beneficiary(directory: Directory, who: Iterable[str], actor: Actor) -> None:
     """Raises BeneficiaryApproval when the actor, or a group of theirs, is meant."""
-    if policy.directory.covers(who, actor.principals):
+    if directory.covers(who, actor.principals):
         raise BeneficiaryApproval(
             f"`{actor.id}` is among {', '.join(f'`{one}`' for one in who)}; somebody who does not gain by it decides"
         )

@@ -34,6 +34,8 @@ NOT_FOUND = {"getConsistency", "issueTicket", "evaluate", "openProposal", "overr
 CONFLICT = {
     "openProposal",
     "reviewProposal",
+    "editProposal",
+    "submitProposal",
     "withdrawProposal",
     "overrideRule",
     "revokeException",

@@ -140,6 +140,7 @@ def document(policy: Policy, live: str) -> wire.PolicyDocument:
         rules=[{"owner": policy.owners[rule.id], **said(rule)} for rule in policy.rules],
         exceptions=[said(exception) for exception in policy.exceptions],
         quotas=[said(quota) for quota in policy.quotas],
+        approvals=[said(rule) for rule in policy.approvals.rules],
     )
 
 

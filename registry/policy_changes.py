@@ -13,7 +13,7 @@ from sqlmodel import Session, select
 from enforcer import wire
 from enforcer.policy import folder
 from enforcer.policy.revision import Policy
-from enforcer.policy.rules import PolicyInvalid
+from enforcer.policy.rules import Directory, PolicyInvalid
 from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleReview
 from enforcer.runspec import digest
 from registry import db, exceptions, policies, policy_trials, replay
@@ -99,7 +99,7 @@ def _may_allow_more(replay: wire.PolicyReplay) -> bool:
     return bool(replay.deny_to_allow or replay.errors or not replay.complete)
 
 
-def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
+def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever answers for the policy approves any of its revisions but their own."""
 
 
@@ -134,7 +134,7 @@ def as_it_would_be(given: Mapping[str, str], live: Policy) -> Policy:
 
 def files(session: Session, proposal: Proposal) -> dict[str, str]:
     """The files of a proposed policy, by name; none for other proposals."""
-    query = select(ProposedFile).where(ProposedFile.proposal_id == proposal.id)
+    query = select(ProposedFile).where(ProposedFile.proposal_id == proposal.id, ProposedFile.round == proposal.round)
     return {file.name: file.content for file in session.exec(query)}
 
 

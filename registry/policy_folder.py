@@ -186,7 +186,7 @@ def _exceptions(session: Session, revision: str | None) -> list[dict[str, Any]]:
 
 def _same_but_for_exceptions(session: Session, one: str, other: str) -> bool:
     rows = [session.get(PolicyRevision, revision) for revision in (one, other)]
-    parts = [row and (row.model, row.directory, row.rule_set, row.quotas) for row in rows]
+    parts = [row and (row.model, row.directory, row.rule_set, row.quotas, row.approvals) for row in rows]
     return parts[0] == parts[1]
 
 

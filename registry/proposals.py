@@ -1,33 +1,46 @@
 """Proposals: every governed change is one, is agreed to by others, and takes effect at once when it is.
 
-`open -> applied`, with the exits `rejected` and `withdrawn`; a decided proposal never changes again. Reviews bind the
-digest of what was seen: the change, and the result it leads to. What differs between changes of the vocabulary, of the
-policy, and exceptions from it stands in a module for each (`KINDS`); the life of a proposal is the same for all.
+    draft -> open -> approved -> applied      exits: rejected, withdrawn, expired, superseded
+
+What has ended never changes again. Reviews bind the digest of what was seen: the change, the result it leads to, what
+it is made from, and the reason; an edit voids them. How many agree, of whom, is asked by the terms that were frozen
+when it was opened (`approvals.py`); who may review is asked at the review, and of everybody again when it takes effect.
+What differs between kinds of changes stands in a module for each (`KINDS`); the life of a proposal is the same for all.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Protocol, get_args
 
 from sqlmodel import Session, col, select
 
 from enforcer import wire
+from enforcer.approvals import Terms
+from enforcer.policy.rules import Directory
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import (
     AlreadyDecided,
-    AlreadyProposed,
     AlreadyReviewed,
+    ApprovalLost,
+    ContributorApproval,
+    Invalid,
     NotPermitted,
+    ProposalExpired,
     SelfApproval,
+    StaleBase,
     StaleReview,
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import audit, db, exception_changes, policy_changes, tag_changes
+from registry import approvals, audit, db, exception_changes, people, policy_changes, tag_changes
 from registry.access import Matter, Permit
-from registry.changes import Draft
-from registry.etags import Seen
+from registry.approvals import Asked, Electorate
+from registry.changes import Draft, base_of
 from registry.filters import Field, Listing
 from registry.identity import Actor
-from registry.tables import Proposal, ProposedFile, Review
+from registry.tables import Contributor, LostApproval, Proposal, ProposedFile, Review
+
+PENDING = ("draft", "open", "approved")
 
 
 class Kind(Protocol):
@@ -42,7 +55,7 @@ class Kind(Protocol):
     def draft(self, session: Session, request: wire.ProposalRequest, checks: wire.PolicyChecks | None, /) -> Draft:
         """What the change leads to. Raises a Problem when it could never be applied."""
 
-    def refuse_reviewer(self, session: Session, proposal: Proposal, reviewer: Actor, /) -> None:
+    def refuse_reviewer(self, directory: Directory, proposal: Proposal, reviewer: Actor, /) -> None:
         """Raises NotPermitted for those who may not approve this one, whatever they may else."""
 
     def apply(self, session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:
@@ -61,138 +74,414 @@ LISTING = Listing(
     fields={
         "kind": Field(Proposal.kind, "word", tuple(KINDS)),
         "subject": Field(Proposal.subject, sort=Proposal.subject),
-        "state": Field(Proposal.state, "word", ("open", "applied", "rejected", "withdrawn"), sort=Proposal.state),
+        "state": Field(Proposal.state, "word", get_args(wire.ProposalState), sort=Proposal.state),
         "author": Field(Proposal.author),
         "reason": Field(Proposal.reason),
         "digest": Field(Proposal.digest),
-        "opened_at": Field(Proposal.opened_at, "moment", sort=Proposal.id),  # an id is made of that moment
+        "opened_at": Field(Proposal.opened_at, "moment", sort=Proposal.id),
         "decided_at": Field(Proposal.decided_at, "moment"),
     },
 )
+
+
+# --- what its author does ---------------------------------------------------------------------------------------------
 
 
 def open_(
     session: Session,
     request: wire.ProposalRequest,
     permit: Permit,
+    voters: Electorate,
     *,
-    approvals_needed: int,
     checks: wire.PolicyChecks | None = None,
 ) -> Proposal:
-    """Open a proposal for others to review. `checks` is what `policy_changes.check` found, for a change of the policy.
+    """Open a proposal for others to review, or keep it as a draft. `checks` is what `policy_changes.check` found, for a
+    change of the policy.
 
     Raises:
         Problem: it could never be applied.
-        AlreadyProposed: somebody else's proposal for the same subject is open.
+        StaleBase: it was made from what is not in force now.
+        ApprovalUnsatisfiable: there are too few people who could approve it.
     """
     db.queue_for(session, "vocabulary")
-    draft = KINDS[request.change.kind].draft(session, request, checks)
-    rival = session.exec(select(Proposal).where(Proposal.subject == draft.subject, Proposal.state == "open")).first()
-    if rival is not None:
-        raise AlreadyProposed(f"`{draft.name}` has an open proposal, `{rival.id}`; review or withdraw that one first")
+    made = KINDS[request.change.kind].draft(session, request, checks)
+    _refuse_other_base(request.base, made)
     proposal = Proposal(
         id=f"prp-{db.uuid7()}",
         kind=request.change.kind,
-        subject=draft.subject,
-        change=draft.change,
-        result=draft.result,
-        digest=digest(canonical_bytes({"change": draft.change, "result": draft.result})),
-        reason=request.reason,
         author=permit.actor.id,
-        state="open",
-        approvals_needed=max(approvals_needed, draft.approvals_at_least) + draft.approvals_more,
+        state="draft",
         opened_at=db.utc_now(),
+        **_content(request, made),
     )
     session.add(proposal)
     session.flush()
-    session.add_all(ProposedFile(proposal_id=proposal.id, name=n, content=text) for n, text in draft.files.items())
-    _record(session, "proposal.opened", permit.actor, proposal, reason=request.reason, **permit.provenance)
-    return proposal
+    _keep_files(session, proposal, made)
+    if request.draft:
+        record(session, "proposal.drafted", permit.actor, proposal, reason=request.reason, **permit.provenance)
+        return proposal
+    return _open(session, proposal, made, permit, voters)
 
 
-def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: Permit) -> Proposal:
-    """Count one review, and apply or reject the proposal when that decides it.
+def edit(
+    session: Session,
+    proposal: Proposal,
+    asked: wire.ProposalEdit,
+    permit: Permit,
+    voters: Electorate,
+    *,
+    checks: wire.PolicyChecks | None = None,
+) -> Proposal:
+    """Make a draft or an open proposal anew, from what is in force now. No approval outlives it, and whoever edits has
+    had a part in it.
 
     Raises:
-        AlreadyDecided: somebody decided it first.
-        SelfApproval: the reviewer wrote it, or gains by it.
-        AlreadyReviewed: the reviewer has reviewed it before.
-        StaleReview: the content is not what the reviewer saw.
+        AlreadyDecided: it is neither draft nor open.
+        Invalid: it would be about something else.
+        Problem: it could never be applied; ApprovalUnsatisfiable, as `open_`.
     """
     db.queue_for(session, "vocabulary")
-    reviewer = permit.actor
-    _refuse_decided(proposal)
-    if proposal.author == reviewer.id:
-        raise SelfApproval(f"`{reviewer.id}` wrote this proposal; somebody else has to review it")
-    KINDS[proposal.kind].refuse_reviewer(session, proposal, reviewer)
-    if session.get(Review, (proposal.id, reviewer.id)) is not None:
-        raise AlreadyReviewed(f"`{reviewer.id}` has reviewed `{proposal.id}` already")
-    if verdict.digest != proposal.digest:
-        raise StaleReview(f"the review is for `{verdict.digest}`, the proposal is `{proposal.digest}`; read it again")
-    session.add(Review(proposal_id=proposal.id, reviewer=reviewer.id, at=db.utc_now(), **verdict.model_dump()))
+    _refuse_unless(proposal, "draft", "open")
+    request = edited(session, proposal, asked)
+    made = KINDS[proposal.kind].draft(session, request, checks)
+    if (made.subject, request.change.kind) != (proposal.subject, proposal.kind):
+        raise Invalid(f"`{proposal.id}` is about `{proposal.subject}` ({proposal.kind}); propose another change anew")
+    proposal.sqlmodel_update({**_content(request, made), "round": proposal.round + 1})
+    _keep_files(session, proposal, made)
+    if permit.actor.id not in (proposal.author, *approvals.contributors(session, proposal)):
+        session.add(Contributor(proposal_id=proposal.id, who=permit.actor.id))
+    session.add(proposal)
     session.flush()
-    event = "proposal.approved" if verdict.verdict == "approve" else "proposal.rejected"
-    _record(session, event, reviewer, proposal, reason=verdict.reason, **permit.provenance)
-    if verdict.verdict == "reject":
-        return _decide(session, proposal, "rejected")
-    approvers = [given.reviewer for given in reviews(session, proposal)]
-    if len(approvers) >= proposal.approvals_needed:
-        KINDS[proposal.kind].apply(session, proposal, permit, approvers)
-        _decide(session, proposal, "applied")
+    record(session, "proposal.edited", permit.actor, proposal, reason=request.reason, **permit.provenance)
+    if proposal.state == "open":
+        _freeze(session, proposal, made, voters)
     return proposal
 
 
-def withdraw(session: Session, proposal: Proposal, permit: Permit, seen: Seen) -> Proposal:
+def submit(
+    session: Session,
+    proposal: Proposal,
+    permit: Permit,
+    voters: Electorate,
+    *,
+    checks: wire.PolicyChecks | None = None,
+) -> Proposal:
+    """Open one's own draft for others to review.
+
+    Raises:
+        AlreadyDecided: it is no draft.
+        NotPermitted: it is somebody else's.
+        StaleBase: what it was made from is not in force any more.
+        Problem, ApprovalUnsatisfiable: as `open_`.
+    """
+    db.queue_for(session, "vocabulary")
+    _refuse_unless(proposal, "draft")
+    _refuse_others(proposal, permit, "submits")
+    request = edited(session, proposal, wire.ProposalEdit())
+    made = KINDS[proposal.kind].draft(session, request, checks)
+    if made.base != proposal.base:
+        raise StaleBase(
+            f"`{proposal.subject}` changed since `{proposal.id}` was drafted; edit it, so that it is made from what is "
+            "in force now",
+            base=made.base,
+        )
+    proposal.sqlmodel_update(_content(request, made))
+    return _open(session, proposal, made, permit, voters)
+
+
+def withdraw(session: Session, proposal: Proposal, permit: Permit) -> Proposal:
     """Take back one's own proposal.
 
     Raises:
         AlreadyDecided: it is closed.
         NotPermitted: it is somebody else's.
-        Stale: it is not as the author saw it.
     """
-    _refuse_decided(proposal)
-    if proposal.author != permit.actor.id:
-        raise NotPermitted(f"only its author, `{proposal.author}`, withdraws a proposal", reason_code="not-the-author")
-    seen.refuse_stale(as_wire(session, proposal))
-    _record(session, "proposal.withdrawn", permit.actor, proposal, **permit.provenance)
-    return _decide(session, proposal, "withdrawn")
+    _refuse_unless(proposal, *PENDING)
+    _refuse_others(proposal, permit, "withdraws")
+    return turn(session, proposal, "withdrawn", permit.actor, **permit.provenance)
+
+
+# --- what others do ---------------------------------------------------------------------------------------------------
+
+
+def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: Permit, voters: Electorate) -> Proposal:
+    """Count one review, and apply or reject the proposal when that decides it.
+
+    Raises:
+        AlreadyDecided: somebody decided it first.
+        ProposalExpired: nobody did in time.
+        SelfApproval, ContributorApproval: the reviewer wrote it, or a part of it.
+        BeneficiaryApproval: the reviewer gains by it.
+        NotPermitted: none of the groups that are asked is the reviewer's.
+        AlreadyReviewed: the reviewer has reviewed it before.
+        StaleReview: the content is not what the reviewer saw.
+        ApprovalLost: somebody who approved may not any more; `drop_lost` puts that on record.
+    """
+    db.queue_for(session, "vocabulary")
+    _refuse_unless(proposal, *(("open",) if verdict.verdict == "approve" else ("open", "approved")))
+    _refuse_late(proposal)
+    _refuse_reviewer(session, proposal, permit.actor, voters.gate)
+    if verdict.digest != proposal.digest:
+        raise StaleReview(f"the review is for `{verdict.digest}`, the proposal is `{proposal.digest}`; read it again")
+    if verdict.verdict == "approve":
+        refuse_lost(session, proposal, voters.gate)
+    given = Review(
+        proposal_id=proposal.id,
+        round=proposal.round,
+        reviewer=permit.actor.id,
+        business_unit=permit.actor.business_unit,
+        at=db.utc_now(),
+        **verdict.model_dump(),
+    )
+    session.add(given)
+    session.flush()
+    facts = {"reason": verdict.reason, "more": {"verdict": verdict.verdict}, **permit.provenance}
+    record(session, "proposal.reviewed", permit.actor, proposal, **facts)
+    if verdict.verdict == "reject":
+        return turn(session, proposal, "rejected", permit.actor)
+    return _settle(session, proposal, permit, voters.gate)
+
+
+def refuse_lost(session: Session, proposal: Proposal, gate: Snapshot) -> None:
+    """Raises ApprovalLost, when one of the approvals counts no longer."""
+    _, gone = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
+    if gone:
+        who = "; ".join(f"`{name}` {why}" for name, why in gone.items())
+        raise ApprovalLost(
+            f"approvals of `{proposal.id}` count no longer: {who}. It stays open without them; read who is "
+            "missing now, and review it again",
+            lost=sorted(gone),
+        )
+
+
+def drop_lost(session: Session, proposal: Proposal, gate: Snapshot, by: Actor) -> None:
+    """Put on record which approvals count no longer, once each."""
+    if proposal.state not in ("open", "approved"):
+        return
+    db.queue_for(session, "vocabulary")
+    _, gone = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
+    for who, why in gone.items():
+        row = LostApproval(proposal_id=proposal.id, round=proposal.round, reviewer=who, reason=why, at=db.utc_now())
+        session.add(row)
+        session.flush()
+        record(session, "proposal.approval-lost", by, proposal, reason=why, more={"reviewer": who})
+
+
+def asked_of(session: Session, proposal: Proposal, gate: Snapshot) -> Asked:
+    """The right to review this proposal."""
+    kind = KINDS[proposal.kind]
+    directory = gate.policy.directory
+    return Asked(
+        kind.REVIEW,
+        kind.matter(session, proposal.change),
+        lambda who: kind.refuse_reviewer(directory, proposal, who),
+        approvals.excluded(session, proposal, approvals.terms(proposal)),
+    )
+
+
+# --- how it takes effect ----------------------------------------------------------------------------------------------
+
+
+def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit | None = None) -> Proposal:
+    """Let an approved proposal take effect: by `permit`, or else by the last of those who approved. Rivals that were
+    made from what it replaces are over.
+
+    Raises:
+        ApprovalLost: the approvals that count do not suffice any more.
+        Problem: what was agreed to is not what would apply.
+    """
+    given, _ = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
+    if missing := approvals.terms(proposal).missing(one.voter for one in given):
+        raise ApprovalLost(f"the approvals that count do not suffice: {approvals.sentence(missing)}")
+    permit = permit or given[-1].permit
+    _refuse_moved(session, proposal)
+    KINDS[proposal.kind].apply(session, proposal, permit, [one.voter.who for one in given])
+    turn(session, proposal, "applied", permit.actor, version=proposal.version)
+    _supersede_rivals(session, proposal, permit.actor)
+    return proposal
+
+
+def turn(session: Session, proposal: Proposal, state: str, by: Actor, **facts: Any) -> Proposal:
+    """Into another state, with the one event that tells of it."""
+    proposal.state = state
+    proposal.decided_at = None if state in PENDING else db.utc_now()
+    session.add(proposal)
+    session.flush()
+    record(session, f"proposal.{state}", by, proposal, **facts)
+    return proposal
+
+
+def _settle(session: Session, proposal: Proposal, permit: Permit, gate: Snapshot) -> Proposal:
+    """After an approval: it takes effect, where that was the last one needed and nothing has to be waited for."""
+    given, _ = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
+    if approvals.terms(proposal).missing(one.voter for one in given):
+        return proposal
+    turn(session, proposal, "approved", permit.actor)
+    if proposal.not_before is not None and proposal.not_before > db.utc_now():
+        return proposal
+    return apply(session, proposal, gate, permit)
+
+
+def _open(session: Session, proposal: Proposal, made: Draft, permit: Permit, voters: Electorate) -> Proposal:
+    proposal.opened_at = db.utc_now()
+    _freeze(session, proposal, made, voters)
+    proposal.state = "open"
+    session.add(proposal)
+    session.flush()
+    record(session, "proposal.opened", permit.actor, proposal, reason=proposal.reason, **permit.provenance)
+    return proposal
+
+
+def _freeze(session: Session, proposal: Proposal, made: Draft, voters: Electorate) -> None:
+    """Keep what is asked of this change now, whatever `approvals.yaml` says later, and begin its time."""
+    terms = approvals.terms_of(made, voters.gate)
+    proposal.terms, proposal.terms_digest = terms.model_dump(mode="json"), terms.digest()
+    proposal.approvals_needed = terms.approvals
+    approvals.refuse_unsatisfiable(session, terms, asked_of(session, proposal, voters.gate), voters)
+    _begin(proposal, terms, db.utc_now())
+    session.add(proposal)
+    session.flush()
+
+
+def _begin(proposal: Proposal, terms: Terms, now: datetime) -> None:
+    proposal.remind_at = now + terms.remind_after if terms.remind_after else None
+    proposal.escalate_at = now + terms.escalate_after if terms.escalate_after else None
+    proposal.expires_at = now + terms.expires_after
+
+
+def _supersede_rivals(session: Session, applied: Proposal, by: Actor) -> None:
+    """The others of the same kind on the same subject, and what was made from the version that is replaced."""
+    rivals = select(Proposal).where(
+        Proposal.subject == applied.subject, Proposal.id != applied.id, col(Proposal.state).in_(("open", "approved"))
+    )
+    for rival in session.exec(rivals.order_by(col(Proposal.id))).all():
+        if rival.kind == applied.kind or _has_moved(session, rival):
+            turn(session, rival, "superseded", by, more={"by": applied.id})
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def get(session: Session, proposal_id: str, *, for_change: bool = False) -> Proposal:
-    """Raises `UnknownProposal`. For a change the row is locked, where the database has row locks."""
+    """Raises `UnknownProposal`. For a change the row is locked, where the database has row locks; the queue comes
+    first, since whoever applies one holds it and locks its rivals."""
+    if for_change:
+        db.queue_for(session, "vocabulary")
     found = session.get(Proposal, proposal_id, with_for_update=for_change)
     if found is None:
         raise UnknownProposal(f"`{proposal_id[:100]}` is not a proposal")
     return found
 
 
-def reviews(session: Session, proposal: Proposal) -> list[Review]:
-    return list(session.exec(select(Review).where(Review.proposal_id == proposal.id).order_by(col(Review.at))))
+def edited(session: Session, proposal: Proposal, asked: wire.ProposalEdit) -> wire.ProposalRequest:
+    """The request that the proposal would be after this edit."""
+    change: Any = asked.change or proposal.change
+    if asked.change is None and proposal.kind == "policy":
+        change = {"kind": "policy", "files": policy_changes.files(session, proposal)}
+    not_before = asked.not_before if "not_before" in asked.model_fields_set else proposal.not_before
+    return wire.ProposalRequest.model_validate(
+        {"change": change, "reason": asked.reason or proposal.reason, "not_before": not_before}
+    )
 
 
-def as_wire(session: Session, proposal: Proposal, *, whole: bool = True) -> wire.Proposal:
-    """`checks` tell what the policy says and what was decided by it: they are for those who read the policy (`whole`),
-    and the author."""
-    given = [wire.ReviewGiven.model_validate(row) for row in reviews(session, proposal)]
-    checks = proposal.result.get("checks") if whole else None
-    return wire.Proposal.model_validate({**proposal.model_dump(), "checks": checks, "reviews": given})
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def _decide(session: Session, proposal: Proposal, state: str) -> Proposal:
-    proposal.state, proposal.decided_at = state, db.utc_now()
-    session.add(proposal)
-    session.flush()
-    return proposal
+def _refuse_unless(proposal: Proposal, *states: str) -> None:
+    if proposal.state not in states:
+        advice = "withdraw it, or wait" if proposal.state in PENDING else "open a new proposal"
+        raise AlreadyDecided(f"`{proposal.id}` is {proposal.state}; {advice}")
 
 
-def _refuse_decided(proposal: Proposal) -> None:
-    if proposal.state != "open":
-        raise AlreadyDecided(f"`{proposal.id}` is {proposal.state}; open a new proposal")
+def _refuse_others(proposal: Proposal, permit: Permit, what: str) -> None:
+    if proposal.author != permit.actor.id:
+        raise NotPermitted(f"only its author, `{proposal.author}`, {what} a proposal", reason_code="not-the-author")
 
 
-def _record(session: Session, kind: str, actor: Actor, proposal: Proposal, **facts: Any) -> None:
+def _refuse_late(proposal: Proposal) -> None:
+    """By the clock: that it is written down a minute later changes nothing."""
+    if proposal.state == "open" and proposal.expires_at is not None and proposal.expires_at <= db.utc_now():
+        raise ProposalExpired(
+            f"`{proposal.id}` was open until {proposal.expires_at:%Y-%m-%d %H:%M} UTC; propose it again"
+        )
+
+
+def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate: Snapshot) -> None:
+    if proposal.author == reviewer.id:
+        raise SelfApproval(f"`{reviewer.id}` wrote this proposal; somebody else has to review it")
+    terms = approvals.terms(proposal)
+    if reviewer.id in approvals.excluded(session, proposal, terms):
+        raise ContributorApproval(f"`{reviewer.id}` edited this proposal; somebody else has to review it")
+    for who in (reviewer, people.now(session, reviewer.id)):  # a token may show fewer groups than they have
+        if who is not None:
+            KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, who)
+    if not terms.counts(approvals.voter(gate, reviewer)):
+        groups = sorted({needed.group for needed in terms.needed if needed.group})
+        raise NotPermitted(
+            f"`{reviewer.id}` is of none of the groups that `{proposal.id}` asks: "
+            f"{', '.join(f'`{group}`' for group in groups)}",
+            reason_code="not-asked",
+            ask=groups,
+        )
+    if any(given.reviewer == reviewer.id for given in of_this_round(session, proposal)):
+        raise AlreadyReviewed(f"`{reviewer.id}` has reviewed `{proposal.id}` already")
+
+
+def of_this_round(session: Session, proposal: Proposal) -> list[Review]:
+    return [given for given in approvals.reviews(session, proposal) if given.round == proposal.round]
+
+
+def _refuse_other_base(base: str | None, made: Draft) -> None:
+    now = made.base["digest"] if made.base else None
+    if base is not None and base != now:
+        raise StaleBase(
+            f"it was made from `{base}`, and `{now or 'nothing'}` is in force; make it from that one", base=made.base
+        )
+
+
+def _refuse_moved(session: Session, proposal: Proposal) -> None:
+    if _has_moved(session, proposal):
+        raise StaleBase(f"another version is in force than `{proposal.id}` was made from; edit it, or propose it again")
+
+
+def _has_moved(session: Session, proposal: Proposal) -> bool:
+    return proposal.base is not None and base_of(session, proposal.base["tag"]) != proposal.base
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _content(request: wire.ProposalRequest, made: Draft) -> dict[str, Any]:
+    """What a proposal says, under one digest."""
+    bound = {"change": made.change, "result": made.result, "base": made.base, "reason": request.reason}
+    return {
+        **bound,
+        "subject": made.subject,
+        "digest": digest(canonical_bytes(bound)),
+        "not_before": request.not_before,
+        "approvals_needed": made.approvals_at_least,
+    }
+
+
+def _keep_files(session: Session, proposal: Proposal, made: Draft) -> None:
+    session.add_all(
+        ProposedFile(proposal_id=proposal.id, round=proposal.round, name=name, content=text)
+        for name, text in made.files.items()
+    )
+
+
+def record(
+    session: Session,
+    kind: str,
+    actor: Actor,
+    proposal: Proposal,
+    *,
+    more: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> None:
+    """The event of a proposal; `more` is detail."""
     subject, _, name = proposal.subject.partition(":")
-    detail = {"digest": proposal.digest, "change": proposal.kind}
+    detail = {"digest": proposal.digest, "change": proposal.kind, **(more or {})}
     if subject == "tag":
         facts["task_type"] = name
     else:

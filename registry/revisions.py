@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import insert
 from sqlmodel import Session, col, select
 
+from enforcer.approvals import Approvals
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.quotas import Quota
 from enforcer.policy.revision import Policy, said
@@ -32,6 +33,7 @@ def keep(session: Session, policy: Policy) -> PolicyRevision:
             rule_set=rule_set,
             exceptions=[said(exception) for exception in policy.exceptions],
             quotas=[said(quota) for quota in policy.quotas],
+            approvals=said(policy.approvals),
             kept_at=db.utc_now(),
         )
         session.add(kept)
@@ -62,7 +64,8 @@ def load(session: Session, revision: str, known: Policy | None = None) -> Policy
 def _from_known(kept: PolicyRevision, known: Policy | None) -> Policy | None:
     if known is None or (kept.rule_set, kept.model) != (known.rule_set, known.model):
         return None
-    if (kept.directory, kept.quotas) != (said(known.directory), [said(quota) for quota in known.quotas]):
+    others = (said(known.directory), [said(quota) for quota in known.quotas], said(known.approvals))
+    if (kept.directory, kept.quotas, kept.approvals) != others:
         return None
     return known.with_exceptions(PolicyException.model_validate(exception) for exception in kept.exceptions)
 
@@ -77,6 +80,7 @@ def _read(session: Session, kept: PolicyRevision) -> Policy:
         owners={row.rule_id: row.owner for row in rows},
         exceptions=[PolicyException.model_validate(exception) for exception in kept.exceptions],
         quotas=[Quota.model_validate(quota) for quota in kept.quotas],
+        approvals=Approvals.model_validate(kept.approvals),
     )
 
 

@@ -25,6 +25,7 @@ from registry import (
     logs,
     policies,
     policy_folder,
+    proposal_clock,
     publishing,
     quotas,
     retention,
@@ -229,8 +230,9 @@ def _keep_telling_of_exceptions(books: Books) -> None:
     while True:
         try:
             tell_of_exceptions(books)
+            proposal_clock.tend(books)
         except Exception:
-            log.exception("the ends of exceptions were not told; it is tried again")
+            log.exception("what is due of exceptions and proposals was not told; it is tried again")
         time.sleep(SWEEP_EVERY_S)
 
 

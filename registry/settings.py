@@ -103,7 +103,6 @@ class Settings(BaseSettings):
     on_lease_loss: wire.OnLeaseLoss = Field(
         default="checkpoint-and-stop", description="what a run does after that: `checkpoint-and-stop`, or `finish`"
     )
-    approvals_needed: int = Field(default=2, ge=1, le=10, description="approvals that a proposal needs")
     allowed_hosts: str = Field(
         default="", description="further names under which clients call the service, comma-separated, without ports"
     )

@@ -9,11 +9,13 @@ from typing import Any
 from sqlmodel import Session
 
 from enforcer import wire
+from enforcer.policy.rules import Directory
 from enforcer.problems import StaleReview
+from enforcer.profile_changes import ChangeClass, class_of
 from enforcer.profiles import Kind, Profile
 from registry import tags
 from registry.access import Matter, Permit
-from registry.changes import Draft, about_tag
+from registry.changes import Draft, about_tag, base_of, units_that_run
 from registry.identity import Actor
 from registry.tables import Proposal
 
@@ -31,11 +33,26 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     change = request.change
     assert isinstance(change, TagChange)
     profile = _resolve(session, change)
-    name = tags.find(session, change.tag).name if isinstance(change, wire.NewVersion) else change.tag
-    return Draft(f"tag:{name}", change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")})
+    said, result = change.model_dump(mode="json"), {"profile": profile.model_dump(mode="json")}
+    if isinstance(change, wire.NewVersion):
+        tag = tags.find(session, change.tag)
+        before = Profile.model_validate(tags.version(session, tag.name).profile)
+        return Draft(
+            f"tag:{tag.name}",
+            said,
+            result,
+            change_class=class_of(before, profile),
+            tag_kind=tag.kind,
+            base=base_of(session, tag.name),
+            affected_units=units_that_run(session, tag.name),
+        )
+    root = change.parent is None
+    # A child only narrows what it inherits, so nobody who trains today is concerned.
+    change_class = ChangeClass.BREAKING if root else ChangeClass.COMPATIBLE
+    return Draft(f"tag:{change.tag}", said, result, change_class=change_class, tag_kind=change.tag_kind, root=root)
 
 
-def refuse_reviewer(_session: Session, _proposal: Proposal, _reviewer: Actor, /) -> None:
+def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever may approve, may approve any."""
 
 

@@ -42,6 +42,8 @@ hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")
 
 DIGEST = "sha256:" + "a" * 64
+# Whose unit is not retail, so that two who agree are of two units.
+HOME = {"zhao": "ai", "second": "ai", "gao": "ai", "lin": "search"}
 AUDIENCE = "urn:swift:exec:local:test"
 
 
@@ -55,6 +57,11 @@ class Registry:
     def __post_init__(self) -> None:
         server.prepare(self.settings)
         self.app = create_app(self.settings)
+        # A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two units.
+        for user in ("hu", "sun", "gao", "lin"):
+            self.token(user, "platform-admins", "unit-owners")
+        for user in ("wei", "qin"):
+            self.token(user, "security", unit="ai")
 
     @property
     def books(self) -> Any:
@@ -66,11 +73,12 @@ class Registry:
         with self.books.reading() as session:
             return policies.live(session)
 
-    def token(self, user: str, *groups: str, unit: str = "retail", days: float = 1) -> str:
+    def token(self, user: str, *groups: str, unit: str | None = None, days: float = 1) -> str:
+        unit = unit or HOME.get(user, "retail")
         with db.writing(self.books.engine) as session:
             return identity.create_token(session, user, list(groups), unit, life=timedelta(days=days), now=db.utc_now())
 
-    def as_(self, user: str, *groups: str, unit: str = "retail") -> TestClient:
+    def as_(self, user: str, *groups: str, unit: str | None = None) -> TestClient:
         """A client signed in as a user with these groups."""
         return self.anonymous(headers={"Authorization": f"Bearer {self.token(user, *groups, unit=unit)}"})
 

@@ -5,6 +5,7 @@
     rules/<owner>.yaml   the rules, by who answers for them
     exceptions.yaml      exceptions with an end, where there are any
     quotas.yaml          quotas, where there are any
+    approvals.yaml       how many agree to which change, where that is not left at the default
     vocabulary/*.yaml    the task types of an empty registry; here, only which belongs to which
 
 A misspelt key, group or effect would silently do nothing, so one bad line refuses the whole revision. All that is wrong
@@ -19,6 +20,7 @@ from typing import NamedTuple, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from enforcer.approvals import Approvals
 from enforcer.policy import documents
 from enforcer.policy.documents import Document, text_of
 from enforcer.policy.exceptions import PolicyException
@@ -79,7 +81,8 @@ def load(folder: Path) -> Policy:
 def files_of(folder: Path) -> dict[str, str]:
     """The texts a revision is made of, by their names in the folder. Raises PolicyInvalid."""
     there = [folder / "model.conf", folder / "directory.yaml", *sorted((folder / "rules").glob("*.yaml"))]
-    there += [file for file in (folder / "exceptions.yaml", folder / "quotas.yaml") if file.exists()]
+    others = ("exceptions.yaml", "quotas.yaml", "approvals.yaml")
+    there += [folder / name for name in others if (folder / name).exists()]
     return {name: text_of(file, name) for file in there for name in [file.relative_to(folder).as_posix()]}
 
 
@@ -108,10 +111,11 @@ class _Reading:
                 owners |= dict.fromkeys((rule.id for rule in file.rules), file.owner)
         exceptions = self._file(ExceptionFile, "exceptions.yaml", "exceptions", "{}")
         quotas = self._file(QuotaFile, "quotas.yaml", "quotas", "{}")
+        approvals = self._file(Approvals, "approvals.yaml", "rules", "{}", "approval ")
         directory = self._file(Directory, "directory.yaml")
         if "model.conf" not in self.files:
             self.faults.append(Fault("is missing", file="model.conf"))
-        if self.faults or exceptions is None or quotas is None or directory is None:
+        if self.faults or exceptions is None or quotas is None or approvals is None or directory is None:
             raise PolicyInvalid(*self.faults)
         try:
             policy = Policy.of(
@@ -121,13 +125,14 @@ class _Reading:
                 owners=owners,
                 exceptions=exceptions.exceptions,
                 quotas=quotas.quotas,
+                approvals=approvals,
             )
         except PolicyInvalid as invalid:
             raise PolicyInvalid(*map(self._placed, invalid.faults)) from invalid
         return Written(policy, self.places)
 
     def _file(
-        self, kind: type[Model], name: str, listed: str | None = None, default: str | None = None
+        self, kind: type[Model], name: str, listed: str | None = None, default: str | None = None, what: str = ""
     ) -> Model | None:
         """This file as this model, or None and the faults of it are noted; `listed` is the key of what has an id."""
         content = self.files.get(name, default)
@@ -141,7 +146,7 @@ class _Reading:
             self.faults += invalid.faults
             return None
         if listed:
-            self._note_places(document, listed)
+            self._note_places(document, listed, what)
         else:
             self._note_names(document)
         return found
@@ -151,10 +156,10 @@ class _Reading:
             for name in document.content.get(f"{kind}s", ()):
                 self.places[f"{kind} {name}"] = Place(document.name, document.line_of((f"{kind}s", name)))
 
-    def _note_places(self, document: Document, listed: str) -> None:
+    def _note_places(self, document: Document, listed: str, what: str) -> None:
         """The last place of an id that stands twice is the one to tell of."""
         for at, entry in enumerate(document.content.get(listed, ())):
-            self.places[entry["id"]] = Place(document.name, document.line_of((listed, at)))
+            self.places[what + entry["id"]] = Place(document.name, document.line_of((listed, at)))
 
     def _placed(self, fault: Fault) -> Fault:
         place = self.places.get(fault.about or "")

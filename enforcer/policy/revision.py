@@ -1,4 +1,4 @@
-"""A policy revision: model, directory, rules, exceptions and quotas, checked against each other, under one digest.
+"""A policy revision: model, directory, rules, exceptions, quotas and approvals, checked, under one digest.
 
 Whatever decides comes from one revision, so a decision can be made again from its revision and its request.
 """
@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from enforcer import canonical
+from enforcer.approvals import Approvals
 from enforcer.policy.exceptions import PolicyException
 from enforcer.policy.quotas import Quota
 from enforcer.policy.rules import ACTIONS, ANY_TAG, Directory, Fault, PolicyInvalid, Rule, Scope, did_you_mean
@@ -34,6 +35,7 @@ class Policy:
     rules: tuple[Rule, ...]
     exceptions: tuple[PolicyException, ...]
     quotas: tuple[Quota, ...]
+    approvals: Approvals
     owners: Mapping[str, str]
     rule_set: str
     revision: str
@@ -48,6 +50,7 @@ class Policy:
         owners: Mapping[str, str],
         exceptions: Iterable[PolicyException] = (),
         quotas: Iterable[Quota] = (),
+        approvals: Approvals | None = None,
     ) -> Self:
         """Check the parts against each other.
 
@@ -56,7 +59,8 @@ class Policy:
         """
         rules = tuple(rules)
         rule_set = digest(canonical.dumps([[owners.get(rule.id), said(rule)] for rule in rules]))
-        return cls(model, directory, rules, tuple(exceptions), tuple(quotas), owners, rule_set, "")._checked()
+        parts = (tuple(exceptions), tuple(quotas), approvals or Approvals())
+        return cls(model, directory, rules, *parts, owners, rule_set, "")._checked()
 
     def with_exceptions(self, exceptions: Iterable[PolicyException]) -> Self:
         """The revision that has these exceptions instead. Raises PolicyInvalid."""
@@ -73,6 +77,7 @@ class Policy:
             "rules": self.rule_set,
             "exceptions": [said(exception) for exception in self.exceptions],
             "quotas": [said(quota) for quota in self.quotas],
+            **({"approvals": said(self.approvals)} if self.approvals.rules else {}),
         }
 
     def _check(self) -> None:
@@ -93,6 +98,8 @@ class Policy:
                 yield Fault(f"directory: `offline` names `{target}`, which is not among the targets")
         yield from _twice("id", (scope.id for scope in (*self.rules, *self.exceptions)))
         yield from _twice("quota", (quota.id for quota in self.quotas))
+        yield from _twice("the id", (f"approval {rule.id}" for rule in self.approvals.rules))
+        yield from _faults_of_approvals(self.approvals, self.directory)
         for rule in self.rules:
             yield from known.faults(f"rule `{rule.id}`", rule)
             if rule.effect == "allow" and "*" in rule.may:
@@ -145,6 +152,17 @@ def _faults_of_exception(exception: PolicyException, denies: Mapping[str, Rule])
         yield Fault(f"exception `{exception.id}` lifts {lifts}", exception.id)
     elif exception.kind == "override" and (exception.lifts is None or not denies[exception.lifts].overridable):
         yield Fault(f"override `{exception.id}` must lift a rule that is `overridable`", exception.id)
+
+
+def _faults_of_approvals(approvals: Approvals, directory: Directory) -> Iterator[Fault]:
+    for rule in approvals.rules:
+        named = [*(threshold.group for threshold in rule.thresholds), rule.escalate_to]
+        for group in named:
+            if group is not None and group not in directory.groups:
+                meant = did_you_mean(group, directory.groups)
+                yield Fault(
+                    f"approval rule `{rule.id}` speaks of unknown group `{group}`{meant}", f"approval {rule.id}"
+                )
 
 
 def _twice(what: str, names: Iterable[str]) -> Iterator[Fault]:

@@ -77,6 +77,9 @@ from enforcer.wire.policies import (
     ShadowPart as ShadowPart,
 )
 from enforcer.wire.proposals import (
+    ApprovalMissing as ApprovalMissing,
+    ApprovalNeeded as ApprovalNeeded,
+    ApprovalTerms as ApprovalTerms,
     Change as Change,
     NewTag as NewTag,
     NewVersion as NewVersion,
@@ -84,9 +87,11 @@ from enforcer.wire.proposals import (
     PolicyDigests as PolicyDigests,
     PolicyFiles as PolicyFiles,
     Proposal as Proposal,
+    ProposalEdit as ProposalEdit,
     ProposalFiles as ProposalFiles,
     ProposalPage as ProposalPage,
     ProposalRequest as ProposalRequest,
+    ProposalState as ProposalState,
     ProposedChange as ProposedChange,
     Review as Review,
     ReviewGiven as ReviewGiven,

@@ -26,7 +26,7 @@ Names = Annotated[list[Name], Field(min_length=1, max_length=50)]
 PolicyFileName = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(model\.conf|(directory|quotas)\.yaml|(rules|tests)/[a-z0-9][a-z0-9._-]{0,80}\.yaml)$"
+        pattern=r"^(model\.conf|(directory|quotas|approvals)\.yaml|(rules|tests)/[a-z0-9][a-z0-9._-]{0,80}\.yaml)$"
     ),
 ]
 

@@ -83,6 +83,7 @@ class PolicyDocument(Answer):
     rules: list[dict[str, Any]]
     exceptions: list[dict[str, Any]]
     quotas: list[dict[str, Any]]
+    approvals: list[dict[str, Any]]
 
 
 class PolicyToValidate(Request):

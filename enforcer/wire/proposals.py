@@ -1,9 +1,9 @@
 """Proposals: every governed change, and the reviews that decide it."""
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
@@ -35,8 +35,9 @@ class NewVersion(Request):
 
 
 class PolicyFiles(Request):
-    """The next policy revision, whole: `model.conf`, `directory.yaml`, `rules/*.yaml`, `quotas.yaml`, and the cases in
-    `tests/*.yaml` that it has to decide as written. Exceptions are no part of it: they have proposals of their own."""
+    """The next policy revision, whole: `model.conf`, `directory.yaml`, `rules/*.yaml`, `quotas.yaml`, `approvals.yaml`,
+    and the cases in `tests/*.yaml` that it has to decide as written. Exceptions are no part of it: they have proposals
+    of their own."""
 
     kind: Literal["policy"]
     files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
@@ -55,9 +56,27 @@ class PolicyDigests(Answer):
 ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
 
 
+ProposalState = Literal["draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded"]
+
+
 class ProposalRequest(Request):
+    """A `draft` is for nobody to review until it is submitted. Agreed to, the change waits for `not_before`. `base` is
+    the digest of the version that the change was made from: where another is in force, it is refused."""
+
     change: Change
     reason: Reason
+    draft: bool = False
+    not_before: AwareDatetime | None = None
+    base: Digest | None = None
+
+
+class ProposalEdit(Request):
+    """What is left out stays as it is. Every edit, also an empty one, makes the proposal anew from what is in force
+    now, and no approval outlives it. `change` keeps its kind and what it is about."""
+
+    change: Change | None = None
+    reason: Reason | None = None
+    not_before: AwareDatetime | None = None
 
 
 class Review(Request):
@@ -83,28 +102,77 @@ class PolicyChecks(Answer):
 
 
 class ReviewGiven(Answer):
+    """Whether it `counts`: one of an earlier `round`, or by somebody who may approve no longer, does not."""
+
     reviewer: str
+    business_unit: str
     verdict: str
     reason: str
     at: datetime
+    round: int
+    counts: bool
+
+
+class ApprovalNeeded(Answer):
+    """So many of this group (of all who may review, where there is none), for this unit, where there is one."""
+
+    name: str
+    group: str | None
+    unit: str | None
+    approve: int
+
+
+class ApprovalTerms(Answer):
+    """What was asked when the proposal was opened, by which rule of which revision of the policy."""
+
+    rule: str
+    policy_revision: Digest
+    change_class: str
+    approvals: int
+    needed: list[ApprovalNeeded]
+    distinct_units: int
+    exclude: list[str]
+    remind_after: timedelta | None
+    escalate_after: timedelta | None
+    escalate_to: str | None
+    expires_after: timedelta
+
+
+class ApprovalMissing(Answer):
+    """Of `need` approvals there are `have`."""
+
+    name: str
+    group: str | None
+    unit: str | None
+    have: int
+    need: int
 
 
 class Proposal(Answer):
     """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
-    about a policy revision when it was proposed; the digest binds it, too. Applied, a change of the vocabulary has a
-    `version` and one of the policy a `policy_revision`."""
+    about a policy revision when it was proposed; the digest binds it, too, and the `base` that the change is made from.
+    Each edit begins a `round`. `terms` (none of a draft) and `missing` say who has to agree, and who of them has not.
+    Applied, a change of the vocabulary has a `version` and one of the policy a `policy_revision`."""
 
     id: str
-    state: str
+    state: ProposalState
     subject: str
     change: ProposedChange
     checks: PolicyChecks | None
+    base: dict[str, Any] | None
     digest: Digest
     reason: str
     author: str
+    contributors: list[str]
+    round: int
     opened_at: datetime
+    not_before: datetime | None
+    expires_at: datetime | None
     decided_at: datetime | None
+    terms: ApprovalTerms | None
+    terms_digest: Digest | None
     approvals_needed: int
+    missing: list[ApprovalMissing]
     reviews: list[ReviewGiven]
     version: int | None
     policy_revision: Digest | None

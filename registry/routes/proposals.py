@@ -9,7 +9,9 @@ from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
-from registry import access, etags, policy_changes, proposals
+from enforcer.policy.snapshot import Snapshot
+from enforcer.problems import ApprovalLost
+from registry import access, approvals, etags, policy_changes, proposal_view, proposals
 from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks
 from registry.etags import IfNoneMatch, MustMatch
@@ -61,33 +63,37 @@ def open_proposal(
     asked: wire.ProposalRequest,
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
-    to_do: OneChange,
+    made: OneChange,
 ) -> Response:
-    """Open a proposal. It takes effect when enough others have approved it.
+    """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it.
 
     The next revision of the policy is tried first: it is linted, its own tests are run, and the decisions of the last
     days are made again by it. What comes out is part of what is agreed to.
     """
     change = asked.change
     checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
-    with to_do.writing() as session:
-        proposal = proposals.open_(
-            session, asked, author, approvals_needed=books.settings.approvals_needed, checks=checks
-        )
-        return to_do.answer(session, proposals.as_wire(session, proposal), tagged=True)
+    with made.writing() as session:
+        voters = approvals.electorate(books, session)
+        proposal = proposals.open_(session, asked, author, voters, checks=checks)
+        return made.answer(session, _seen_by(session, proposal, author.actor, voters.gate), tagged=True)
 
 
 class ProposalQuery(ListQuery):
-    state: Literal["open", "applied", "rejected", "withdrawn"] | None = None
+    state: wire.ProposalState | None = None
+    awaiting_me: bool = False
 
 
 @router.get("", operation_id="listProposals", openapi_extra=proposals.LISTING.published)
 def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
-    """Proposals, newest first."""
-    page = Page(query, Filter(state=query.state), proposals.LISTING)
+    """Proposals, newest first. `awaiting_me`: those open ones that the caller may approve and has not reviewed; a page
+    may hold fewer of them than `page_size`, or none, and another follow."""
+    state = "open" if query.awaiting_me else query.state
+    page = Page(query, Filter(state=state), proposals.LISTING)
     with books.reading() as session:
         found, token = page.rows(session, Proposal)
-        items = [_as_seen(session, row, caller, books) for row in found]
+        gate = books.gate(session)
+        waiting = [row for row in found if not query.awaiting_me or proposal_view.awaits(session, row, caller, gate)]
+        items = [_seen_by(session, row, caller, gate) for row in waiting]
         return wire.ProposalPage(items=items, next_page_token=token)
 
 
@@ -95,12 +101,61 @@ def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, b
 def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """One proposal with its reviews."""
     with books.reading() as session:
-        return etags.answer(_as_seen(session, proposals.get(session, proposal_id), caller, books), if_none_match)
+        found = _seen_by(session, proposals.get(session, proposal_id), caller, books.gate(session))
+    return etags.answer(found, if_none_match)
 
 
-def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
-    whole = proposal.author == caller.id or access.reads_policy(books.gate(session), caller, ROOT_UNIT)
-    return proposals.as_wire(session, proposal, whole=whole)
+def _seen_by(session: Session, proposal: Proposal, caller: Actor, gate: Snapshot) -> wire.Proposal:
+    whole = proposal.author == caller.id or access.reads_policy(gate, caller, ROOT_UNIT)
+    return proposal_view.as_wire(session, proposal, gate, whole=whole)
+
+
+@router.patch("/{proposal_id}", operation_id="editProposal", response_model=wire.Proposal)
+def edit_proposal(
+    proposal_id: str,
+    asked: wire.ProposalEdit,
+    editor: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
+    books: TheBooks,
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
+    """Make a draft or an open proposal anew, from what is in force now. All approvals are void, and the editor, where
+    it is not the author, has had a part in it and does not approve it."""
+    checks = _checks_again(books, proposal_id, asked)
+    with change.writing() as session:
+        voters = approvals.electorate(books, session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        seen.refuse_stale(_seen_by(session, proposal, editor.actor, voters.gate))
+        proposals.edit(session, proposal, asked, editor, voters, checks=checks)
+        return change.answer(session, _seen_by(session, proposal, editor.actor, voters.gate), tagged=True)
+
+
+@router.post("/{proposal_id}:submit", operation_id="submitProposal", response_model=wire.Proposal)
+def submit_proposal(
+    proposal_id: str,
+    author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
+    books: TheBooks,
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
+    """Open one's own draft for others to review."""
+    checks = _checks_again(books, proposal_id, wire.ProposalEdit())
+    with change.writing() as session:
+        voters = approvals.electorate(books, session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        seen.refuse_stale(_seen_by(session, proposal, author.actor, voters.gate))
+        proposals.submit(session, proposal, author, voters, checks=checks)
+        return change.answer(session, _seen_by(session, proposal, author.actor, voters.gate), tagged=True)
+
+
+def _checks_again(books: Books, proposal_id: str, asked: wire.ProposalEdit) -> wire.PolicyChecks | None:
+    """What the registry finds out about a policy as it would be then."""
+    with books.reading() as session:
+        proposal = proposals.get(session, proposal_id)
+        if proposal.kind != "policy" or proposal.state not in ("draft", "open"):
+            return None
+        change = proposals.edited(session, proposal, asked).change
+    return policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
 
 
 @router.get(
@@ -120,22 +175,53 @@ def review_proposal(
     proposal_id: str,
     verdict: wire.Review,
     reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to("REVIEW")))],
+    books: TheBooks,
     change: OneChange,
 ) -> Response:
     """Approve or reject an open proposal. The last approval needed makes it take effect at once."""
+    if not change.validate_only:
+        _drop_lost(books, proposal_id, verdict, reviewer)
     with change.writing() as session:
-        proposal = proposals.review(session, proposals.get(session, proposal_id, for_change=True), verdict, reviewer)
-        return change.answer(session, proposals.as_wire(session, proposal))
+        voters = approvals.electorate(books, session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        proposals.review(session, proposal, verdict, reviewer, voters)
+        return change.answer(session, _seen_by(session, proposal, reviewer.actor, voters.gate), tagged=True)
+
+
+def _drop_lost(books: Books, proposal_id: str, verdict: wire.Review, reviewer: Permit) -> None:
+    """Approvals that count no longer are put on record for good before the reviewer is told to look again: otherwise
+    the refusal would take that back, and meet the next reviewer as well.
+
+    Raises:
+        ApprovalLost.
+    """
+    if verdict.verdict == "reject":
+        return
+    lost: ApprovalLost | None = None
+    with books.writing() as session:
+        proposal, gate = proposals.get(session, proposal_id, for_change=True), books.gate(session)
+        try:
+            if proposal.state == "open":
+                proposals.refuse_lost(session, proposal, gate)
+        except ApprovalLost as problem:
+            lost = problem
+            proposals.drop_lost(session, proposal, gate, reviewer.actor)
+    if lost is not None:
+        raise lost
 
 
 @router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal", response_model=wire.Proposal)
 def withdraw_proposal(
     proposal_id: str,
     author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
+    books: TheBooks,
     change: OneChange,
     seen: MustMatch,
 ) -> Response:
-    """Take back one's own open proposal."""
+    """Take back one's own proposal, before it takes effect."""
     with change.writing() as session:
-        proposal = proposals.withdraw(session, proposals.get(session, proposal_id, for_change=True), author, seen)
-        return change.answer(session, proposals.as_wire(session, proposal), tagged=True)
+        gate = books.gate(session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        seen.refuse_stale(_seen_by(session, proposal, author.actor, gate))
+        proposals.withdraw(session, proposal, author)
+        return change.answer(session, _seen_by(session, proposal, author.actor, gate), tagged=True)

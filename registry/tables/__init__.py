@@ -27,7 +27,13 @@ from registry.tables.policy import (
     PolicyRule as PolicyRule,
     PolicyShadowCount as PolicyShadowCount,
 )
-from registry.tables.proposals import Proposal as Proposal, ProposedFile as ProposedFile, Review as Review
+from registry.tables.proposals import (
+    Contributor as Contributor,
+    LostApproval as LostApproval,
+    Proposal as Proposal,
+    ProposedFile as ProposedFile,
+    Review as Review,
+)
 from registry.tables.quotas import QuotaHold as QuotaHold, QuotaUse as QuotaUse
 from registry.tables.runs import OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
 from registry.tables.tickets import IdempotentAnswer as IdempotentAnswer, Ticket as Ticket

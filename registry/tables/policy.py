@@ -59,6 +59,7 @@ class PolicyRevision(SQLModel, table=True):
     rule_set: str
     exceptions: list[dict[str, Any]] = json_column()
     quotas: list[dict[str, Any]] = json_column()
+    approvals: dict[str, Any] = json_column()
     kept_at: datetime = moment()
 
 

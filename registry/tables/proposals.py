@@ -1,61 +1,92 @@
-"""Proposals and their reviews."""
+"""Proposals, who had a part in them, and their reviews."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import JSON, CheckConstraint, Column
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
 
-_IS_OPEN = text("state = 'open'")
+STATES = ("draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded")
 
 
 class Proposal(SQLModel, table=True):
-    """A governed change. `digest` binds `change` and the `result` it leads to, which is what reviewers agree to.
+    """A governed change. `digest` binds `change`, the `result` it leads to, its `base` and its reason, which is what
+    reviewers agree to; each edit begins a `round`, in which none has agreed yet.
 
-    `subject` is what it changes: `tag:<name>`, `policy`, or `exception:<id>`.
+    `subject` is what it changes: `tag:<name>`, `policy`, or `exception:<id>`. `terms` (none of a draft) are what was
+    asked when it was opened. A reminder and an escalation that were told have no time any more. What has ended is never
+    changed (trigger, 0001).
     """
 
-    __table_args__ = (
-        CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name="state"),
-        Index("one_open_proposal", "subject", unique=True, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
-    )
+    __table_args__ = (CheckConstraint(f"state in {STATES}", name="state"),)
 
     id: str = Field(primary_key=True)
     kind: str
     subject: str = Field(index=True)
     change: dict[str, Any] = json_column()
     result: dict[str, Any] = json_column()
+    base: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     digest: str
     reason: str
     author: str
     state: str = Field(index=True)
+    round: int = 1
+    terms: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    terms_digest: str | None = None
     approvals_needed: int
     version: int | None = None
     policy_revision: str | None = None
     opened_at: datetime = moment()
+    not_before: datetime | None = moment(nullable=True)
+    remind_at: datetime | None = moment(nullable=True)
+    escalate_at: datetime | None = moment(nullable=True)
+    expires_at: datetime | None = moment(nullable=True)
     decided_at: datetime | None = moment(nullable=True)
 
 
+class Contributor(SQLModel, table=True):
+    """Somebody other than the author who edited a proposal."""
+
+    proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    who: str = Field(primary_key=True)
+
+
 class ProposedFile(SQLModel, table=True):
-    """A file of a policy that was proposed; the proposal's `change` has its digest."""
+    """A file of a policy that was proposed; the proposal's `change` of that round has its digest."""
 
     __tablename__ = "proposed_file"
 
     proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    round: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
     name: str = Field(primary_key=True)
     content: str
 
 
 class Review(SQLModel, table=True):
-    """One reviewer, one review. That the author is no reviewer is held by a trigger as well (migration 0001)."""
+    """One reviewer, one review in each round, for the unit that was theirs then. That the author is no reviewer, and
+    that what has ended takes none, is held by triggers as well (migration 0001)."""
 
     __table_args__ = (CheckConstraint("verdict in ('approve', 'reject')", name="verdict"),)
 
     proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    round: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
     reviewer: str = Field(primary_key=True)
+    business_unit: str
     verdict: str
     digest: str
+    reason: str
+    at: datetime = moment()
+
+
+class LostApproval(SQLModel, table=True):
+    """An approval by somebody who may give it no longer. It does not come back: they would have to read it again."""
+
+    __tablename__ = "lost_approval"
+
+    proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
+    round: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    reviewer: str = Field(primary_key=True)
     reason: str
     at: datetime = moment()

@@ -102,13 +102,19 @@ def test_racing_reports_get_one_verdict(on_postgresql: Registry) -> None:
 
 
 @pytest.mark.postgresql
-def test_racing_proposals_for_one_tag_leave_one_open(on_postgresql: Registry) -> None:
+def test_of_rivals_that_are_agreed_to_at_once_one_takes_effect(on_postgresql: Registry) -> None:
+    li = on_postgresql.as_("li", "tag-stewards")
     for tag in ("apple-sorting", "grape-sorting", "peach-sorting"):
-        clients = [on_postgresql.as_(f"author{number}", "trainers") for number in range(3)]
+        rivals = [on_postgresql.propose(on_postgresql.as_(f"author{n}", "trainers"), tag).json() for n in range(3)]
+        for rival in rivals:
+            assert on_postgresql.review(li, rival).status_code == 201
+        others = [on_postgresql.as_(f"other{n}", "tag-stewards") for n in range(3)]
 
-        statuses = at_once(3, lambda number: on_postgresql.propose(clients[number], tag).status_code)  # noqa: B023
+        statuses = at_once(3, lambda n: on_postgresql.review(others[n], rivals[n]).status_code)  # noqa: B023
 
         assert statuses == [201, 409, 409]
+        states = sorted(li.get(f"/v1/proposals/{rival['id']}").json()["state"] for rival in rivals)
+        assert states == ["applied", "superseded", "superseded"]
 
 
 @pytest.mark.postgresql

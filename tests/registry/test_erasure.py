@@ -321,7 +321,7 @@ def test_what_is_past_its_class_is_erased_and_the_log_still_holds(registry: Regi
     assert done["access"]["erased"] >= 1
     assert done["change"]["erased"] == 0
     assert naming(registry, person) == []
-    assert {event.actor for event in registry.events("proposal.approved")} > {"user:first"}
+    assert {event.actor for event in registry.events("proposal.reviewed")} > {"user:first"}
     (finished,) = registry.events("audit.retention-finished")[-1:]
     assert finished.detail == {"classes": done}
     whole_log(registry)
@@ -344,10 +344,10 @@ def test_changes_go_after_seven_years(registry: Registry, person: str) -> None:
     registry.approve_tag("kitchen-cleaning")
 
     keep(registry, 2_556)
-    assert "user:first" in {event.actor for event in registry.events("proposal.approved")}
+    assert "user:first" in {event.actor for event in registry.events("proposal.reviewed")}
     keep(registry, 2_558)
 
-    assert {event.actor for event in registry.events("proposal.approved")} == {"erased"}
+    assert {event.actor for event in registry.events("proposal.reviewed")} == {"erased"}
     whole_log(registry)
 
 

@@ -44,7 +44,7 @@ class Office(Registry):
     def files(self) -> dict[str, str]:
         """The policy that it began with."""
         folder = self.settings.policies_dir
-        names = ("model.conf", "directory.yaml", "quotas.yaml")
+        names = ("model.conf", "directory.yaml", "quotas.yaml", "approvals.yaml")
         found = [*(folder / name for name in names), *folder.glob("rules/*.yaml"), *folder.glob("tests/*.yaml")]
         return {file.relative_to(folder).as_posix(): file.read_text() for file in found if file.exists()}
 
@@ -217,12 +217,16 @@ def test_what_is_live_already_is_no_proposal(office: Office) -> None:
     assert (reply.status_code, reply.json()["code"]) == (409, "policy-unchanged")
 
 
-def test_one_open_proposal_of_the_policy(office: Office) -> None:
-    office.propose_policy(office.admin("author"), office.candidate(PILOT))
+def test_of_two_proposals_of_the_policy_the_second_is_superseded(office: Office) -> None:
+    first = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
+    other = office.candidate({**PILOT, "may": ["submit", "cancel"]})
+    second = office.propose_policy(office.admin("another"), other).json()
 
-    second = office.propose_policy(office.admin("another"), office.candidate({**PILOT, "may": ["submit", "cancel"]}))
+    office.agree(first, "li", "zhao")
 
-    assert (second.status_code, second.json()["code"]) == (409, "already-proposed")
+    late = office.review(office.admin("li"), second)
+    assert (late.status_code, late.json()["code"]) == (409, "already-decided")
+    assert [event.proposal_id for event in office.events("proposal.superseded")] == [second["id"]]
 
 
 def grant_exception(office: Office, **change: Any) -> None:

@@ -27,9 +27,11 @@ def test_two_stewards_make_a_tag(registry: Registry) -> None:
     )
     assert [event.kind for event in registry.events() if event.proposal_id] == [
         "proposal.opened",
-        "proposal.approved",
+        "proposal.reviewed",
+        "proposal.reviewed",
         "proposal.approved",
         "tag.activated",
+        "proposal.applied",
     ]
 
 
@@ -103,13 +105,18 @@ def test_only_its_author_withdraws_a_proposal(registry: Registry) -> None:
     assert (other.status_code, own.json()["state"]) == (403, "withdrawn")
 
 
-def test_one_open_proposal_for_a_tag(registry: Registry) -> None:
+def test_of_two_proposals_for_one_name_the_second_is_superseded_at_once(registry: Registry) -> None:
     first = registry.propose(registry.as_("wang", "trainers")).json()
+    second = registry.propose(registry.as_("chen", "trainers"), description="something else").json()
+    stewards = [registry.as_(name, "tag-stewards") for name in ("li", "zhao")]
 
-    second = registry.propose(registry.as_("chen", "trainers"))
+    for steward in stewards:
+        registry.review(steward, first)
 
-    assert (second.status_code, second.json()["code"]) == (409, "already-proposed")
-    assert first["id"] in second.json()["detail"]
+    assert stewards[0].get(f"/v1/proposals/{second['id']}").json()["state"] == "superseded"
+    (told,) = registry.events("proposal.superseded")
+    assert (told.proposal_id, told.detail["by"]) == (second["id"], first["id"])
+    assert registry.review(stewards[0], second).json()["code"] == "already-decided"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,11 @@ def propose_policy(folder: str, reason: str) -> None:
     from enforcer.problems import Malformed
 
     root = Path(folder)
-    found = [root / name for name in ("model.conf", "directory.yaml", "quotas.yaml") if (root / name).is_file()]
+    found = [
+        root / name
+        for name in ("model.conf", "directory.yaml", "quotas.yaml", "approvals.yaml")
+        if (root / name).is_file()
+    ]
     found += [*sorted(root.glob("rules/*.yaml")), *sorted(root.glob("tests/*.yaml"))]
     if not found:
         raise Malformed(f"`{folder}` holds no policy: there is no `model.conf`, no `rules/*.yaml`")

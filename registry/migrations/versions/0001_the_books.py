@@ -13,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 IMMUTABLE = (
-    "log_entry", "tag_version", "review", "run_manifest", "proposed_file", "policy_rule", "policy_revision",
+    "log_entry", "tag_version", "review", "lost_approval", "contributor", "run_manifest", "proposed_file", "policy_rule", "policy_revision",
     "policy_publication",
 )
 LOGGED = (  # what an event's log entry is made of: it stays when the personal part is erased
@@ -53,12 +53,17 @@ def _add_triggers() -> None:
     _refuse("log_tile_full", "log_tile", "update", "a full tile of the log is never changed", "old.width = 256")
     _refuse("log_tile_no_delete", "log_tile", "delete", "rows of log_tile are never deleted", "true")
     _refuse(
-        "proposal_decided", "proposal", "update", "a decided proposal is never changed", "old.state <> 'open'"
+        "proposal_decided", "proposal", "update", "a decided proposal is never changed",
+        "old.state not in ('draft', 'open', 'approved')",
     )
     _refuse("proposal_no_delete", "proposal", "delete", "proposals are never deleted", "true")
     _refuse(
         "review_not_by_author", "review", "insert", "nobody reviews their own proposal",
         "new.reviewer = (select author from proposal where id = new.proposal_id)",
+    )
+    _refuse(
+        "review_of_what_is_open", "review", "insert", "only what is open is reviewed",
+        "(select state from proposal where id = new.proposal_id) not in ('open', 'approved')",
     )
 
 
@@ -211,30 +216,53 @@ def upgrade() -> None:
     sa.Column('subject', sa.String(), nullable=False),
     sa.Column('change', sa.JSON(), nullable=False),
     sa.Column('result', sa.JSON(), nullable=False),
+    sa.Column('base', sa.JSON(), nullable=True),
     sa.Column('digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=False),
     sa.Column('author', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
+    sa.Column('round', sa.Integer(), nullable=False),
+    sa.Column('terms', sa.JSON(), nullable=True),
+    sa.Column('terms_digest', sa.String(), nullable=True),
     sa.Column('approvals_needed', sa.Integer(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=True),
     sa.Column('policy_revision', sa.String(), nullable=True),
     sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('not_before', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('remind_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('escalate_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('decided_at', sa.DateTime(timezone=True), nullable=True),
-    sa.CheckConstraint("state in ('open', 'applied', 'rejected', 'withdrawn')", name='state'),
+    sa.CheckConstraint(
+        "state in ('draft', 'open', 'approved', 'applied', 'rejected', 'withdrawn', 'expired', 'superseded')",
+        name='state',
+    ),
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
     op.create_index('ix_proposal_subject', 'proposal', ['subject'], unique=False)
-    open_ = sa.text("state = 'open'")
-    op.create_index(
-        'one_open_proposal', 'proposal', ['subject'], unique=True, sqlite_where=open_, postgresql_where=open_
+    op.create_table('contributor',
+    sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('who', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('proposal_id', 'who')
+    )
+    op.create_table('lost_approval',
+    sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('round', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('reviewer', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
+    sa.PrimaryKeyConstraint('proposal_id', 'round', 'reviewer')
     )
     op.create_table('proposed_file',
     sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('round', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('name', sa.String(), nullable=False),
     sa.Column('content', sa.String(), nullable=False),
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
-    sa.PrimaryKeyConstraint('proposal_id', 'name')
+    sa.PrimaryKeyConstraint('proposal_id', 'round', 'name')
     )
     op.create_table('known_exception',
     sa.Column('name', sa.String(), nullable=False),
@@ -346,14 +374,16 @@ def upgrade() -> None:
     )
     op.create_table('review',
     sa.Column('proposal_id', sa.String(), nullable=False),
+    sa.Column('round', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('reviewer', sa.String(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
     sa.Column('verdict', sa.String(), nullable=False),
     sa.Column('digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=False),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("verdict in ('approve', 'reject')", name='verdict'),
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
-    sa.PrimaryKeyConstraint('proposal_id', 'reviewer')
+    sa.PrimaryKeyConstraint('proposal_id', 'round', 'reviewer')
     )
     op.create_table('run_manifest',
     sa.Column('run_id', sa.String(), nullable=False),
@@ -422,6 +452,7 @@ def upgrade() -> None:
     sa.Column('rule_set', sa.String(), nullable=False),
     sa.Column('exceptions', sa.JSON(), nullable=False),
     sa.Column('quotas', sa.JSON(), nullable=False),
+    sa.Column('approvals', sa.JSON(), nullable=False),
     sa.Column('kept_at', sa.DateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('revision')
     )

@@ -1,0 +1,166 @@
+"""Whose approvals count, now: asked when somebody reviews, and again of everybody when a proposal takes effect."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from enforcer.approvals import Change, Missing, Terms, Voter
+from enforcer.policy import trees
+from enforcer.policy.snapshot import Snapshot
+from enforcer.problems import ApprovalUnsatisfiable, Problem
+from registry import access, people
+from registry.access import Matter, Permit
+from registry.books import Books
+from registry.changes import Draft
+from registry.identity import Actor
+from registry.tables import Contributor, LostApproval, Proposal, Review
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """The gate by which people may review. `closed`: no other issuer is believed, so API tokens are all there is,
+    and everybody who could review is known."""
+
+    gate: Snapshot
+    closed: bool
+
+
+def electorate(books: Books, session: Session) -> Electorate:
+    return Electorate(
+        books.gate(session), closed=not (books.issuers.policy.issuers or books.issuers.policy.trust_rules)
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The right to review one proposal: which action, on what, and who may not whatever their rights."""
+
+    action: str
+    matter: Matter
+    refuse: Callable[[Actor], None]
+    excluded: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Given:
+    """An approval that counts, and by which decision of the policy."""
+
+    voter: Voter
+    permit: Permit
+
+
+def terms_of(draft: Draft, gate: Snapshot) -> Terms:
+    change = Change(
+        kind=draft.change["kind"],
+        change_class=draft.change_class,
+        tag_kind=draft.tag_kind,
+        root=draft.root,
+        affected_units=draft.affected_units,
+        at_least=draft.approvals_at_least,
+        more=draft.approvals_more,
+    )
+    return gate.policy.approvals.terms(change, gate.revision)
+
+
+def terms(proposal: Proposal) -> Terms:
+    """Those that it was opened under."""
+    return Terms.model_validate(proposal.terms)
+
+
+def excluded(session: Session, proposal: Proposal, terms: Terms) -> frozenset[str]:
+    others = contributors(session, proposal) if "contributors" in terms.exclude else []
+    return frozenset([proposal.author, *others])
+
+
+def contributors(session: Session, proposal: Proposal) -> list[str]:
+    query = select(Contributor.who).where(Contributor.proposal_id == proposal.id)
+    return list(session.exec(query.order_by(col(Contributor.who))))
+
+
+def reviews(session: Session, proposal: Proposal) -> list[Review]:
+    """All, oldest first; those of earlier rounds are history."""
+    query = select(Review).where(Review.proposal_id == proposal.id)
+    return list(session.exec(query.order_by(col(Review.at), col(Review.reviewer))))
+
+
+def lost(session: Session, proposal: Proposal) -> dict[str, str]:
+    """Those of this round that are on record as lost, and why."""
+    query = select(LostApproval).where(LostApproval.proposal_id == proposal.id, LostApproval.round == proposal.round)
+    return {row.reviewer: row.reason for row in session.exec(query)}
+
+
+def approvals(session: Session, proposal: Proposal) -> list[Review]:
+    """The approvals of this round that are not on record as lost."""
+    gone = lost(session, proposal)
+    return [
+        review
+        for review in reviews(session, proposal)
+        if review.round == proposal.round and review.verdict == "approve" and review.reviewer not in gone
+    ]
+
+
+def count(session: Session, proposal: Proposal, gate: Snapshot, asked: Asked) -> tuple[list[Given], Mapping[str, str]]:
+    """Those who approved and may still, and those who may not any more, and why."""
+    given: list[Given] = []
+    gone: dict[str, str] = {}
+    for review in approvals(session, proposal):
+        who = people.now(session, review.reviewer)
+        if who is None:
+            gone[review.reviewer] = "shut out, or without any credential"
+            continue
+        who = replace(who, business_unit=review.business_unit)
+        permit = may_review(gate, asked, who)
+        if permit is None:
+            gone[review.reviewer] = "may not review this any more"
+        elif not terms(proposal).counts(found := voter(gate, who)):
+            gone[review.reviewer] = "is not of the groups that were asked any more"
+        else:
+            given.append(Given(found, permit))
+    return given, gone
+
+
+def may_review(gate: Snapshot, asked: Asked, who: Actor) -> Permit | None:
+    """By which decision, if they may: neither excluded, nor gaining by it, nor without the right."""
+    if who.id in asked.excluded:
+        return None
+    try:
+        asked.refuse(who)
+    except Problem:
+        return None
+    decision = access.decide(gate, who, asked.action, asked.matter)
+    return access.granted(gate, who, decision) if decision.allowed else None
+
+
+def voter(gate: Snapshot, who: Actor) -> Voter:
+    wider = trees.climb([f"group:{group}" for group in who.groups], gate.groups)
+    groups = frozenset(name.removeprefix("group:") for name in wider)
+    return Voter(who.id, groups, who.business_unit, gate.units_below(who.business_unit))
+
+
+def refuse_unsatisfiable(session: Session, terms: Terms, asked: Asked, voters: Electorate) -> None:
+    """Refuse what could never be agreed to. Where an identity provider is believed, nobody here knows who is in its
+    groups, so nothing is said.
+
+    Raises:
+        ApprovalUnsatisfiable: naming the groups and units that have too few.
+    """
+    if not voters.closed:
+        return
+    could = [voter(voters.gate, who) for who in people.with_tokens(session) if may_review(voters.gate, asked, who)]
+    if missing := terms.missing(could):
+        raise ApprovalUnsatisfiable(
+            f"it could never be agreed to by rule `{terms.rule}` of `approvals.yaml`; of those who may review it and "
+            f"had no part in it there are too few: {sentence(missing)}. Give tokens to people who may "
+            "(`tagwarden token create`), or change the rule",
+            missing=[asdict(one) for one in missing],
+        )
+
+
+def sentence(missing: Iterable[Missing]) -> str:
+    return "; ".join(map(str, missing))
+
+
+def facts(missing: Iterable[Missing]) -> list[dict[str, Any]]:
+    return [asdict(one) for one in missing]

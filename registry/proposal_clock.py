@@ -1,0 +1,78 @@
+"""What happens to proposals by the clock: reminders, escalations, ends, and what was agreed to for a later time."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, or_
+from sqlmodel import Session, col, select
+
+from enforcer.problems import Problem
+from registry import approvals, db, proposals
+from registry.books import Books
+from registry.identity import Actor
+from registry.tables import Proposal
+
+CLOCK = Actor("system:registry", (), "all")
+
+
+def tend(books: Books) -> int:
+    """Tell and do what is due, each in a transaction of its own; returns how many proposals that concerned."""
+    with books.reading() as session:  # nearly always nothing: a look takes no write lock
+        due = list(session.exec(select(Proposal.id).where(_due(db.utc_now())).order_by(col(Proposal.id))))
+    for proposal_id in due:
+        _tend(books, proposal_id)
+    return len(due)
+
+
+def _tend(books: Books, proposal_id: str) -> None:
+    try:
+        with books.writing() as session:
+            proposal = proposals.get(session, proposal_id, for_change=True)
+            if proposal.state == "approved" and _is_past(proposal.not_before):
+                proposals.apply(session, proposal, books.gate(session))
+            elif proposal.state == "open":
+                _tell(session, proposal)
+    except Problem as problem:
+        _reopen(books, proposal_id, problem)
+
+
+def _tell(session: Session, proposal: Proposal) -> None:
+    if _is_past(proposal.expires_at):
+        proposals.turn(session, proposal, "expired", CLOCK)
+        return
+    for what, more in list(_news(proposal)):
+        proposals.record(session, what, CLOCK, proposal, more=more)
+    session.add(proposal)
+
+
+def _news(proposal: Proposal) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """What is to be told, which then is told for good."""
+    if _is_past(proposal.remind_at):
+        proposal.remind_at = None
+        yield "proposal.reminded", {}
+    if _is_past(proposal.escalate_at):
+        proposal.escalate_at = None
+        yield "proposal.escalated", {"group": approvals.terms(proposal).escalate_to}
+
+
+def _reopen(books: Books, proposal_id: str, problem: Problem) -> None:
+    """It cannot take effect as it was agreed to; its author edits it, or others agree."""
+    with books.writing() as session:
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        if proposal.state == "approved":
+            proposals.drop_lost(session, proposal, books.gate(session), CLOCK)
+            proposal.state = "open"
+            session.add(proposal)
+            proposals.record(session, "proposal.reopened", CLOCK, proposal, reason=problem.detail[:1_000])
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    told = [col(at) <= now for at in (Proposal.remind_at, Proposal.escalate_at, Proposal.expires_at)]
+    return or_(
+        and_(col(Proposal.state) == "open", or_(*told)),
+        and_(col(Proposal.state) == "approved", col(Proposal.not_before) <= now),
+    )
+
+
+def _is_past(moment: datetime | None) -> bool:
+    return moment is not None and moment <= db.utc_now()
