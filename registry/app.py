@@ -31,6 +31,7 @@ from registry.routes import (
     log as log_routes,
     metrics,
     policies as policy_routes,
+    problems as problem_pages,
     proposals,
     quotas,
     runs,
@@ -57,6 +58,7 @@ ROUTERS = (
     audit_routes.router,
     log_routes.router,
     identity.router,
+    problem_pages.router,
 )
 DESCRIPTION = "Task types, who may train under them, signed run tickets, and the record of it all."
 
@@ -182,6 +184,7 @@ def _our_fault(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _answer(document: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    headers = {**(headers or {}), "Link": f'</problems/{document["code"]}>; rel="help"'}
     if status == 401:
-        headers = {**(headers or {}), "WWW-Authenticate": "Bearer"}
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(document, status, media_type=PROBLEM_JSON, headers=headers)

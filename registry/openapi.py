@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from enforcer import wire
-from registry.etags import REQUIRED
+from registry import examples
+from registry.etags import JSON, REQUIRED
 
 PROBLEM_JSON = "application/problem+json"
 REFUSALS = {
@@ -59,6 +60,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for method, operation in operations.items():
             operation["responses"].pop("422", None)
             _add_preconditions(operation)
+            _add_examples(operation)
             for status in _refusals(path, method, operation):
                 operation["responses"].setdefault(str(status), _refusal(status))
     schemas = made["components"]["schemas"]
@@ -110,6 +112,15 @@ def _add_preconditions(operation: dict[str, Any]) -> None:
             "content": responses["201"]["content"],
         }
         operation["responses"] = {"200": would_be, **responses}
+
+
+def _add_examples(operation: dict[str, Any]) -> None:
+    name, answers = operation["operationId"], operation["responses"]
+    if name in examples.REQUESTS:
+        operation["requestBody"]["content"][JSON]["example"] = examples.REQUESTS[name]
+    for status in ("200", "201") if name in examples.ANSWERS else ():
+        if status in answers:
+            answers[status]["content"][JSON]["example"] = examples.ANSWERS[name]
 
 
 def _headers(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,8 @@ PUBLIC = [
     "/.well-known/revoked.json",
     "/.well-known/token-jwks.json",
     "/healthz",
+    "/problems",
+    "/problems/{code}",
     "/readyz",
     "/tlog/checkpoint",
     "/tlog/consistency",
