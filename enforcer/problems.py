@@ -361,14 +361,14 @@ class Malformed(Invalid):
     code, title = "malformed-request", "the request is not what the API takes"
 
 
-class PreconditionRequired(Problem):
+class PreconditionRequired(Invalid):
     """RFC 6585 section 3: a change that rests on what was read says what that was, in `If-Match`."""
 
     status, code, title = 428, "precondition-required", "say which state of it you mean"
     remedy = "Read the resource, and send the `ETag` of that answer as `If-Match`."
 
 
-class Stale(Problem):
+class Stale(Conflict):
     """RFC 9110 section 15.5.13: `If-Match` names another state of the resource than it has now. `etag` is that one."""
 
     status, code, title = 412, "stale", "it was changed since you read it"

@@ -24,8 +24,8 @@ class Registry(Link):
 
     # --- tags -----------------------------------------------------------------------------------------------------
 
-    def tags(self) -> Iterator[wire.Tag]:
-        return self._each("/v1/tags", wire.TagPage)
+    def tags(self, **filters: str | None) -> Iterator[wire.Tag]:
+        return self._each("/v1/tags", wire.TagPage, **filters)
 
     def tag(self, name: str) -> wire.TagDetail:
         return self._get(f"/v1/tags/{_part(name)}", wire.TagDetail)
@@ -39,7 +39,7 @@ class Registry(Link):
     # --- proposals ------------------------------------------------------------------------------------------------
 
     def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
-        return self._post("/v1/proposals", request, wire.Proposal)
+        return self._post("/v1/proposals", request, wire.Proposal, again=True)
 
     def proposals(self, state: str | None = None) -> Iterator[wire.Proposal]:
         """Newest first."""
@@ -49,7 +49,7 @@ class Registry(Link):
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
 
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
-        return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)
+        return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal, again=True)
 
     # --- decisions -------------------------------------------------------------------------------------------------
 
@@ -80,13 +80,14 @@ class Registry(Link):
 
     def revoke(self, jti: str, reason: str) -> wire.TicketStatus:
         body = wire.Revocation(reason=reason)
-        return self._post(f"/v1/tickets/{_part(jti)}:revoke", body, wire.TicketStatus)
+        return self._post(f"/v1/tickets/{_part(jti)}:revoke", body, wire.TicketStatus, again=True)
 
     def refuse(self, ticket: str, jti: str, key: SigningKey, step: int, reason: str) -> wire.RefusalNoted:
         """Put on record that this worker did not start what the ticket permits."""
         path = f"/v1/tickets/{_part(jti)}:refuse"
         proof = proofs.prove(key, method="POST", url=self.settings.issuer + path, ticket=ticket)
         body = wire.TicketRefusal(step=step, reason=reason[:300])
+        # Not again: a proof of possession is good for one request, and the registry remembers it.
         return self._post(path, body, wire.RefusalNoted, headers={"DPoP": proof}, authorization=f"DPoP {ticket}")
 
     def upload(self, ticket: str, jti: str, told: wire.Upload) -> wire.ReportedRun:

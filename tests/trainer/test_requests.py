@@ -71,3 +71,20 @@ def test_a_policy_is_proposed_from_its_folder_and_shows_what_it_would_change(
     assert "replay  of" in done.stdout
     assert (empty.returncode, "model.conf" in empty.stderr) == (6, True)
     assert (binary.returncode, "more.yaml" in binary.stderr) == (6, True)
+
+
+def test_a_draft_is_submitted_and_withdrawn_as_it_was_read(desk: Desk, governed: LiveRegistry) -> None:
+    until = (datetime.now(UTC) + timedelta(days=10)).isoformat()
+    change = {"kind": "exception", "id": "retail-tries-kto", "who": ["user:li"], "may": ["submit"], "tag": ["dpo"],
+              "until": until}  # fmt: skip
+    (desk.root / "d.yaml").write_text(yaml.safe_dump({"change": change, "reason": "a pilot", "draft": True}))
+    drafted = desk.json("requests", "propose", "d.yaml")
+
+    opened = desk.json("requests", "submit", drafted["id"])
+    found = desk.json("requests", "list", "--filter", "kind = exception AND state = open")
+    withdrawn = desk.json("requests", "withdraw", drafted["id"])
+    misspelt = desk.cli("requests", "list", "--filter", "sate = open")
+
+    assert [each["state"] for each in (drafted, opened, withdrawn)] == ["draft", "open", "withdrawn"]
+    assert [each["id"] for each in found] == [drafted["id"]]
+    assert "`sate` is not a field of this list" in misspelt.stderr

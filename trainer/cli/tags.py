@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainer.cli.flags import Group
+from trainer.cli.flags import Group, matching
 from trainer.cli.session import current
 from trainer.exits import FINE, INVALID
 
@@ -20,13 +20,14 @@ def tags() -> None:
 
 
 @tags.command("list")
-def list_() -> None:
+@matching
+def list_(filter_: str | None) -> None:
     """Every task type with its current version."""
     from trainer.cli.output import table
 
     session = current()
     with session.registry() as registry:
-        found = list(registry.tags())
+        found = list(registry.tags(filter=filter_))
     rows = [(f"{tag.name}@{tag.version}", tag.kind, tag.parent, tag.state, tag.description) for tag in found]
     session.output.result(
         [tag.model_dump(mode="json") for tag in found],
