@@ -137,11 +137,13 @@ def edit(
 
     Raises:
         AlreadyDecided: it is neither draft nor open.
+        ProposalExpired: its time is over.
         Invalid: it would be about something else.
         Problem: it could never be applied; ApprovalUnsatisfiable, as `open_`.
     """
     db.queue_for(session, "vocabulary")
     _refuse_unless(proposal, "draft", "open")
+    _refuse_late(proposal)
     request = edited(session, proposal, asked)
     made = KINDS[proposal.kind].draft(session, request, checks)
     if (made.subject, request.change.kind) != (proposal.subject, proposal.kind):

@@ -41,9 +41,23 @@ class Registry(Link):
     def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
         return self._post("/v1/proposals", request, wire.Proposal, again=True)
 
-    def proposals(self, state: str | None = None) -> Iterator[wire.Proposal]:
+    def proposals(
+        self, state: str | None = None, *, awaiting_me: bool = False, filter: str | None = None
+    ) -> Iterator[wire.Proposal]:
         """Newest first."""
-        return self._each("/v1/proposals", wire.ProposalPage, state=state)
+        mine = "true" if awaiting_me else None
+        return self._each("/v1/proposals", wire.ProposalPage, state=state, awaiting_me=mine, filter=filter)
+
+    def edit_proposal(self, id: str, edit: wire.ProposalEdit, *, seen: str | None) -> wire.Proposal:
+        """`seen` is the `etag` that the proposal was read with; as it is for submitting and withdrawing."""
+        said = edit.model_dump(mode="json", exclude_unset=True)
+        return self._change("PATCH", f"/v1/proposals/{_part(id)}", seen, wire.Proposal, said)
+
+    def submit_proposal(self, id: str, *, seen: str | None) -> wire.Proposal:
+        return self._change("POST", f"/v1/proposals/{_part(id)}:submit", seen, wire.Proposal)
+
+    def withdraw_proposal(self, id: str, *, seen: str | None) -> wire.Proposal:
+        return self._change("POST", f"/v1/proposals/{_part(id)}:withdraw", seen, wire.Proposal)
 
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
@@ -164,6 +178,13 @@ class Registry(Link):
         # One key for each call, so that `again` repeats the same request and never makes a second one.
         headers = {"Idempotency-Key": str(uuid.uuid4()), **(headers or {})}
         return self._read(self.ask("POST", path, body.model_dump(mode="json"), headers=headers, **how), answer, path)
+
+    def _change(
+        self, method: str, path: str, seen: str | None, answer: type[Answer], body: dict[str, Any] | None = None
+    ) -> Answer:
+        """A change made to what was seen, once, and to nothing else."""
+        headers = {"Idempotency-Key": str(uuid.uuid4()), **({"If-Match": seen} if seen else {})}
+        return self._read(self.ask(method, path, body, headers=headers, again=True), answer, path)
 
     def _read(self, content: bytes, answer: type[Answer], path: str) -> Answer:
         try:

@@ -170,7 +170,8 @@ def _raise_if_proposed(registry: Registry, tag: str) -> None:
     except Problem:  # who may not read proposals learns nothing from them
         return
     if waiting is not None:
-        missing = waiting.approvals_needed - sum(review.verdict == "approve" for review in waiting.reviews)
+        given = sum(review.counts and review.verdict == "approve" for review in waiting.reviews)
+        missing = max(waiting.approvals_needed - given, 1)
         raise ApprovalPending(
             f"`{tag}` is proposed (`{waiting.id}`) and waits for {missing} more approvals; "
             f"see `swift-submit requests show {waiting.id}`",

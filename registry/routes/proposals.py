@@ -112,6 +112,7 @@ def _seen_by(session: Session, proposal: Proposal, caller: Actor, gate: Snapshot
 
 @router.patch("/{proposal_id}", operation_id="editProposal", response_model=wire.Proposal)
 def edit_proposal(
+    request: Request,
     proposal_id: str,
     asked: wire.ProposalEdit,
     editor: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
@@ -121,6 +122,8 @@ def edit_proposal(
 ) -> Response:
     """Make a draft or an open proposal anew, from what is in force now. All approvals are void, and the editor, where
     it is not the author, has had a part in it and does not approve it."""
+    if asked.change is not None:
+        _permit_change(request, books, editor.actor, asked.change)
     checks = _checks_again(books, proposal_id, asked)
     with change.writing() as session:
         voters = approvals.electorate(books, session)
@@ -128,6 +131,15 @@ def edit_proposal(
         seen.refuse_stale(_seen_by(session, proposal, editor.actor, voters.gate))
         proposals.edit(session, proposal, asked, editor, voters, checks=checks)
         return change.answer(session, _seen_by(session, proposal, editor.actor, voters.gate), tagged=True)
+
+
+def _permit_change(request: Request, books: Books, editor: Actor, change: wire.Change) -> None:
+    """The right to edit is the one to propose what it would be about, as well as what it was about. Raises
+    NotPermitted."""
+    kind = proposals.KINDS[change.kind]
+    with books.reading() as session:
+        matter = kind.matter(session, change.model_dump(mode="json"))
+    access.permit(request, books, editor, kind.PROPOSE, matter)
 
 
 @router.post("/{proposal_id}:submit", operation_id="submitProposal", response_model=wire.Proposal)

@@ -329,6 +329,16 @@ def test_a_reviewer_who_was_shut_out_is_not_counted(house: House) -> None:
     assert (reply.status_code, reply.json()["lost"]) == (409, ["user:ning"])
 
 
+def test_a_reviewer_to_whom_the_policy_denies_it_now_is_not_counted(house: House) -> None:
+    proposal = house.propose(house.as_("wang", "trainers"), "lime-sorting").json()
+    house.review(house.steward("tao"), proposal)
+    house.token("tao", "suspended")
+
+    reply = house.review(house.steward("li"), proposal)
+
+    assert (reply.status_code, reply.json()["lost"]) == (409, ["user:tao"])
+
+
 def test_whose_groups_an_issuer_tells_is_known_by_what_they_did_last(house: House) -> None:
     proposal = house.propose(house.as_("wang", "trainers"), "kiwi-sorting").json()
     house.review(house.steward("user:corp:77"), proposal)

@@ -118,6 +118,28 @@ def test_of_rivals_that_are_agreed_to_at_once_one_takes_effect(on_postgresql: Re
 
 
 @pytest.mark.postgresql
+def test_a_proposal_that_has_ended_takes_neither_change_nor_review(on_postgresql: Registry) -> None:
+    review = (
+        "insert into review (proposal_id, round, reviewer, business_unit, verdict, digest, reason, at) "
+        "values (:id, 1, 'user:x', 'ai', 'approve', 'd', 'r', now())"
+    )
+    for state in ("applied", "rejected", "withdrawn", "expired", "superseded"):
+        proposal = on_postgresql.propose(on_postgresql.as_("wang", "trainers"), f"{state}-sorting").json()
+        with on_postgresql.books.engine.begin() as connection:
+            connection.execute(text("update proposal set state = :s where id = :id"), {"s": state, **only_id(proposal)})
+        for statement, says in (
+            ("update proposal set state = 'open' where id = :id", "never changed"),
+            (review, "open"),
+        ):
+            with pytest.raises(DBAPIError, match=says), on_postgresql.books.engine.begin() as connection:
+                connection.execute(text(statement), only_id(proposal))
+
+
+def only_id(proposal: dict[str, Any]) -> dict[str, Any]:
+    return {"id": proposal["id"]}
+
+
+@pytest.mark.postgresql
 def test_a_retry_that_races_its_own_request_gets_the_same_ticket(on_postgresql: Registry) -> None:
     for number in range(4):
         clients = [on_postgresql.as_("wang", "trainers") for _ in range(3)]

@@ -229,6 +229,42 @@ def test_of_two_proposals_of_the_policy_the_second_is_superseded(office: Office)
     assert [event.proposal_id for event in office.events("proposal.superseded")] == [second["id"]]
 
 
+def test_a_policy_is_drafted_edited_and_tried_again_before_others_agree(office: Office) -> None:
+    author = office.admin("author")
+    change = {"kind": "policy", "files": office.candidate(PILOT)}
+    draft = author.post("/v1/proposals", json={"change": change, "reason": "a pilot", "draft": True}).json()
+    path = f"/v1/proposals/{draft['id']}"
+    wider = office.candidate({**PILOT, "may": ["submit", "cancel"]})
+
+    edit = {"change": {"kind": "policy", "files": wider}}
+    edited = author.patch(path, json=edit, headers={"If-Match": "*"}).json()
+    opened = author.post(f"{path}:submit", headers={"If-Match": "*"}).json()
+
+    assert (draft["state"], edited["round"], opened["state"]) == ("draft", 2, "open")
+    assert edited["checks"]["revision"] != draft["checks"]["revision"]
+    assert author.get(f"{path}/files").json()["files"] == wider
+    assert office.agree(opened, "li", "zhao")[-1].json()["state"] == "applied"
+    assert tries_dpo(office) == 201
+
+
+def test_an_open_policy_that_went_stale_is_made_anew_by_an_empty_edit(office: Office) -> None:
+    proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
+    path = f"/v1/proposals/{proposal['id']}"
+    with office.books.writing() as session:
+        live = policies.live(session)
+        changed = type(live).of(live.model, live.directory, live.rules[:-1], owners=live.owners)
+        seen = policies.seen(session)
+        policies.publish(
+            session, changed, source="folder", author="system:operator", approver=None, seen=seen, folder=changed
+        )
+    assert [reply.status_code for reply in office.agree(proposal, "li", "zhao")] == [201, 409]
+
+    anew = office.admin("author").patch(path, json={}, headers={"If-Match": "*"}).json()
+
+    assert anew["checks"]["base"] != proposal["checks"]["base"]
+    assert [reply.json()["state"] for reply in office.agree(anew, "li", "zhao")] == ["open", "applied"]
+
+
 def grant_exception(office: Office, **change: Any) -> None:
     body = {
         "kind": "exception",

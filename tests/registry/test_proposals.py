@@ -251,6 +251,30 @@ def test_a_rule_about_a_tag_holds_for_its_aliases_too(tmp_path: Path) -> None:
     assert [reply.json()["rule"] for reply in replies] == ["freeze-classifiers"] * 2
 
 
+def test_nobody_edits_a_proposal_into_one_that_they_may_not_make(tmp_path: Path) -> None:
+    freeze = {
+        "id": "freeze-classifiers",
+        "effect": "deny",
+        "who": "group:trainers",
+        "may": ["propose"],
+        "tag": ["sequence-classification"],
+        "reason": "a freeze",
+    }
+    registry = Registry(Settings(state_dir=tmp_path / "state", policies_dir=changed_policy(tmp_path, rules=[freeze])))
+    wang = registry.as_("wang", "trainers")
+    proposal = registry.propose(wang, "hotel-review", parent="embedding").json()
+
+    reply = wang.patch(
+        f"/v1/proposals/{proposal['id']}",
+        json={"change": {**proposal["change"], "parent": "cls"}},
+        headers={"If-Match": "*"},
+    )
+
+    assert (reply.status_code, reply.json()["rule"]) == (403, "freeze-classifiers")
+    (refused,) = registry.events("propose.refused")
+    assert (refused.proposal_id, refused.rule) == (proposal["id"], "freeze-classifiers")
+
+
 def test_a_version_is_never_changed_or_deleted(registry: Registry) -> None:
     for statement in ("update tag_version set version = 9", "delete from tag_version"):
         with pytest.raises(IntegrityError, match="never changed"), registry.books.engine.begin() as connection:

@@ -52,6 +52,33 @@ def test_an_exception_goes_from_file_to_effect(desk: Desk, governed: LiveRegistr
     assert desk.cli("can-i", "submit", "dpo").returncode == 0
 
 
+def test_a_draft_is_edited_submitted_and_withdrawn(desk: Desk, governed: LiveRegistry) -> None:
+    change = {"kind": "new-tag", "tag": "review-sentiment", "tag_kind": "business", "parent": "sequence-classification",
+              "description": "Good or bad.", "overrides": {}}  # fmt: skip
+    (desk.root / "p.yaml").write_text(yaml.safe_dump({"change": change, "reason": "every week"}))
+    (desk.root / "edit.yaml").write_text(yaml.safe_dump({"reason": "every day"}))
+
+    drafted = desk.cli("requests", "propose", "--draft", "p.yaml")
+    name = drafted.stdout.split()[0]
+    stale = desk.cli("requests", "edit", name, "edit.yaml", "--digest", "sha256:" + "0" * 64)
+    edited = desk.cli("requests", "edit", name, "edit.yaml")
+    opened = desk.cli("requests", "submit", name)
+    shown = desk.cli("requests", "show", name).stdout
+    mine = desk.cli("requests", "list", "--awaiting-me").stdout
+    desk.token = governed.token("ana", "tag-stewards")
+    theirs = desk.cli("requests", "list", "--awaiting-me").stdout
+    desk.token = governed.token("li", "retail-ds")
+    withdrawn = desk.cli("requests", "withdraw", name)
+
+    assert f"requests submit {name}" in drafted.stdout, drafted.stderr
+    assert (stale.returncode, edited.returncode) == (8, 0)
+    assert "missing 2 of 2 stewards, of group:tag-stewards" in opened.stdout
+    assert "rule `everything-else` (compatible change): 2 people, until" in shown
+    assert "every day" in shown
+    assert (name in mine, name in theirs) == (False, True)
+    assert "withdrawn" in withdrawn.stdout
+
+
 def test_a_policy_is_proposed_from_its_folder_and_shows_what_it_would_change(
     desk: Desk, governed: LiveRegistry, tmp_path: Path
 ) -> None:

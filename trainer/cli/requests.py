@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trainer.cli.flags import Group
+from trainer.cli.flags import Group, matching
 from trainer.cli.session import Session, current
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from enforcer import wire
 
+STATES = ("draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded")
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound="BaseModel")
 
 
 def review_flags(command: F) -> F:
@@ -31,13 +35,60 @@ def requests() -> None:
 
 @requests.command()
 @click.argument("file", type=click.Path(dir_okay=False))
-def propose(file: str) -> None:
+@click.option("--draft", is_flag=True, help="For nobody to review until `requests submit`.")
+def propose(file: str, draft: bool) -> None:
     """Propose what stands in FILE (`change` and `reason`, .yaml, .json or .toml).
 
     `change.kind` is `new-tag` or `new-version` (a task type), or `exception` (what somebody shall be let do until an
     end, although the policy does not let them).
     """
-    propose_from(Path(file))
+    propose_from(Path(file), draft=draft)
+
+
+@requests.command()
+@click.argument("id")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--digest", metavar="SHA256", help="The content you made FILE from; left out, the one that is there now.")
+def edit(id: str, file: str, digest: str | None) -> None:
+    """Make a proposal anew by what stands in FILE (any of `change`, `reason`, `not_before`).
+
+    It is made from what is in force now, no approval outlives it, and whoever edits somebody else's proposal does not
+    approve it.
+    """
+    from enforcer import wire
+    from enforcer.problems import Stale
+    from trainer.arguments import read_document
+
+    asked = _as_model(wire.ProposalEdit, read_document(Path(file)), file)
+    session = current()
+    with session.registry() as registry:
+        there = registry.proposal(id)
+        if digest not in (None, there.digest):
+            raise Stale(f"FILE was made from `{digest}`, `{id}` is `{there.digest}` by now; read it again")
+        proposal = registry.edit_proposal(id, asked, seen=registry.etag)
+    session.output.result(proposal.model_dump(mode="json"), _opened(proposal), brief=[proposal.digest])
+
+
+@requests.command()
+@click.argument("id")
+def submit(id: str) -> None:
+    """Open a draft of yours for others to review."""
+    session = current()
+    with session.registry() as registry:
+        registry.proposal(id)
+        proposal = registry.submit_proposal(id, seen=registry.etag)
+    session.output.result(proposal.model_dump(mode="json"), _opened(proposal), brief=[proposal.id])
+
+
+@requests.command()
+@click.argument("id")
+def withdraw(id: str) -> None:
+    """Take back a proposal of yours, before it takes effect."""
+    session = current()
+    with session.registry() as registry:
+        registry.proposal(id)
+        proposal = registry.withdraw_proposal(id, seen=registry.etag)
+    session.output.result(proposal.model_dump(mode="json"), _outcome(proposal), brief=[proposal.state])
 
 
 @requests.command("propose-policy")
@@ -70,14 +121,16 @@ def _text(file: Path) -> str:
 
 
 @requests.command("list")
-@click.option("--state", type=click.Choice(["open", "applied", "rejected", "withdrawn"]), help="Only these.")
-def list_(state: str | None) -> None:
+@click.option("--state", type=click.Choice(STATES), help="Only these.")
+@click.option("--awaiting-me", is_flag=True, help="Only those that wait for your approval.")
+@matching
+def list_(state: str | None, awaiting_me: bool, filter_: str | None) -> None:
     """Proposals, newest first."""
     from trainer.cli.output import table
 
     session = current()
     with session.registry() as registry:
-        found = list(registry.proposals(state=state))
+        found = list(registry.proposals(state=state, awaiting_me=awaiting_me, filter=filter_))
     rows = [
         (p.id, p.state, p.change.kind, _subject(p), p.author, f"{_approvals(p)}/{p.approvals_needed}") for p in found
     ]
@@ -91,7 +144,7 @@ def list_(state: str | None) -> None:
 @requests.command()
 @click.argument("id")
 def show(id: str) -> None:
-    """One proposal: its content, its digest, its reviews."""
+    """One proposal: its content, its digest, its reviews, and who is missing."""
     session = current()
     with session.registry() as registry:
         proposal = registry.proposal(id)
@@ -112,35 +165,50 @@ def reject(id: str, digest: str | None, reason: str | None) -> None:
     _review(current(), id, "reject", digest, reason)
 
 
-def propose_from(file: Path) -> None:
+def propose_from(file: Path, *, draft: bool = False) -> None:
     from trainer.arguments import read_document
 
-    _propose(read_document(file), str(file))
+    document = read_document(file)
+    _propose({**document, "draft": True} if draft else document, str(file))
 
 
-def _propose(document: Any, where: str) -> None:
+def _as_model(kind: type[M], document: Any, where: str) -> M:
     from pydantic import ValidationError
 
-    from enforcer import wire
     from enforcer.problems import Malformed
 
-    session = current()
     try:
-        request = wire.ProposalRequest.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise Malformed(
             f"`{where}`: `{field}`: {first['msg'].lower()}", pointer=f"/{field.replace('.', '/')}"
         ) from None
+
+
+def _propose(document: Any, where: str) -> None:
+    from enforcer import wire
+
+    request = _as_model(wire.ProposalRequest, document, where)
+    session = current()
     with session.registry() as registry:
         proposal = registry.propose(request)
-    lines = [
+    session.output.result(proposal.model_dump(mode="json"), _opened(proposal), brief=[proposal.id])
+
+
+def _opened(proposal: "wire.Proposal") -> list[str]:
+    if proposal.state == "draft":
+        waits = f"  nobody reviews it yet: swift-submit requests submit {proposal.id}"
+    else:
+        people = proposal.approvals_needed
+        waits = f"  it takes effect after {people} approvals: swift-submit requests show {proposal.id}"
+    return [
         f"{proposal.id}  {proposal.change.kind} {_subject(proposal)}  {proposal.state}",
         *(_checks(proposal.checks) if proposal.checks else ()),
-        f"  it takes effect after {proposal.approvals_needed} approvals: swift-submit requests show {proposal.id}",
+        waits,
+        *_missing(proposal),
     ]
-    session.output.result(proposal.model_dump(mode="json"), lines, brief=[proposal.id])
 
 
 def _review(session: Session, id: str, verdict: str, digest: str | None, reason: str | None) -> None:
@@ -174,9 +242,21 @@ def _outcome(proposal: "wire.Proposal") -> list[str]:
     if proposal.state == "applied":
         version = f"@{proposal.version}" if proposal.version else ""
         return [f"{proposal.id}  applied: `{_subject(proposal)}{version}` is in effect"]
-    missing = proposal.approvals_needed - _approvals(proposal)
-    waits = f"; {missing} more approvals are needed" if proposal.state == "open" else ""
-    return [f"{proposal.id}  {proposal.state}{waits}"]
+    if proposal.state == "approved":
+        return [f"{proposal.id}  approved: it takes effect at {proposal.not_before:%Y-%m-%d %H:%M}"]
+    more = proposal.approvals_needed - _approvals(proposal)
+    waits = f"; {more} more approvals are needed" if proposal.state == "open" and more > 0 else ""
+    return [f"{proposal.id}  {proposal.state}{waits}", *_missing(proposal)]
+
+
+def _missing(proposal: "wire.Proposal") -> list[str]:
+    """Who could give what is missing."""
+    return [
+        f"  missing {one.need - one.have} of {one.need} {one.name}"
+        + (f", of group:{one.group}" if one.group else "")
+        + (f", for {one.unit}" if one.unit else "")
+        for one in proposal.missing
+    ]
 
 
 def _subject(proposal: "wire.Proposal") -> str:
@@ -199,8 +279,20 @@ def _checks(checks: "wire.PolicyChecks") -> list[str]:
     ]
 
 
+def _terms(proposal: "wire.Proposal") -> list[str]:
+    terms = proposal.terms
+    if terms is None:
+        return []
+    units = f", of {terms.distinct_units} business units" if terms.distinct_units > 1 else ""
+    until = f", until {proposal.expires_at:%Y-%m-%d %H:%M}" if proposal.expires_at else ""
+    return [
+        f"  terms   rule `{terms.rule}` ({terms.change_class} change): {terms.approvals} people{units}{until}",
+        *([f"  not     before {proposal.not_before:%Y-%m-%d %H:%M}"] if proposal.not_before else []),
+    ]
+
+
 def _approvals(proposal: "wire.Proposal") -> int:
-    return sum(review.verdict == "approve" for review in proposal.reviews)
+    return sum(review.counts and review.verdict == "approve" for review in proposal.reviews)
 
 
 def _lines(proposal: "wire.Proposal") -> list[str]:
@@ -211,10 +303,15 @@ def _lines(proposal: "wire.Proposal") -> list[str]:
     )
     return [
         f"{proposal.id}  {proposal.state}  {_approvals(proposal)} of {proposal.approvals_needed} approvals",
-        f"  by      {proposal.author}, {proposal.opened_at:%Y-%m-%d %H:%M}",
+        f"  by      {', '.join([proposal.author, *proposal.contributors])}, {proposal.opened_at:%Y-%m-%d %H:%M}",
         f"  reason  {proposal.reason}",
         f"  digest  {proposal.digest}",
-        *(f"  {r.verdict:<7} {r.reviewer}, {r.at:%Y-%m-%d %H:%M}: {r.reason}" for r in proposal.reviews),
+        *_terms(proposal),
+        *(
+            f"  {r.verdict:<7} {r.reviewer}, {r.at:%Y-%m-%d %H:%M}: {r.reason}{'' if r.counts else ' (counts no more)'}"
+            for r in proposal.reviews
+        ),
+        *_missing(proposal),
         *(_checks(proposal.checks) if proposal.checks else ()),
         "",
         *(f"  {line}" for line in content.splitlines()),
