@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,3 +298,24 @@ def test_a_filter_on_its_tag_finds_runs_by_index(judged: tuple[Session, list[Row
     plan = [row.detail for row in session.connection().execute(text(f"explain query plan {statement}"))]
 
     assert plan == ["SEARCH run USING COVERING INDEX run_by_tag (task_type=?)"]
+
+
+@pytest.mark.postgresql
+def test_both_databases_find_and_sort_alike(postgresql: str, tmp_path: Path) -> None:
+    asked = [
+        {"filter": "aliases:* AND NOT parent:*", "order_by": "version desc, name"},
+        {"filter": "description:MODEL OR parent != sft", "order_by": "created_at"},
+        {"filter": "name > d AND name < r", "page_size": 2},
+        {"filter": "created_at > 2026-01-01T00:00:00+02:00 AND version <= 1"},
+    ]
+    found = []
+    for url in (postgresql, None):
+        registry = Registry(Settings(state_dir=tmp_path / ("lite" if url is None else "pg"), database_url=url))
+        reader = registry.as_("wang", "trainers")
+        pages = [reader.get("/v1/tags", params=params).json() for params in asked]
+        following = {**asked[2], "page_token": pages[2]["next_page_token"]}
+        pages.append(reader.get("/v1/tags", params=following).json())
+        found.append([page["items"] for page in pages])
+
+    assert found[0] == found[1]
+    assert all(found[0])
