@@ -20,7 +20,7 @@ from enforcer.profile_changes import ChangeClass
 from enforcer.profiles import Kind
 from enforcer.runspec import digest
 
-ChangeKind = Literal["new-tag", "new-version", "policy", "exception"]
+ChangeKind = Literal["new-tag", "new-version", "deprecation", "restoration", "archival", "policy", "exception"]
 Excluded = Literal["author", "contributors", "beneficiaries"]
 ALL_EXCLUDED: tuple[Excluded, ...] = ("author", "contributors", "beneficiaries")
 Wait = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=365))]
@@ -46,6 +46,16 @@ class When(_Part):
             and (not self.tag_kind or change.tag_kind in self.tag_kind)
             and (self.root is None or change.root == self.root)
         )
+
+    def covers(self, other: "When") -> bool:
+        """Whether this fits every change that the other one fits."""
+        sides = (
+            (self.change, other.change),
+            (self.change_class, other.change_class),
+            (self.tag_kind, other.tag_kind),
+            ((), ()) if self.root is None else ((self.root,), (other.root,)),
+        )
+        return all(not mine or (theirs and set(theirs) <= set(mine)) for mine, theirs in sides)
 
 
 class Threshold(_Part):

@@ -6,9 +6,10 @@ or when it was measured on too few samples.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@[0-9]+)?$", max_length=48)]
 
@@ -30,8 +31,19 @@ class Gate(BaseModel):
     metric: MetricName
     op: Literal[">=", "<="] = ">="
     value: float
-    min_n: int = Field(default=1, ge=1)
+    min_n: int = Field(ge=1)
     confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def says_on_how_many_samples(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("min_n") is None:
+            raise PydanticCustomError(
+                "gate-without-min-n",
+                "the gate on `{metric}` has no `min_n`; say on how many samples at least it is measured",
+                {"metric": str(given.get("metric"))[:100]},
+            )
+        return given
 
 
 class Score(BaseModel):

@@ -13,6 +13,7 @@ what to do next.
     └── Unavailable (503, 429)   try again later
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -127,6 +128,39 @@ class ProfileInvalid(Invalid):
     code, title = "profile-invalid", "the profile is not valid"
 
 
+class ProfileWidens(ProfileInvalid):
+    """A child allows what its parent does not. `changes` are the fields, as `enforcer.profile_changes` tells them."""
+
+    code, title = "profile-widens", "a child may only narrow"
+
+
+class GateWithoutMinN(ProfileInvalid):
+    """A bar that three samples may pass is none."""
+
+    code, title = "gate-without-min-n", "a gate says on how many samples"
+
+
+class MetricUnknown(ProfileInvalid):
+    code, title = "metric-unknown", "the profile has no such metric"
+
+
+class BoundsContradict(ProfileInvalid):
+    """Nothing could ever fit, or what stands there as default does not."""
+
+    code, title = "bounds-contradict", "nothing can satisfy this"
+
+
+class ParentCycle(ProfileInvalid):
+    code, title = "parent-cycle", "a task type is its own ancestor"
+
+
+class CompatibilityBroken(Conflict):
+    """The next version refuses configurations that the task type's compatibility mode protects, or accepts such that it
+    must not. `mode` is that mode, `incompatibilities` are the fields with a configuration each."""
+
+    code, title = "compatibility-broken", "the version is not compatible with the ones before"
+
+
 class ArgumentInvalid(Invalid):
     """A training argument that the tag's profile does not take. `pointer` (RFC 6901) names the argument."""
 
@@ -144,16 +178,44 @@ class TaskTypeNotActive(Conflict):
     code, title = "task-type-not-active", "this task type takes no new runs"
 
 
+class TaskTypeSunset(TaskTypeNotActive):
+    """Its end has come. `replaced_by` is what to use instead, `sunset_at` since when."""
+
+    code, title = "task-type-sunset", "this task type has ended"
+
+
+class TaskTypeArchived(TaskTypeNotActive):
+    """Kept for the record: it resolves for old runs, and nothing is done with it any more."""
+
+    code, title = "task-type-archived", "this task type is archived"
+
+
+class WrongLifeState(Conflict):
+    """The life of a task type goes active, deprecated, sunset, archived, and from deprecated back to active."""
+
+    code, title = "wrong-life-state", "its life does not go that way"
+
+
+class SunsetInvalid(Invalid):
+    code, title = "sunset-invalid", "not a time at which a task type can end"
+
+
+class ReplacementInvalid(Conflict):
+    code, title = "replacement-invalid", "this cannot take its place"
+
+
+class StillReplaces(Conflict):
+    """Others were ended in favour of it. `replaces` are their names."""
+
+    code, title = "still-replaces", "it takes the place of others"
+
+
 class UnknownProposal(NotFound):
     code, title = "unknown-proposal", "no such proposal"
 
 
 class AlreadyDecided(Conflict):
     code, title = "already-decided", "the proposal is closed"
-
-
-class AlreadyProposed(Conflict):
-    code, title = "already-proposed", "an open proposal exists for this"
 
 
 class SelfApproval(NotPermitted):
@@ -192,6 +254,26 @@ class StaleBase(Conflict):
     """What a change was made from is not what is in force now."""
 
     code, title = "stale-base", "the change was made from what is no longer in force"
+
+
+class BreakGlassRefused(Conflict):
+    """What cannot be undone does not take effect before others agree; nor does anything twice that was undone."""
+
+    code, title = "break-glass-refused", "this does not take effect before others agree"
+
+
+class UnknownDelegation(NotFound):
+    code, title = "unknown-delegation", "no such delegation"
+
+
+class DelegationOver(Conflict):
+    code, title = "delegation-over", "the delegation has ended"
+
+
+class NoDelegation(NotPermitted):
+    """Nobody reviews in somebody else's name without a delegation that stands and covers the matter."""
+
+    code, title = "no-delegation", "no delegation for this"
 
 
 class AlreadyReviewed(Conflict):
@@ -505,3 +587,13 @@ def kinds() -> dict[str, type[Problem]]:
 
 def _tree(problem: type[Problem]) -> list[type[Problem]]:
     return [problem, *(deeper for child in problem.__subclasses__() for deeper in _tree(child))]
+
+
+def from_validation(errors: Iterable[Mapping[str, Any]]) -> Problem | None:
+    """The refusal that a validator of a profile means, by the type of its pydantic error: a validator cannot raise a
+    Problem itself, since the other errors of the document would be lost with it. None where there is no such error."""
+    meant = {kind.code: kind for kind in _tree(ProfileInvalid)}
+    for error in errors:
+        if kind := meant.get(str(error["type"])):
+            return kind(str(error["msg"]), pointer="/" + "/".join(map(str, error["loc"])))
+    return None

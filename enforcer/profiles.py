@@ -1,8 +1,7 @@
 """What a version of a task type says: how it trains, on which columns, where, and what it must reach.
 
 A profile is immutable and content-addressed. A child inherits the whole profile of its parent, pinned to the parent's
-version, and may only narrow it: every run that the child accepts, the parent would have accepted too. In particular it
-may add parameters' bounds, lock values, add metrics and gates, raise gates and lower limits; it may not loosen one.
+version, and may only narrow it: every run that the child accepts, the parent would have accepted (`inheritance.py`).
 """
 
 import difflib
@@ -13,10 +12,13 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from enforcer import canonical
+from enforcer.columns import CleaningRule, Column, LossMask
 from enforcer.gates import Gate, MetricName
-from enforcer.problems import ArgumentInvalid, ProfileInvalid
+from enforcer.metrics import METRICS
+from enforcer.problems import ArgumentInvalid
 
 MAX_TEXT = 2_000
 MAX_LIST = 2_000
@@ -52,11 +54,22 @@ class Parameter(_Frozen):
     locked: bool = False
 
     @model_validator(mode="after")
-    def default_keeps_its_own_rules(self) -> Self:
+    def something_fits(self) -> Self:
+        low, high, choices = self.minimum, self.maximum, self.choices
+        if (low is not None or high is not None) and self.type not in ("int", "float"):
+            raise _contradiction(f"a minimum or maximum means nothing for type {self.type}")
+        if choices is not None and self.type not in ("str", "strings"):
+            raise _contradiction(f"choices are words, and the type is {self.type}")
+        if choices is not None and (not choices or not all(_has_type(word, "str") for word in choices)):
+            raise _contradiction("there is no choice, or an empty one")
+        if low is not None and high is not None:
+            room = math.floor(high) - math.ceil(low) if self.type == "int" else high - low
+            if room < 0:
+                raise _contradiction(f"nothing of type {self.type} lies between minimum {low:g} and maximum {high:g}")
         if self.locked and self.default is None:
-            raise ValueError("a locked parameter needs the value it is locked to as `default`")
+            raise _contradiction("a locked parameter needs the value it is locked to as `default`")
         if self.default is not None and (breach := self.breach(self.default)):
-            raise ValueError(f"its own default {self.default!r} {breach}")
+            raise _contradiction(f"its own default {_shown(self.default)} {breach}")
         return self
 
     def breach(self, value: object) -> str | None:
@@ -69,20 +82,12 @@ class Parameter(_Frozen):
             if self.maximum is not None and value > self.maximum:
                 return f"is above the maximum {self.maximum:g}"
         if self.choices is not None:
-            given = value if isinstance(value, list) else [value]
-            if any(item not in self.choices for item in given):
+            allowed = set(self.choices)
+            if not all(item in allowed for item in (value if isinstance(value, list) else [value])):
                 return f"is not one of {', '.join(self.choices)}"
         if self.locked and value != self.default:
             return f"differs from {self.default!r}, to which the task type locks it"
         return None
-
-
-class Column(_Frozen):
-    """One field of a training example. Labels are checked against `label_names`."""
-
-    type: Literal["text", "label"]
-    help: str = Field(max_length=300)
-    required: bool = True
 
 
 class Limits(_Frozen):
@@ -100,11 +105,21 @@ class Binding(_Frozen):
 
 
 class Profile(_Frozen):
-    """The whole contract of one version."""
+    """The whole contract of one version.
+
+    `experimental`: the library below may change or drop it in any release. `forms` are the sets of columns that make a
+    row, where there are several. `loss_mask` says which tokens carry loss: `all`, those of the `completion`, or those
+    that the `assistant` says. A run whose cleaning drops more than `max_dropped_share` of its rows is refused.
+    """
 
     recipe: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    maturity: Literal["stable", "experimental"] = "stable"
     parameters: dict[str, Parameter]
     columns: dict[str, Column]
+    forms: list[list[str]] = Field(default_factory=list)
+    cleaning: list[CleaningRule] = Field(default_factory=list)
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    loss_mask: LossMask | None = None
     metrics: list[MetricName]
     gates: list[Gate] = Field(default_factory=list)
     pool: str
@@ -114,12 +129,48 @@ class Profile(_Frozen):
     bindings: list[Binding] = Field(default_factory=list)
 
     @model_validator(mode="after")
+    def metrics_are_known(self) -> Self:
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise PydanticCustomError(
+                    "metric-unknown",
+                    "`{metric}` is no metric that is measured; there are {known}",
+                    {"metric": metric, "known": ", ".join(METRICS)},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def rows_are_made_of_columns(self) -> Self:
+        named = [name for form in self.forms for name in form] + [n for rule in self.cleaning for n in rule.columns]
+        for name in named:
+            if name not in self.columns:
+                raise ValueError(f"`forms` or `cleaning` speak of a column `{name}`, which there is not")
+        return self
+
+    @model_validator(mode="after")
     def gates_speak_of_declared_metrics_and_once_of_each(self) -> Self:
-        if len({(gate.metric, gate.op) for gate in self.gates}) != len(self.gates):
-            raise ValueError("two gates bound the same metric in the same direction")
-        for gate in self.gates:
-            if gate.metric not in self.metrics:
-                raise ValueError(f"a gate speaks of `{gate.metric}`, which is not among the metrics")
+        bars = {(gate.metric, gate.op): gate.value for gate in self.gates}
+        if len(bars) != len(self.gates):
+            raise _contradiction("two gates bound the same metric in the same direction")
+        for metric, op in bars:
+            if metric not in self.metrics:
+                raise PydanticCustomError(
+                    "metric-unknown",
+                    "a gate speaks of `{metric}`, which is not among the metrics ({known}); add it to `metrics`",
+                    {"metric": metric, "known": ", ".join(self.metrics)},
+                )
+            if op == ">=" and bars.get((metric, "<="), math.inf) < bars[metric, op]:
+                raise _contradiction(
+                    f"no `{metric}` is at least {bars[metric, op]:g} and at most {bars[metric, '<=']:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def labels_are_names_and_a_number(self) -> Self:
+        """What `resolve` takes them for."""
+        for name, type_ in (("label_names", "strings"), ("num_labels", "int")):
+            if name in self.parameters and self.parameters[name].type != type_:
+                raise _contradiction(f"`{name}` is of type {type_} wherever there is one")
         return self
 
     def digest(self) -> str:
@@ -185,77 +236,25 @@ class ParameterOverride(_Frozen):
 
 
 class ProfileOverrides(_Frozen):
-    """A child's profile: only what differs from the parent's."""
+    """A child's profile: only what differs from the parent's.
 
+    `columns` are further ones, or inherited ones that every row needs here; `cleaning`, `artifacts` and `bindings` come
+    in the place of the parent's of the same kind, or beside them. `recipe` is for a use case that does what its parent
+    does and measures more.
+    """
+
+    recipe: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]*$")
+    columns: dict[str, Column] = Field(default_factory=dict)
+    forms: list[list[str]] = Field(default_factory=list)
+    cleaning: list[CleaningRule] = Field(default_factory=list)
+    max_dropped_share: float | None = Field(default=None, ge=0, le=1)
+    artifacts: list[str] = Field(default_factory=list)
+    bindings: list[Binding] | None = None
     parameters: dict[str, ParameterOverride] = Field(default_factory=dict)
     metrics: list[MetricName] = Field(default_factory=list)
     gates: list[Gate] = Field(default_factory=list)
     pool: str | None = None
     limits: Limits | None = None
-
-
-def inherit(parent: Profile, child: ProfileOverrides) -> Profile:
-    """The child's whole profile.
-
-    Raises:
-        ProfileInvalid: the child widens what the parent allows, or speaks of what the parent does not have.
-    """
-    parameters = dict(parent.parameters)
-    for name, override in child.parameters.items():
-        if name not in parameters:
-            raise ProfileInvalid(f"`{name}` is not a parameter of the parent; a child may only narrow")
-        parameters[name] = _narrow(name, parameters[name], override)
-    if child.pool is not None and child.pool != parent.pool:
-        raise ProfileInvalid(f"pool `{child.pool}` is not the parent's `{parent.pool}`; a child may only narrow")
-    limits = child.limits or parent.limits
-    if limits.max_gpus > parent.limits.max_gpus or limits.max_runtime_s > parent.limits.max_runtime_s:
-        raise ProfileInvalid("`limits` are above the parent's; a child may only narrow")
-    whole = {
-        **parent.model_dump(),
-        "parameters": parameters,
-        "metrics": [*parent.metrics, *(m for m in child.metrics if m not in parent.metrics)],
-        "gates": _tighten(parent.gates, child.gates),
-        "limits": limits,
-    }
-    try:
-        return Profile(**whole)
-    except ValueError as error:
-        raise ProfileInvalid(str(error)) from error
-
-
-def _narrow(name: str, old: Parameter, override: ParameterOverride) -> Parameter:
-    changes = override.model_dump(exclude_none=True)
-    if old.locked and changes.get("default", old.default) != old.default:
-        raise ProfileInvalid(f"`{name}` is locked by the parent")
-    if (override.locked is False and old.locked) or (override.required is False and old.required):
-        raise ProfileInvalid(f"`{name}`: a child may lock or require a parameter, not release it")
-    if override.minimum is not None and old.minimum is not None and override.minimum < old.minimum:
-        raise ProfileInvalid(f"`{name}`: minimum {override.minimum:g} is below the parent's {old.minimum:g}")
-    if override.maximum is not None and old.maximum is not None and override.maximum > old.maximum:
-        raise ProfileInvalid(f"`{name}`: maximum {override.maximum:g} is above the parent's {old.maximum:g}")
-    if override.choices is not None and old.choices is not None and not set(override.choices) <= set(old.choices):
-        raise ProfileInvalid(f"`{name}`: choices go beyond the parent's {', '.join(old.choices)}")
-    try:
-        return Parameter(**{**old.model_dump(), **changes})
-    except ValueError as error:
-        raise ProfileInvalid(f"`{name}`: {error}") from error
-
-
-def _tighten(parents: list[Gate], children: list[Gate]) -> list[Gate]:
-    """The parent's gates with the child's in their place, which must be at least as hard on the same metric."""
-    gates = {(gate.metric, gate.op): gate for gate in parents}
-    for gate in children:
-        old = gates.get((gate.metric, gate.op))
-        if old is not None:
-            harder = gate.value >= old.value if gate.op == ">=" else gate.value <= old.value
-            surer = (gate.confidence or 0.0) >= (old.confidence or 0.0) and gate.min_n >= old.min_n
-            if not (harder and surer):
-                raise ProfileInvalid(
-                    f"the gate on `{gate.metric}` is easier than the parent's ({old.op} {old.value:g}, "
-                    f"min_n {old.min_n}, confidence {old.confidence}); a child may only narrow"
-                )
-        gates[gate.metric, gate.op] = gate
-    return list(gates.values())
 
 
 def _has_type(value: object, type_: ParameterType) -> bool:
@@ -276,3 +275,13 @@ def _has_type(value: object, type_: ParameterType) -> bool:
                 and 0 < len(value) <= MAX_LIST
                 and all(isinstance(item, str) and 0 < len(item) <= MAX_TEXT for item in value)
             )
+
+
+def _contradiction(sentence: str) -> PydanticCustomError:
+    """Of pydantic's kind, so that it is told with its place; `problems.from_validation` makes a refusal of it."""
+    return PydanticCustomError("bounds-contradict", "{sentence}", {"sentence": sentence})
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -24,6 +24,7 @@ from registry.openapi import PROBLEM_JSON
 from registry.routes import (
     audit as audit_routes,
     decisions,
+    delegations,
     exceptions,
     health,
     identity,
@@ -35,6 +36,7 @@ from registry.routes import (
     proposals,
     quotas,
     runs,
+    tag_usage,
     tags,
     tickets,
 )
@@ -48,7 +50,9 @@ ROUTERS = (
     metrics.router,
     keys.router,
     tags.router,
+    tag_usage.router,
     proposals.router,
+    delegations.router,
     exceptions.router,
     decisions.router,
     policy_routes.router,
@@ -155,6 +159,8 @@ def _malformed(request: Request, error: Exception) -> JSONResponse:
     told = dict.fromkeys(("/" + "/".join(map(str, item["loc"])), str(item["msg"])) for item in error.errors())
     found = [{"pointer": pointer, "message": message} for pointer, message in list(told)[:20]]
     first = found[0]
+    if meant := problems.from_validation(error.errors()):
+        return _refused(request, meant)
     return _refused(request, problems.Malformed(f"`{first['pointer']}`: {first['message']}", errors=found))
 
 

@@ -10,12 +10,12 @@ from enforcer.approvals import Change, Missing, Terms, Voter
 from enforcer.policy import trees
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import ApprovalUnsatisfiable, Problem
-from registry import access, people
+from registry import access, delegations, people
 from registry.access import Matter, Permit
 from registry.books import Books
 from registry.changes import Draft
 from registry.identity import Actor
-from registry.tables import Contributor, LostApproval, Proposal, Review
+from registry.tables import Contributor, Delegation, LostApproval, Proposal, Review
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Given:
-    """An approval that counts, and by which decision of the policy."""
+    """An approval that counts, and by which decision of the policy. In the name of a delegator, theirs is the voice."""
 
     voter: Voter
     permit: Permit
+
+    @property
+    def people(self) -> list[str]:
+        """Whose voice it is, and whose hand."""
+        return list(dict.fromkeys([self.voter.who, self.permit.actor.id]))
 
 
 def terms_of(draft: Draft, gate: Snapshot) -> Terms:
@@ -106,30 +111,53 @@ def count(session: Session, proposal: Proposal, gate: Snapshot, asked: Asked) ->
     given: list[Given] = []
     gone: dict[str, str] = {}
     for review in approvals(session, proposal):
-        who = people.now(session, review.reviewer)
-        if who is None:
-            gone[review.reviewer] = "shut out, or without any credential"
+        who = _who_now(session, review, gate, asked)
+        if isinstance(who, str):
+            gone[review.reviewer] = who
             continue
-        who = replace(who, business_unit=review.business_unit)
         permit = may_review(gate, asked, who)
         if permit is None:
             gone[review.reviewer] = "may not review this any more"
-        elif not terms(proposal).counts(found := voter(gate, who)):
+        elif not terms(proposal).counts(found := voter(gate, who.acts_for or who)):
             gone[review.reviewer] = "is not of the groups that were asked any more"
+        elif any(not {who.id, found.who}.isdisjoint(other.people) for other in given):
+            gone[review.reviewer] = "is counted once already, as a delegate or by one"
         else:
             given.append(Given(found, permit))
     return given, gone
 
 
+def _who_now(session: Session, review: Review, gate: Snapshot, asked: Asked) -> Actor | str:
+    """Who reviewed, as they are now, for the unit that it was then; or why they do not count."""
+    who = people.now(session, review.reviewer)
+    if review.delegation_id is None:
+        return replace(who, business_unit=review.business_unit) if who else "shut out, or without any credential"
+    delegation = session.get(Delegation, review.delegation_id)
+    assert delegation is not None  # a foreign key
+    voice = delegations.voice_of(session, delegation, gate, asked.action, asked.matter)
+    whole = people.now(session, delegation.delegator)  # whose groups are not all lent
+    if isinstance(voice, str) or whole is None:
+        return f"reviewed in the name of `{delegation.delegator}`: `{delegation.id}` {voice}"
+    if may_review(gate, asked, whole) is None:
+        return f"reviewed in the name of `{delegation.delegator}`, who may not review this"
+    hand = who or Actor(review.reviewer, (), review.business_unit)
+    return replace(hand, acts_for=replace(voice, business_unit=review.business_unit))
+
+
 def may_review(gate: Snapshot, asked: Asked, who: Actor) -> Permit | None:
-    """By which decision, if they may: neither excluded, nor gaining by it, nor without the right."""
-    if who.id in asked.excluded:
+    """By which decision, if they may: neither excluded, nor gaining by it, nor without the right. Who acts in somebody
+    else's name uses their right, and both are excluded where one is."""
+    whose = who.acts_for or who
+    for one in (who, whose):
+        if one.id in asked.excluded:
+            return None
+        try:
+            asked.refuse(one)
+        except Problem:
+            return None
+    if whose is not who and access.is_denied(access.decide(gate, who, asked.action, asked.matter)):
         return None
-    try:
-        asked.refuse(who)
-    except Problem:
-        return None
-    decision = access.decide(gate, who, asked.action, asked.matter)
+    decision = access.decide(gate, whose, asked.action, asked.matter)
     return access.granted(gate, who, decision) if decision.allowed else None
 
 

@@ -94,7 +94,9 @@ def asked(decision: Decision, actor: Actor) -> dict[str, Any]:
     """The whole question that an event's decision answers, beside who asked, and all that fitted. As part of the detail
     it is erased with the person."""
     request, context = decision.request, decision.request.context
+    whose = actor.acts_for or actor
     return {
+        **({"for": list(whose.principals)} if actor.acts_for else {}),
         "action": request.action,
         "tag": request.tag,
         "unit": request.unit,
@@ -103,7 +105,7 @@ def asked(decision: Decision, actor: Actor) -> dict[str, Any]:
         "model": context.model,
         "change_ticket": context.change_ticket,
         "point": context.point,
-        "own_unit": actor.business_unit,
+        "own_unit": whose.business_unit,
         "now": moment(context.now),
         "reason": decision.reason,
         "matched": [[match.id, match.effect, match.level, match.lifted_by] for match in decision.matched],
@@ -125,8 +127,10 @@ def request_of(event: Event, gate: Snapshot) -> Request | None:
         change_ticket=question["change_ticket"],
         point=question["point"],
     )
-    principals = (event.actor, *(f"group:{group}" for group in event.groups))
-    return Request(principals, question["action"], context, question["tag"], question["unit"], question["target"])
+    principals = question.get("for") or (event.actor, *(f"group:{group}" for group in event.groups))
+    return Request(
+        tuple(principals), question["action"], context, question["tag"], question["unit"], question["target"]
+    )
 
 
 def document(row: Mapping[Any, Any]) -> dict[str, Any]:

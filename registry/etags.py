@@ -4,10 +4,10 @@ A strong ETag is the digest of the bytes that were answered, so it is the conten
 and how often. `If-None-Match` spares the body of what did not change (304). `If-Match` guards a change:
 
     required   where somebody decides by what they saw, and others may change it meanwhile: PATCH, and moves that go on
-               with it (`:submit`, `:withdraw`, `:ratify`, `:enable`); 428 without, 412 when it is another by now
+               with it (`:submit`, `:withdraw`, `:enable`); 428 without, 412 when it is another by now
     welcome    where something is stopped or taken back (`:cancel`, `:revoke`, `:disable`, DELETE of a token): who stops
                a run means it whatever step it is at. Where it comes along it counts (412)
-    neither    reviews, which name the digest they are of, and what a run says of itself
+    neither    reviews and ratifications, which name the digest they are of, and what a run says of itself
 
 `*` is whatever there is.
 """

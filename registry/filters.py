@@ -43,8 +43,8 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a list. `holds` makes the expression for an element of a list (None: for any); `sort` is the column
-    that `order_by` sorts by, never null, where that is welcome."""
+    """One field of a list. `holds` makes the expression for a value (None: for any) of what is no plain column; `sort`
+    is the column that `order_by` sorts by, never null, where that is welcome."""
 
     column: Any
     kind: Literal["text", "word", "number", "moment", "list"] = "text"
@@ -190,7 +190,8 @@ class _Parser:
 
 def _expression(name: str, known: Field, operator: str, text: str, *, any_value: bool) -> ColumnElement[bool]:
     if known.holds is not None:
-        return known.holds(None if any_value else text)
+        found = known.holds(None if any_value else _value(name, known, text))
+        return not_(found) if operator == "!=" else found
     column = known.column
     if any_value:
         present: ColumnElement[bool] = column.is_not(None)

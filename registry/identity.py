@@ -60,7 +60,8 @@ _SCHEME = HTTPBearer(
 @dataclass(frozen=True)
 class Actor:
     """Somebody we know: a stable id (`user:alice`, `ci:retail-nightly`), the groups their credential carries, and their
-    business unit. `scopes` are the actions that the credential is for; `via` is who really acts, for the record."""
+    business unit. `scopes` are the actions that the credential is for; `via` is who really acts, for the record.
+    `acts_for` is in whose name and with whose rights, where it is not their own (`delegations`)."""
 
     id: str
     groups: tuple[str, ...]
@@ -68,6 +69,7 @@ class Actor:
     scopes: tuple[str, ...] = (ANY_SCOPE,)
     expires_at: datetime | None = None
     via: Mapping[str, str] = field(default_factory=dict, hash=False)
+    acts_for: "Actor | None" = None
 
     @property
     def principals(self) -> tuple[str, ...]:

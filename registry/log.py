@@ -189,9 +189,8 @@ def _append_batch(books: Books) -> int:
             for index, (event_id, leaf) in enumerate(found, start=before.size)
         ]
         session.connection().execute(insert(LogEntry), places)
-        for start in range(0, len(found), 500):
-            ids = [event_id for event_id, _ in found[start : start + 500]]
-            session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(ids)))
+        placed = select(LogEntry.event_id).where(col(LogEntry.index) >= before.size)
+        session.exec(delete(PendingEntry).where(col(PendingEntry.event_id).in_(placed)))
         session.flush()
         after = tiles_of(session, before.size + len(found))
         note = tlog.sign_checkpoint(origin, after.size, after.root, books.log_key)

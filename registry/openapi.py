@@ -31,13 +31,23 @@ REFUSALS = {
     503: "The database, or the caller's identity provider, does not answer; nothing was changed",
 }
 # Beside all that name a thing in their path.
-NOT_FOUND = {"getConsistency", "issueTicket", "evaluate", "openProposal", "overrideRule", "replayPolicy"}
+NOT_FOUND = {
+    "getConsistency",
+    "makeDelegation",
+    "issueTicket",
+    "evaluate",
+    "openProposal",
+    "overrideRule",
+    "replayPolicy",
+}
 CONFLICT = {
     "openProposal",
     "reviewProposal",
+    "ratifyProposal",
     "editProposal",
     "submitProposal",
     "withdrawProposal",
+    "revokeDelegation",
     "overrideRule",
     "revokeException",
     "issueTicket",

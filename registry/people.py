@@ -32,6 +32,13 @@ def with_tokens(session: Session) -> list[Actor]:
     return [actor for who, tokens in held.items() if (actor := _by_tokens(who, tokens)) is not None]
 
 
+def is_shut_out(session: Session, who: str) -> bool:
+    """Whether nothing lets them in any more, for certain."""
+    if session.get(Principal, who) is not None:
+        return True
+    return not told_by_an_issuer(who) and not identity.tokens(session, who)
+
+
 def told_by_an_issuer(who: str) -> bool:
     """`user:<issuer>:<subject>`, or a job or workload."""
     return who.count(":") > 1 or who.startswith(("ci:", "workload:"))
@@ -48,5 +55,6 @@ def _by_tokens(who: str, tokens: list[ApiToken]) -> Actor | None:
 def _as_last_seen(session: Session, who: str) -> Actor | None:
     """Events of a run bear its owner's name and no groups; those that the policy decided tell what was asked."""
     query = select(Event).where(Event.actor == who).order_by(col(Event.id).desc()).limit(LOOKED_BACK)
-    seen = next((event for event in session.exec(query) if "asked" in event.detail), None)
+    own = (event for event in session.exec(query) if "asked" in event.detail and "for" not in event.detail["asked"])
+    seen = next(own, None)
     return Actor(who, tuple(seen.groups), seen.detail["asked"]["own_unit"]) if seen else None

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import Session, col, select
 
 from enforcer.problems import Problem
-from registry import approvals, db, proposals
+from registry import approvals, db, glass, proposals
 from registry.books import Books
 from registry.identity import Actor
 from registry.tables import Proposal
@@ -17,8 +17,20 @@ CLOCK = Actor("system:registry", (), "all")
 
 def tend(books: Books) -> int:
     """Tell and do what is due, each in a transaction of its own; returns how many proposals that concerned."""
+    end_provisional(books)
     with books.reading() as session:  # nearly always nothing: a look takes no write lock
         due = list(session.exec(select(Proposal.id).where(_due(db.utc_now())).order_by(col(Proposal.id))))
+    for proposal_id in due:
+        _tend(books, proposal_id)
+    return len(due)
+
+
+def end_provisional(books: Books) -> int:
+    """Undo what took effect before others agreed and was not ratified in time; returns how much. Newest first: what
+    stands on something else is taken back before that."""
+    over = (col(Proposal.provisional) == glass.IN_EFFECT) & (col(Proposal.provisional_until) <= db.utc_now())
+    with books.reading() as session:
+        due = list(session.exec(select(Proposal.id).where(over).order_by(col(Proposal.id).desc())))
     for proposal_id in due:
         _tend(books, proposal_id)
     return len(due)

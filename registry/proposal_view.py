@@ -28,7 +28,7 @@ def as_wire(session: Session, proposal: Proposal, gate: Snapshot, *, whole: bool
     missing: list[dict[str, Any]] = []
     if proposal.state in ("open", "approved"):
         given, _ = approvals.count(session, proposal, gate, proposals.asked_of(session, proposal, gate))
-        counting = {one.voter.who for one in given}
+        counting = {one.permit.actor.id for one in given}  # whose hand it was
         missing = approvals.facts(approvals.terms(proposal).missing(one.voter for one in given))
     reviews = [_review_as_wire(proposal, row, counting) for row in approvals.reviews(session, proposal)]
     return wire.Proposal.model_validate(

@@ -32,7 +32,18 @@ from enforcer.problems import (
     UnknownProposal,
 )
 from enforcer.runspec import canonical_bytes, digest
-from registry import approvals, audit, db, exception_changes, people, policy_changes, tag_changes
+from registry import (
+    access,
+    approvals,
+    audit,
+    db,
+    exception_changes,
+    glass,
+    people,
+    policy_changes,
+    tag_changes,
+    tag_life_changes,
+)
 from registry.access import Matter, Permit
 from registry.approvals import Asked, Electorate
 from registry.changes import Draft, base_of
@@ -65,6 +76,9 @@ class Kind(Protocol):
 KINDS: Mapping[str, Kind] = {
     "new-tag": tag_changes,
     "new-version": tag_changes,
+    "deprecation": tag_life_changes,
+    "restoration": tag_life_changes,
+    "archival": tag_life_changes,
     "policy": policy_changes,
     "exception": exception_changes,
 }
@@ -94,18 +108,22 @@ def open_(
     voters: Electorate,
     *,
     checks: wire.PolicyChecks | None = None,
+    breaker: Permit | None = None,
 ) -> Proposal:
     """Open a proposal for others to review, or keep it as a draft. `checks` is what `policy_changes.check` found, for a
-    change of the policy.
+    change of the policy. `breaker` is the permit to let it take effect before they agree, where that is asked for.
 
     Raises:
         Problem: it could never be applied.
+        BreakGlassRefused: it could not be undone.
         StaleBase: it was made from what is not in force now.
         ApprovalUnsatisfiable: there are too few people who could approve it.
     """
     db.queue_for(session, "vocabulary")
     made = KINDS[request.change.kind].draft(session, request, checks)
     _refuse_other_base(request.base, made)
+    if request.break_glass is not None:
+        glass.refuse_unfit(session, request, made, KINDS[request.change.kind])
     proposal = Proposal(
         id=f"prp-{db.uuid7()}",
         kind=request.change.kind,
@@ -120,7 +138,11 @@ def open_(
     if request.draft:
         record(session, "proposal.drafted", permit.actor, proposal, reason=request.reason, **permit.provenance)
         return proposal
-    return _open(session, proposal, made, permit, voters)
+    _open(session, proposal, made, permit, voters)
+    if request.break_glass is not None:
+        assert breaker is not None  # the route asked the policy
+        glass.take_effect(session, proposal, KINDS[proposal.kind], request.break_glass, breaker)
+    return proposal
 
 
 def edit(
@@ -143,6 +165,8 @@ def edit(
     """
     db.queue_for(session, "vocabulary")
     _refuse_unless(proposal, "draft", "open")
+    if proposal.provisional is not None:
+        raise AlreadyDecided(f"`{proposal.id}` is in effect provisionally; withdraw it, or propose what comes after it")
     _refuse_late(proposal)
     request = edited(session, proposal, asked)
     made = KINDS[proposal.kind].draft(session, request, checks)
@@ -231,7 +255,8 @@ def review(session: Session, proposal: Proposal, verdict: wire.Review, permit: P
         proposal_id=proposal.id,
         round=proposal.round,
         reviewer=permit.actor.id,
-        business_unit=permit.actor.business_unit,
+        delegation_id=permit.actor.via["delegation"] if permit.actor.acts_for else None,
+        business_unit=(permit.actor.acts_for or permit.actor).business_unit,
         at=db.utc_now(),
         **verdict.model_dump(),
     )
@@ -270,15 +295,22 @@ def drop_lost(session: Session, proposal: Proposal, gate: Snapshot, by: Actor) -
 
 
 def asked_of(session: Session, proposal: Proposal, gate: Snapshot) -> Asked:
-    """The right to review this proposal."""
-    kind = KINDS[proposal.kind]
-    directory = gate.policy.directory
-    return Asked(
-        kind.REVIEW,
-        kind.matter(session, proposal.change),
-        lambda who: kind.refuse_reviewer(directory, proposal, who),
-        approvals.excluded(session, proposal, approvals.terms(proposal)),
-    )
+    """The right to review this proposal. A policy that is in effect provisionally does not say who agrees to it: the
+    one before it has to let them, too."""
+    kind, directory = KINDS[proposal.kind], gate.policy.directory
+    matter = kind.matter(session, proposal.change)
+    provisional = proposal.kind == "policy" and proposal.provisional == glass.IN_EFFECT
+    before = policy_changes.gate_before(session, proposal, gate) if provisional else None
+
+    def refuse(who: Actor) -> None:
+        kind.refuse_reviewer(directory, proposal, who)
+        if before is not None and not access.decide(before, who, kind.REVIEW, matter).allowed:
+            raise NotPermitted(
+                f"by the policy before `{proposal.id}`, which is only provisional, `{who.id}` may not agree to it",
+                reason_code="not-before",
+            )
+
+    return Asked(kind.REVIEW, matter, refuse, approvals.excluded(session, proposal, approvals.terms(proposal)))
 
 
 # --- how it takes effect ----------------------------------------------------------------------------------------------
@@ -296,20 +328,28 @@ def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit |
     if missing := approvals.terms(proposal).missing(one.voter for one in given):
         raise ApprovalLost(f"the approvals that count do not suffice: {approvals.sentence(missing)}")
     permit = permit or given[-1].permit
-    _refuse_moved(session, proposal)
-    KINDS[proposal.kind].apply(session, proposal, permit, [one.voter.who for one in given])
-    turn(session, proposal, "applied", permit.actor, version=proposal.version)
+    if proposal.provisional == glass.IN_EFFECT:
+        proposal.provisional = glass.RATIFIED
+        turn(session, proposal, "applied", permit.actor, told="ratified", version=proposal.version)
+    else:
+        _refuse_moved(session, proposal)
+        KINDS[proposal.kind].apply(session, proposal, permit, [who for one in given for who in one.people])
+        turn(session, proposal, "applied", permit.actor, version=proposal.version)
     _supersede_rivals(session, proposal, permit.actor)
     return proposal
 
 
-def turn(session: Session, proposal: Proposal, state: str, by: Actor, **facts: Any) -> Proposal:
-    """Into another state, with the one event that tells of it."""
+def turn(
+    session: Session, proposal: Proposal, state: str, by: Actor, told: str | None = None, **facts: Any
+) -> Proposal:
+    """Into another state, with the one event that tells of it. Whatever ended, and was in effect, is undone before."""
+    if proposal.provisional == glass.IN_EFFECT and state not in PENDING:
+        glass.undo(session, proposal, KINDS[proposal.kind], by)
     proposal.state = state
     proposal.decided_at = None if state in PENDING else db.utc_now()
     session.add(proposal)
     session.flush()
-    record(session, f"proposal.{state}", by, proposal, **facts)
+    record(session, f"proposal.{told or state}", by, proposal, **facts)
     return proposal
 
 
@@ -408,15 +448,17 @@ def _refuse_late(proposal: Proposal) -> None:
         )
 
 
-def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate: Snapshot) -> None:
-    if proposal.author == reviewer.id:
-        raise SelfApproval(f"`{reviewer.id}` wrote this proposal; somebody else has to review it")
-    terms = approvals.terms(proposal)
-    if reviewer.id in approvals.excluded(session, proposal, terms):
-        raise ContributorApproval(f"`{reviewer.id}` edited this proposal; somebody else has to review it")
-    for who in (reviewer, people.now(session, reviewer.id)):  # a token may show fewer groups than they have
-        if who is not None:
-            KINDS[proposal.kind].refuse_reviewer(gate.policy.directory, proposal, who)
+def _refuse_reviewer(session: Session, proposal: Proposal, hand: Actor, gate: Snapshot) -> None:
+    """Neither the one who reviews nor the one in whose name may have had a part in it, or a review already."""
+    terms, reviewer, asked = approvals.terms(proposal), hand.acts_for or hand, asked_of(session, proposal, gate)
+    for one in dict.fromkeys((hand, reviewer)):
+        if proposal.author == one.id:
+            raise SelfApproval(f"`{one.id}` wrote this proposal; somebody else has to review it")
+        if one.id in asked.excluded:
+            raise ContributorApproval(f"`{one.id}` edited this proposal; somebody else has to review it")
+        for who in (one, people.now(session, one.id)):  # a token may show fewer groups than they have
+            if who is not None:
+                asked.refuse(who)
     if not terms.counts(approvals.voter(gate, reviewer)):
         groups = sorted({needed.group for needed in terms.needed if needed.group})
         raise NotPermitted(
@@ -425,8 +467,11 @@ def _refuse_reviewer(session: Session, proposal: Proposal, reviewer: Actor, gate
             reason_code="not-asked",
             ask=groups,
         )
-    if any(given.reviewer == reviewer.id for given in of_this_round(session, proposal)):
-        raise AlreadyReviewed(f"`{reviewer.id}` has reviewed `{proposal.id}` already")
+    for given in of_this_round(session, proposal):
+        if twice := {hand.id, reviewer.id} & {given.reviewer, given.on_behalf_of}:
+            raise AlreadyReviewed(
+                f"`{min(twice)}` has reviewed `{proposal.id}` already, as a delegate or by one; each counts once"
+            )
 
 
 def of_this_round(session: Session, proposal: Proposal) -> list[Review]:

@@ -51,7 +51,7 @@ class Recently:
 
         Raises:
             Unauthenticated, PrincipalDisabled, GroupsOverage, NotPermitted, Unavailable: as `identity.recognise`.
-            UnknownTaskType, TaskTypeNotActive.
+            UnknownTaskType, TaskTypeArchived.
         """
         now = db.utc_now()
         keys = self._books.token_keys if token.count(".") == 2 else None  # before the token is verified with them

@@ -19,6 +19,7 @@ from enforcer.problems import LogInconsistent
 from registry import (
     audit,
     db,
+    delegations,
     exceptions,
     idempotency,
     log as tlog,
@@ -33,6 +34,7 @@ from registry import (
     revocations,
     runs,
     shadow,
+    tag_life,
     tags,
     tickets,
 )
@@ -110,13 +112,12 @@ def serve(settings: Settings) -> None:
         log.info("local user's token: %s", file)
     with app.state.books.reading() as session:
         log.info("serving %s (policy %s)", settings.issuer, app.state.books.gate(session).revision[:19])
+    proposal_clock.end_provisional(app.state.books)  # what ended while nobody served decides nothing any more
     follow_policy(app.state.books)
     threading.Thread(target=_keep_following_policy, args=(app.state.books,), name="policy", daemon=True).start()
     threading.Thread(target=_keep_marking_lost, args=(app.state.books,), name="silent runs", daemon=True).start()
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
-    threading.Thread(
-        target=_keep_telling_of_exceptions, args=(app.state.books,), name="exceptions", daemon=True
-    ).start()
+    threading.Thread(target=_keep_telling_what_ended, args=(app.state.books,), name="what ended", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
     threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
@@ -211,6 +212,7 @@ def _keep_following_policy(books: Books) -> None:
             if watcher is not None:
                 watcher.look()
             follow_policy(books)
+            proposal_clock.end_provisional(books)
         except Exception:
             log.exception("the policy was not followed; it is tried again")
 
@@ -226,13 +228,18 @@ def _keep_marking_lost(books: Books) -> None:
         time.sleep(MARK_LOST_EVERY_S)
 
 
-def _keep_telling_of_exceptions(books: Books) -> None:
+def _keep_telling_what_ended(books: Books) -> None:
     while True:
         try:
             tell_of_exceptions(books)
+            delegations.tend(books)
             proposal_clock.tend(books)
         except Exception:
             log.exception("what is due of exceptions and proposals was not told; it is tried again")
+        try:
+            let_sunsets_come(books)
+        except Exception:
+            log.exception("sunsets of task types were not written down; it is tried again")
         time.sleep(SWEEP_EVERY_S)
 
 
@@ -250,6 +257,19 @@ def tell_of_exceptions(books: Books) -> int:
     if told:
         log.warning("%d exceptions from the policy end within a week, or ended; see `GET /v1/exceptions`", told)
     return told
+
+
+def let_sunsets_come(books: Books) -> list[str]:
+    """Write down which task types have ended by the clock. Tickets know it to the second without."""
+    with books.reading() as session:
+        if not tag_life.any_due(session, db.utc_now()):  # nearly always: no write lock is taken
+            return []
+    with books.writing() as session:
+        db.queue_for(session, "vocabulary")
+        ended = tag_life.let_sunsets_come(session, db.utc_now())
+    if ended:
+        log.warning("no new runs any more of %s", ", ".join(ended))
+    return ended
 
 
 def release_lapsed(books: Books) -> int:

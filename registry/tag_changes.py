@@ -10,14 +10,14 @@ from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.rules import Directory
-from enforcer.problems import StaleReview
+from enforcer.problems import StaleBase, StaleReview
 from enforcer.profile_changes import ChangeClass, class_of
 from enforcer.profiles import Kind, Profile
-from registry import tags
+from registry import tag_life, tags
 from registry.access import Matter, Permit
 from registry.changes import Draft, about_tag, base_of, units_that_run
 from registry.identity import Actor
-from registry.tables import Proposal
+from registry.tables import Proposal, Tag
 
 PROPOSE, REVIEW = "propose", "approve"
 TagChange = wire.NewTag | wire.NewVersion
@@ -29,7 +29,7 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType."""
+    """Raises NameInvalid, NameIsVariant, ProfileInvalid, UnknownTaskType, TaskTypeNotActive."""
     change = request.change
     assert isinstance(change, TagChange)
     profile = _resolve(session, change)
@@ -92,6 +92,34 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     )
 
 
+def revert(session: Session, proposal: Proposal, by: Actor, /) -> None:
+    """The profile that was in force is so again, as the next version: a number never means another content later. A
+    task type that is taken back is archived, so that its name never means anything else.
+
+    Raises:
+        StaleBase: another version came after it, or task types below it.
+    """
+    tag = session.get_one(Tag, proposal.subject.removeprefix("tag:"))
+    if tag.version != proposal.version:
+        raise StaleBase(f"version {tag.version} of `{tag.name}` came after the provisional {proposal.version}")
+    if proposal.kind == "new-tag":
+        tag_life.take_back(session, tag, by, proposal_id=proposal.id)
+        return
+    assert proposal.base is not None  # a next version was made from the one before
+    tags.activate(
+        session,
+        name=tag.name,
+        kind=Kind(tag.kind),
+        parent=tag.parent,
+        description=tag.description,
+        aliases=[],
+        profile=Profile.model_validate(tags.version(session, tag.name, proposal.base["version"]).profile),
+        by=by,
+        event="tag.reverted",
+        proposal_id=proposal.id,
+    )
+
+
 def _resolve(session: Session, change: TagChange) -> Profile:
     return tags.resolve_profile(session, _parent(session, change), change.profile, change.overrides)
 
@@ -99,6 +127,6 @@ def _resolve(session: Session, change: TagChange) -> Profile:
 def _parent(session: Session, change: TagChange) -> str | None:
     """The canonical name of the parent. A new name is checked first: its refusal is the more helpful one."""
     if isinstance(change, wire.NewVersion):
-        return tags.find(session, change.tag).parent
+        return tags.find_living(session, change.tag).parent
     tags.refuse_bad_name(session, change.tag, change.aliases)
     return tags.find_active(session, change.parent).name if change.parent else None

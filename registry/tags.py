@@ -3,19 +3,28 @@
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as core
 import yaml
 from pydantic import BaseModel, ConfigDict, Field as Member, ValidationError
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, and_, true
 from sqlmodel import Session, SQLModel, col, exists, select
 
 from enforcer import names, wire
+from enforcer.inheritance import inherit, refuse_contradictions
 from enforcer.policy.rules import PolicyInvalid
-from enforcer.problems import NameInvalid, NameIsVariant, NotFound, ProfileInvalid, TaskTypeNotActive, UnknownTaskType
-from enforcer.profiles import Kind, Profile, ProfileOverrides, inherit
-from registry import audit, db
+from enforcer.problems import (
+    NameInvalid,
+    NameIsVariant,
+    NotFound,
+    ProfileInvalid,
+    TaskTypeArchived,
+    TaskTypeNotActive,
+    UnknownTaskType,
+)
+from enforcer.profiles import Kind, Profile, ProfileOverrides
+from registry import audit, db, tag_life
 from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.paging import Page
@@ -24,6 +33,7 @@ from registry.tables import Alias, Tag, TagVersion
 ACTIVE = "active"
 SEEDER = Actor("system:seed", (), "all")
 _COLUMNS = tuple(SQLModel.metadata.tables["tag"].columns)
+_NAMES = tuple(column.name for column in _COLUMNS)
 
 
 def _called(alias: str | None) -> ColumnElement[bool]:
@@ -32,13 +42,20 @@ def _called(alias: str | None) -> ColumnElement[bool]:
     return spelt if alias is None else spelt.where(col(Alias.alias) == alias)
 
 
+def _in_state(state: Any) -> ColumnElement[bool]:
+    """A sunset holds from its second on; every task type is in some state."""
+    return true() if state is None else tag_life.in_state(state, db.utc_now())
+
+
 LISTING = Listing(
     key=Tag.name,
     fields={
         "name": Field(Tag.name, sort=Tag.name),
         "kind": Field(Tag.kind, "word", tuple(Kind), sort=Tag.kind),
         "parent": Field(Tag.parent),
-        "state": Field(Tag.state, sort=Tag.state),
+        "state": Field(Tag.state, "word", get_args(wire.TagState), holds=_in_state, sort=Tag.state),
+        "sunset_at": Field(Tag.sunset_at, "moment"),
+        "replaced_by": Field(Tag.replaced_by),
         "description": Field(Tag.description),
         "version": Field(Tag.version, "number", sort=Tag.version),
         "created_at": Field(Tag.created_at, "moment", sort=Tag.created_at),
@@ -68,14 +85,40 @@ def canonical(session: Session, name: str) -> str:
 
 
 def find_active(session: Session, name: str) -> Tag:
-    """As `find`, for a new run.
+    """As `find`, for a new child.
 
     Raises:
-        TaskTypeNotActive: the tag exists but takes no new runs.
+        TaskTypeNotActive: it has ended, or is going to.
     """
     tag = find(session, name)
     if tag.state != ACTIVE:
-        raise TaskTypeNotActive(f"`{tag.name}` is {tag.state} and takes no new runs")
+        raise TaskTypeNotActive(f"`{tag.name}` is {tag_life.state_at(tag, db.utc_now())}; nothing new goes below it")
+    return tag
+
+
+def find_living(session: Session, name: str) -> Tag:
+    """As `find`, for a new version.
+
+    Raises:
+        TaskTypeNotActive: its end has come.
+    """
+    tag = find_runnable(session, name)
+    if (state := tag_life.state_at(tag, db.utc_now())) == "sunset":
+        raise TaskTypeNotActive(f"`{tag.name}` is {state} and changes no more")
+    return tag
+
+
+def find_runnable(session: Session, name: str) -> Tag:
+    """As `find`, for a new run. Whether one of what has ended is let through is ruled with the policy's decision
+    (`deprecations`).
+
+    Raises:
+        TaskTypeArchived
+    """
+    tag = find(session, name)
+    if tag.state == "archived":
+        instead = f"; use `{tag.replaced_by}`" if tag.replaced_by else ""
+        raise TaskTypeArchived(f"`{tag.name}` is archived, for the record only{instead}", replaced_by=tag.replaced_by)
     return tag
 
 
@@ -104,25 +147,28 @@ def version(session: Session, name: str, number: int | None = None) -> TagVersio
 
 @dataclass(frozen=True)
 class InForce:
-    """The version of a task type that new runs get. `canonical` is the profile as it stands in their specifications."""
+    """The version of a task type that new runs get. `canonical` is the profile as it stands in their specifications.
+    Where it has a `deprecation`, ask `deprecations` before anything is run."""
 
     tag: str
     version: int
     profile: Profile
     profile_digest: str
     canonical: bytes
+    deprecation: wire.Deprecation | None = None
 
 
 def in_force(session: Session, name: str) -> InForce:
     """The version in force of the task type with this name or alias.
 
     Raises:
-        UnknownTaskType, TaskTypeNotActive.
+        UnknownTaskType, TaskTypeArchived.
     """
-    tag = find_active(session, name)
+    tag = find_runnable(session, name)
     row = version(session, tag.name)
     profile = Profile.model_validate(row.profile)
-    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical())
+    ends = tag_life.deprecation_of(tag)
+    return InForce(tag.name, row.version, profile, row.profile_digest, profile.canonical(), ends)
 
 
 def versions(session: Session, name: str) -> list[TagVersion]:
@@ -150,19 +196,26 @@ def listed(session: Session, page: Page) -> tuple[list[wire.Tag], str | None]:
     found = [list(lines) for _, lines in groupby(rows, key=lambda row: row.name)]
     kept, token = page.cut([lines[0] for lines in found])
     spelt = [[line.alias for line in lines if line.alias is not None] for lines in found[: len(kept)]]
-    items = [{**row._mapping, "aliases": aliases} for row, aliases in zip(kept, spelt, strict=True)]
+    tags = [(Tag(**{name: getattr(row, name) for name in _NAMES}), row.profile_digest) for row in kept]
+    items = [_told(tag, aliases, digest) for (tag, digest), aliases in zip(tags, spelt, strict=True)]
     return [wire.Tag.model_validate(item) for item in items], token
 
 
 def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
     current = version(session, tag.name)
     aliases = session.exec(select(Alias.alias).where(Alias.tag == tag.name).order_by(col(Alias.alias)))
-    return wire.TagDetail(
+    told = _told(tag, list(aliases), current.profile_digest)
+    return wire.TagDetail(**told, profile=Profile.model_validate(current.profile))
+
+
+def _told(tag: Tag, aliases: list[str], profile_digest: str) -> dict[str, Any]:
+    return {
         **tag.model_dump(),
-        aliases=list(aliases),
-        profile_digest=current.profile_digest,
-        profile=Profile.model_validate(current.profile),
-    )
+        "state": tag_life.state_at(tag, db.utc_now()),
+        "deprecation": tag_life.deprecation_of(tag),
+        "aliases": aliases,
+        "profile_digest": profile_digest,
+    }
 
 
 # --- what may be added ------------------------------------------------------------------------------------------------
@@ -201,15 +254,19 @@ def resolve_profile(
     """The whole profile that a change leads to: given in full at the root, inherited and narrowed below.
 
     Raises:
-        ProfileInvalid: both or neither were given, or the child widens its parent.
+        ProfileInvalid: both or neither were given; it cannot be meant (BoundsContradict, MetricUnknown).
+        ProfileWidens: the child allows what its parent does not.
     """
     if parent is None:
         if profile is None or overrides is not None:
             raise ProfileInvalid("a task type without parent needs a whole `profile`, and no `overrides`")
+        refuse_contradictions(profile)
         return profile
     if profile is not None:
         raise ProfileInvalid(f"a child of `{parent}` inherits its profile; say what is narrower in `overrides`")
-    return inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+    whole = inherit(Profile.model_validate(version(session, parent).profile), overrides or ProfileOverrides())
+    refuse_contradictions(whole)
+    return whole
 
 
 def activate(

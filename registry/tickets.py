@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from enforcer import gates, tickets, tlog, wire
 from enforcer.policy.rules import Directory
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import (
     ArgumentInvalid,
     IdempotencyConflict,
@@ -31,7 +32,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
-from registry import access, audit, db, quotas, tags
+from registry import access, audit, db, deprecations, quotas, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
@@ -43,9 +44,10 @@ ATTEMPTS = 10  # to draft under a stamp that still stands when it is written
 _ONE_PLACE = re.compile(r"urn:swift:exec:(local:)?[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 
 
-def plan(session: Session, request: wire.TicketRequest, permit: Permit) -> wire.TicketPlan:
+def plan(session: Session, request: wire.TicketRequest, permit: Permit, gate: Snapshot) -> wire.TicketPlan:
     """What `issue` would grant. Nothing is written."""
     task = tags.in_force(session, request.task_type)
+    permit = deprecations.weighed(task, gate, permit, db.utc_now())
     spec = _resolve(request, request.model_dump(mode="json"), task, permit, run_id="run-planned")
     canonical_bytes_around(task.canonical, spec)
     return wire.TicketPlan(
@@ -66,6 +68,7 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
     Raises:
         ArgumentInvalid, SpecificationInvalid: the run cannot be resolved.
         NotPermitted, OfflineNotPermitted: by the policy that is live when it is drafted.
+        TaskTypeSunset: its end has come, and no exception is for that.
         IdempotencyConflict: this key came with another request before.
         Unavailable: task types or tokens change faster than a ticket is written.
     """
@@ -89,6 +92,7 @@ def _draft_now(books: Books, request: wire.TicketRequest, permit: Permit, key: s
         head = books.head(session)
     refuse_offline_elsewhere(request, gate.policy.directory)
     permit = access.still_permitted(gate, permit)  # the policy may be another since the route was entered
+    permit = deprecations.weighed(task, gate, permit, db.utc_now())
     return draft(books, request, permit, task, stamp=stamp, idempotency_key=key, head=head)
 
 
@@ -108,6 +112,7 @@ def draft(
     `issue`. What is made here of checked parts goes through no model again: that would be a tenth of a ticket.
     """
     run_id, jti, now = f"run-{db.uuid7()}", db.uuid7(), db.utc_now()
+    deprecations.refuse_ended(task, permit, now)  # also of what was remembered: no clock moves the stamp
     ends, issued_at = now + timedelta(seconds=books.settings.ticket_ttl_s), int(now.timestamp())
     asked, limits, rule = request.model_dump(mode="json"), task.profile.limits, _rule(permit)
     run_spec = canonical_bytes_around(task.canonical, _resolve(request, asked, task, permit, run_id=run_id))
@@ -125,6 +130,7 @@ def draft(
             "run_spec_digest": run_spec_digest,
             "jkt": request.jkt,
             "redeem": request.redeem,
+            **({"past_sunset": permit.past_sunset} if permit.past_sunset else {}),
         },
     )
     token = tickets.sign_claims(

@@ -37,7 +37,8 @@ def use_of(session: Session, gate: Snapshot, exception: PolicyException) -> Use:
             continue
         without = without or Snapshot(gate.policy.with_exceptions(others), gate.tag_parents)
         decisions += 1
-        changed += gate.decide(asked).allowed != without.decide(asked).allowed
+        past_sunset = event.detail.get("past_sunset") == exception.id  # what no rule could have let through
+        changed += past_sunset or gate.decide(asked).allowed != without.decide(asked).allowed
     return Use(decisions, changed)
 
 

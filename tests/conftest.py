@@ -57,7 +57,11 @@ class Registry:
     def __post_init__(self) -> None:
         server.prepare(self.settings)
         self.app = create_app(self.settings)
-        # A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two units.
+        self.welcome()
+
+    def welcome(self) -> None:
+        """A proposal that nobody could agree to is refused, so there are people who could: enough of them, of two
+        units, with tokens for a day."""
         for user in ("hu", "sun", "gao", "lin"):
             self.token(user, "platform-admins", "unit-owners")
         for user in ("wei", "qin"):
@@ -91,7 +95,7 @@ class Registry:
             found = session.exec(select(Event).order_by(Event.at, Event.id)).all()
         return [event for event in found if not kinds or event.kind in kinds]
 
-    def propose(self, client: TestClient, tag: str = "review-sentiment", **change: Any) -> httpx2.Response:
+    def propose(self, client: TestClient, tag: str = "message-tone", **change: Any) -> httpx2.Response:
         body = {
             "kind": "new-tag",
             "tag": tag,
@@ -107,7 +111,7 @@ class Registry:
         body = {"verdict": verdict, "digest": proposal["digest"], "reason": "I read it all"}
         return client.post(f"/v1/proposals/{proposal['id']}/reviews", json=body)
 
-    def approve_tag(self, tag: str = "review-sentiment", **change: Any) -> None:
+    def approve_tag(self, tag: str = "message-tone", **change: Any) -> None:
         """Propose a tag and have two stewards approve it."""
         proposal = self.propose(self.as_("author", "trainers"), tag, **change).json()
         for steward in ("first", "second"):

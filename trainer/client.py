@@ -33,6 +33,12 @@ class Registry(Link):
     def tag_version(self, name: str, version: int) -> wire.TagVersion:
         return self._get(f"/v1/tags/{_part(name)}/versions/{version}", wire.TagVersion)
 
+    def tag_usage(self, name: str, business_unit: str | None = None) -> wire.TagUsage:
+        return self._get(f"/v1/tags/{_part(name)}/usage", wire.TagUsage, business_unit=business_unit)
+
+    def readiness(self, name: str) -> wire.DeprecationReadiness:
+        return self._get(f"/v1/tags/{_part(name)}/deprecation-readiness", wire.DeprecationReadiness)
+
     def check_name(self, name: str) -> wire.NameCheck:
         return self._post("/v1/tags:check-name", wire.NameCheckRequest(name=name), wire.NameCheck, again=True)
 
@@ -61,6 +67,19 @@ class Registry(Link):
 
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
+
+    def ratify(self, id: str, asked: wire.Ratification) -> wire.Proposal:
+        return self._post(f"/v1/proposals/{_part(id)}:ratify", asked, wire.Proposal, again=True)
+
+    def delegate(self, asked: wire.DelegationRequest) -> wire.Delegation:
+        return self._post("/v1/delegations", asked, wire.Delegation, again=True)
+
+    def delegations(self, **query: str | None) -> Iterator[wire.Delegation]:
+        """All of them, newest first."""
+        return self._each("/v1/delegations", wire.DelegationPage, **query)
+
+    def revoke_delegation(self, id: str, asked: wire.DelegationEnd) -> wire.Delegation:
+        return self._post(f"/v1/delegations/{_part(id)}:revoke", asked, wire.Delegation, again=True)
 
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
         return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal, again=True)

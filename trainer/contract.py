@@ -6,6 +6,7 @@ recipe     can this release of the trainer train it?
 preflight  everything that can go wrong here
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -53,12 +54,14 @@ class ApprovalPending(Conflict):
 
 @dataclass(frozen=True)
 class Contract:
-    """The task type as the registry has it: canonical name and one version's profile."""
+    """The task type as the registry has it: canonical name and one version's profile. One that has `ended` is run by
+    exception, or not at all."""
 
     tag: str
     version: int
     profile: Profile
     profile_digest: str
+    ended: bool
 
 
 def look(
@@ -69,6 +72,7 @@ def look(
     Raises:
         UnknownTaskType, NotPermitted: asked for all the same, so that the refusal is on record.
         ApprovalPending: the task type is only proposed yet.
+        TaskTypeSunset, TaskTypeArchived: it has ended, told before anybody mends data for it.
         RecipeMissing, LauncherMissing: permitted, but not by this trainer.
         Problem: anything `preflight.check` refuses.
     """
@@ -81,6 +85,8 @@ def look(
     if (denied := _denial(registry, args, found)) is not None:
         _ask_for_the_record(registry, args, train, held_out)
         raise denied
+    if found.ended:  # the registry says no in its own words, or knows an exception that lets it through
+        _ask(registry, args, train, held_out)
     _need_recipe(found)
     _need_launcher(args)
     return found, preflight.check(args, found.profile, train, held_out)
@@ -89,15 +95,16 @@ def look(
 def _contract(registry: Registry, args: TrainingArguments) -> Contract:
     """The version asked for, or the current one."""
     tag = registry.tag(args.tag)
+    ended = tag.state in ("sunset", "archived")
     if args.version is None or args.version == tag.version:
-        return Contract(tag.name, tag.version, tag.profile, tag.profile_digest)
+        return Contract(tag.name, tag.version, tag.profile, tag.profile_digest, ended)
     try:
         old = registry.tag_version(tag.name, args.version)
     except NotFound as unknown:
         raise UnknownTaskType(
             f"`{tag.name}` has no version {args.version}; the current one is `{tag.name}@{tag.version}`"
         ) from unknown
-    return Contract(tag.name, old.version, old.profile, old.profile_digest)
+    return Contract(tag.name, old.version, old.profile, old.profile_digest, ended)
 
 
 def ticket_request(
@@ -149,19 +156,19 @@ def _denial(registry: Registry, args: TrainingArguments, found: Contract) -> Not
 
 
 def _ask_for_the_record(registry: Registry, args: TrainingArguments, train: Any, held_out: Any) -> None:
-    """Ask for what will be refused, without wanting a ticket, and let the registry's own words be the refusal.
+    """Ask for what will be refused, without wanting a ticket, and let the registry's own words be the refusal."""
+    with suppress(NotFound, TaskTypeNotActive):  # our look-up said it already, and knows what was asked for
+        _ask(registry, args, train, held_out)
 
-    Without a readable model or data there is no honest request to make, and the caller's refusal has to do.
-    """
+
+def _ask(registry: Registry, args: TrainingArguments, train: Any, held_out: Any) -> None:
+    """Without a readable model or data there is no honest request to make, and the caller's refusal has to do."""
     try:
         sources = preflight.read_sources(args, train, held_out)
         given = preflight.gather(args, sources, folders.model_folder(args.model_name_or_path))
     except Problem:
         return
-    try:
-        registry.plan(ticket_request(args, args.tag, args.version, args.tag_arguments, given, SigningKey.generate()))
-    except (NotFound, TaskTypeNotActive):  # our look-up said it already, and knows what was asked for
-        return
+    registry.plan(ticket_request(args, args.tag, args.version, args.tag_arguments, given, SigningKey.generate()))
 
 
 def _raise_if_proposed(registry: Registry, tag: str) -> None:

@@ -58,7 +58,9 @@ _BY_CODE = {
     "approval-pending": PENDING,
     "command-line-invalid": USAGE,
     "name-is-variant": INVALID,
+    "task-type-archived": INVALID,
     "task-type-not-active": INVALID,
+    "task-type-sunset": INVALID,
 }
 
 

@@ -15,6 +15,7 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
 from trainer.inputs import columns, folders, lengths, rows
+from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
@@ -87,7 +88,8 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
-    train_rows, eval_rows = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     _check_negatives(arguments, train_rows)
@@ -100,15 +102,19 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         inputs=gather(args, sources, model),
         train_rows=train_rows,
         eval_rows=eval_rows,
-        findings=[*findings, *more],
-        facts={**facts, **length_facts},
+        findings=[*cleaned.findings, *findings, *more],
+        facts={**facts, "dropped": cleaned.dropped, **length_facts},
     )
 
 
 def rows_of(
     sources: Sources, profile: Profile, mapping: Mapping[str, str], arguments: Mapping[str, Any], eval_fraction: float
-) -> tuple[list[Row], list[Row]]:
-    """Train and held-out rows; the worker calls this again on what it read itself."""
+) -> Cleaned:
+    """Train and held-out rows, cleaned; the worker calls this again on what it read itself.
+
+    Raises:
+        DatasetInvalid: anything `trainer.inputs` refuses.
+    """
 
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
@@ -117,8 +123,9 @@ def rows_of(
 
     train = side(sources.train)
     if sources.eval:
-        return train, side(sources.eval)
-    return columns.split(train, columns.subject(profile), eval_fraction, int(arguments.get("seed") or 0))
+        return clean(profile, train, side(sources.eval))
+    seed = int(arguments.get("seed") or 0)
+    return clean(profile, *columns.split(train, columns.subject(profile), eval_fraction, seed))
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:

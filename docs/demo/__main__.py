@@ -27,7 +27,7 @@ PEOPLE = {
 }
 
 REVIEW_RUN = {
-    "task_type": "review-sentiment",
+    "task_type": "message-tone",
     "model_name_or_path": "",  # filled in below: a folder of an installed package
     "dataset": str(OUT / "data/reviews.train.jsonl"),
     "eval_dataset": str(OUT / "data/reviews.eval.jsonl"),
@@ -47,7 +47,7 @@ REVIEW_RUN = {
 PROPOSAL = {
     "change": {
         "kind": "new-tag",
-        "tag": "review-sentiment",
+        "tag": "message-tone",
         "tag_kind": "business",
         "parent": "sequence-classification",
         "description": "Whether a review speaks well of what it reviews.",
@@ -96,9 +96,9 @@ def the_story(world: "World") -> None:
             world.make_token(name, unit, groups)
             say(f"{name}: {role}")
 
-    with step("wang wants to train `review-sentiment`, which does not exist"):
+    with step("wang wants to train `message-tone`, which does not exist"):
         write_reviews()
-        run_file, proposal_file = OUT / "review-sentiment.json", OUT / "proposal.json"
+        run_file, proposal_file = OUT / "message-tone.json", OUT / "proposal.json"
         run_file.write_text(json.dumps({**REVIEW_RUN, "model_name_or_path": str(model_folder())}, indent=1))
         proposal_file.write_text(json.dumps(PROPOSAL, indent=1))
         world.swift_submit("wang", "run", str(run_file), exit_code=6, expect="swift-submit tags propose")
@@ -116,16 +116,16 @@ def the_story(world: "World") -> None:
     with step("Two other stewards read and approve it; version 1 is active at once"):
         world.swift_submit("li", *review)
         world.swift_submit("zhao", *review, expect="applied")
-        told = world.swift_submit("wang", "tags", "show", "review-sentiment", quiet=True)
+        told = world.swift_submit("wang", "tags", "show", "message-tone", quiet=True)
         say(told.splitlines()[0])
-        check("review-sentiment@1" in told, "version 1 is active")
+        check("message-tone@1" in told, "version 1 is active")
 
     with step("chen, outside the NLP group, asks for `dpo`: refused, with the rule and who may"):
         told = world.swift_submit("chen", "can-i", "submit", "dpo", "--explain", exit_code=3)
         check("group:nlp" in told and "nlp-trains-preference-alignment" in told, "the refusal names rule and group")
 
     with step("wang trains: pre-flight, ticket, verification, LoRA fine-tuning, scores, the gate"):
-        thief = Thief(OUT / "runs/task-type=review-sentiment")
+        thief = Thief(OUT / "runs/task-type=message-tone")
         with thief:
             world.swift_submit("wang", "run", str(run_file), live=True)
         folder = thief.folder
@@ -178,7 +178,7 @@ def the_story(world: "World") -> None:
         check("Will Lightman" in answer.splitlines()[0], "the right film comes first")
 
     with step("qiao audits retail: runs, events, no look at search"):
-        world.swift_submit("wang", "runs", "list", "--task-type", "review-sentiment", expect="pass")
+        world.swift_submit("wang", "runs", "list", "--task-type", "message-tone", expect="pass")
         events = world.get("qiao", "/v1/audit", page_size=100).json()["items"]
         for event in reversed(events):
             detail = event["detail"]

@@ -155,14 +155,17 @@ def _faults_of_exception(exception: PolicyException, denies: Mapping[str, Rule])
 
 
 def _faults_of_approvals(approvals: Approvals, directory: Directory) -> Iterator[Fault]:
-    for rule in approvals.rules:
+    for at, rule in enumerate(approvals.rules):
+        about = f"approval {rule.id}"
+        if before := next((one for one in approvals.rules[:at] if one.when.covers(rule.when)), None):
+            yield Fault(
+                f"approval rule `{rule.id}` never decides: `{before.id}` before it fits all that it fits", about
+            )
         named = [*(threshold.group for threshold in rule.thresholds), rule.escalate_to]
         for group in named:
             if group is not None and group not in directory.groups:
                 meant = did_you_mean(group, directory.groups)
-                yield Fault(
-                    f"approval rule `{rule.id}` speaks of unknown group `{group}`{meant}", f"approval {rule.id}"
-                )
+                yield Fault(f"approval rule `{rule.id}` speaks of unknown group `{group}`{meant}", about)
 
 
 def _twice(what: str, names: Iterable[str]) -> Iterator[Fault]:

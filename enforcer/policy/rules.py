@@ -22,6 +22,7 @@ from enforcer.policy.conditions import Conditions, Context, Point
 ACTIONS = frozenset(
     {
         *("submit", "cancel", "propose", "approve", "deprecate", "promote", "waive"),
+        *("delegate", "break-glass"),
         *("run-read", "audit-read", "audit-erase", "metrics-read", "deactivate"),
         *("policy-read", "policy-write", "policy-approve", "override", "evaluate"),
     }

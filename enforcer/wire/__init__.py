@@ -40,6 +40,13 @@ from enforcer.wire.decisions import (
     RuleMatch as RuleMatch,
     SubjectProperties as SubjectProperties,
 )
+from enforcer.wire.delegations import (
+    Delegation as Delegation,
+    DelegationEnd as DelegationEnd,
+    DelegationPage as DelegationPage,
+    DelegationRequest as DelegationRequest,
+    DelegationScope as DelegationScope,
+)
 from enforcer.wire.exceptions import (
     ExceptionCounts as ExceptionCounts,
     ExceptionPage as ExceptionPage,
@@ -80,6 +87,7 @@ from enforcer.wire.proposals import (
     ApprovalMissing as ApprovalMissing,
     ApprovalNeeded as ApprovalNeeded,
     ApprovalTerms as ApprovalTerms,
+    BreakGlass as BreakGlass,
     Change as Change,
     NewTag as NewTag,
     NewVersion as NewVersion,
@@ -93,6 +101,7 @@ from enforcer.wire.proposals import (
     ProposalRequest as ProposalRequest,
     ProposalState as ProposalState,
     ProposedChange as ProposedChange,
+    Ratification as Ratification,
     Review as Review,
     ReviewGiven as ReviewGiven,
 )
@@ -106,6 +115,20 @@ from enforcer.wire.runs import (
     RunManifest as RunManifest,
     RunPage as RunPage,
     Upload as Upload,
+)
+from enforcer.wire.tag_life import (
+    Archival as Archival,
+    Consumer as Consumer,
+    Deprecation as Deprecation,
+    DeprecationReadiness as DeprecationReadiness,
+    DeprecationTerms as DeprecationTerms,
+    NewDeprecation as NewDeprecation,
+    Restoration as Restoration,
+    Standing as Standing,
+    TagState as TagState,
+    TagUsage as TagUsage,
+    UnitUsage as UnitUsage,
+    VersionUsage as VersionUsage,
 )
 from enforcer.wire.tags import (
     NameCheck as NameCheck,

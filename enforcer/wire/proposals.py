@@ -8,8 +8,10 @@ from pydantic import AwareDatetime, Field
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
+from enforcer.wire.decisions import PrincipalId
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
+from enforcer.wire.tag_life import Archival, DeprecationTerms, NewDeprecation, Restoration
 
 
 class NewTag(Request):
@@ -43,7 +45,10 @@ class PolicyFiles(Request):
     files: dict[PolicyFileName, FileText] = Field(min_length=1, max_length=200)
 
 
-Change = Annotated[NewTag | NewVersion | PolicyFiles | NewException, Field(discriminator="kind")]
+Change = Annotated[
+    NewTag | NewVersion | PolicyFiles | NewException | NewDeprecation | Restoration | Archival,
+    Field(discriminator="kind"),
+]
 
 
 class PolicyDigests(Answer):
@@ -53,21 +58,44 @@ class PolicyDigests(Answer):
     files: dict[str, Digest]
 
 
-ProposedChange = Annotated[NewTag | NewVersion | PolicyDigests | NewException, Field(discriminator="kind")]
+ProposedChange = Annotated[
+    NewTag | NewVersion | PolicyDigests | NewException | DeprecationTerms | Restoration | Archival,
+    Field(discriminator="kind"),
+]
 
 
 ProposalState = Literal["draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded"]
 
 
+class BreakGlass(Request):
+    """Why a change takes effect before others agree: the incident, by the name it has where incidents are kept."""
+
+    incident: Line
+    reason: Reason
+
+
+Provisional = Literal["in-effect", "ratified", "reverted", "not-reverted"]
+
+
 class ProposalRequest(Request):
     """A `draft` is for nobody to review until it is submitted. Agreed to, the change waits for `not_before`. `base` is
-    the digest of the version that the change was made from: where another is in force, it is refused."""
+    the digest of the version that the change was made from: where another is in force, it is refused. With
+    `break_glass` it takes effect at once, and is undone after 72 hours unless others have agreed to it."""
 
     change: Change
     reason: Reason
     draft: bool = False
     not_before: AwareDatetime | None = None
     base: Digest | None = None
+    break_glass: BreakGlass | None = None
+
+
+class Ratification(Request):
+    """An approval of what is in effect provisionally, of exactly the content with this digest."""
+
+    digest: Digest
+    reason: Reason
+    on_behalf_of: PrincipalId | None = None
 
 
 class ProposalEdit(Request):
@@ -80,11 +108,13 @@ class ProposalEdit(Request):
 
 
 class Review(Request):
-    """A verdict on exactly the content with this digest; if the proposal changed since, the review is refused."""
+    """A verdict on exactly the content with this digest; if the proposal changed since, the review is refused. With
+    `on_behalf_of` it is that person's, whose delegation the reviewer holds, and counts as theirs."""
 
     verdict: Literal["approve", "reject"]
     digest: Digest
     reason: Reason
+    on_behalf_of: PrincipalId | None = None
 
 
 class PolicyChecks(Answer):
@@ -105,6 +135,7 @@ class ReviewGiven(Answer):
     """Whether it `counts`: one of an earlier `round`, or by somebody who may approve no longer, does not."""
 
     reviewer: str
+    on_behalf_of: str | None
     business_unit: str
     verdict: str
     reason: str
@@ -152,7 +183,9 @@ class Proposal(Answer):
     """`subject` is what it changes: `tag:<name>`, `policy` or `exception:<id>`. `checks` is what the registry found out
     about a policy revision when it was proposed; the digest binds it, too, and the `base` that the change is made from.
     Each edit begins a `round`. `terms` (none of a draft) and `missing` say who has to agree, and who of them has not.
-    Applied, a change of the vocabulary has a `version` and one of the policy a `policy_revision`."""
+    Applied, a change of the vocabulary has a `version` and one of the policy a `policy_revision`. What took effect
+    before others agreed, for an `incident`, is `provisional`: `in-effect`, until it is `ratified` or `reverted`, or (an
+    alarm) `not-reverted`, because what it changed was changed again meanwhile."""
 
     id: str
     state: ProposalState
@@ -173,6 +206,10 @@ class Proposal(Answer):
     terms_digest: Digest | None
     approvals_needed: int
     missing: list[ApprovalMissing]
+    incident: str | None
+    incident_reason: str | None
+    provisional: Provisional | None
+    provisional_until: datetime | None
     reviews: list[ReviewGiven]
     version: int | None
     policy_revision: Digest | None

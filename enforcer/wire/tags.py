@@ -5,19 +5,21 @@ from datetime import datetime
 from enforcer.profiles import Kind, Profile
 from enforcer.runspec import Digest
 from enforcer.wire.base import Answer, Name, Request
+from enforcer.wire.tag_life import Deprecation, TagState
 
 
 class Tag(Answer):
-    """A task type and its current version."""
+    """A task type and its current version. One that was deprecated says so in `deprecation`, whatever became of it."""
 
     name: str
     kind: Kind
     parent: str | None
     aliases: list[str]
     description: str
-    state: str
+    state: TagState
     version: int
     profile_digest: Digest
+    deprecation: Deprecation | None
 
 
 class TagVersion(Answer):

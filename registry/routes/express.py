@@ -58,6 +58,8 @@ class Express:
             if request.redeem != "online":  # where that is allowed, the documented route knows
                 return None
             actor, task, gate, stamp = await self._look_up(token, request.task_type)
+            if task.deprecation is not None:  # the documented route tells of the end, and knows the exceptions
+                return None
             head = self._books.known_head() or await self._newest_head()
             matter = access.Matter(
                 tag=task.tag,

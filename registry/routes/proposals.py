@@ -11,8 +11,8 @@ from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import ApprovalLost
-from registry import access, approvals, etags, policy_changes, proposal_view, proposals
-from registry.access import THE_HOUSE, Matter, May, Permit, SignedIn
+from registry import access, approvals, delegations, etags, glass, policy_changes, proposal_view, proposals
+from registry.access import THE_HOUSE, Caller, Matter, May, Permit, SignedIn
 from registry.books import Books, TheBooks
 from registry.etags import IfNoneMatch, MustMatch
 from registry.idempotency import OneChange
@@ -45,6 +45,19 @@ def _proposal_to(what: Literal["PROPOSE", "REVIEW"]) -> Callable[..., Matter]:
     return proposal_in_path
 
 
+def _proposal_to_review(
+    request: Request, books: TheBooks, proposal_id: str, verdict: wire.Review, caller: Caller
+) -> Matter:
+    """As above; in whose name, where the reviewer is a delegate."""
+    matter = _proposal_to("REVIEW")(request, books, proposal_id)
+    if verdict.on_behalf_of is None:
+        return matter
+    request.state.attempt.facts["detail"]["on_behalf_of"] = verdict.on_behalf_of
+    with books.reading() as session:
+        gate, action = books.gate(session), matter.action or "approve"
+        return replace(matter, hand=delegations.hand_of(session, caller, verdict.on_behalf_of, gate, action, matter))
+
+
 def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Matter:
     with books.reading() as session:
         proposal = proposals.get(session, proposal_id)
@@ -52,7 +65,7 @@ def _proposal_to_read(request: Request, books: TheBooks, proposal_id: str) -> Ma
     return replace(THE_HOUSE, owner=proposal.author)
 
 
-def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewException) -> dict[str, str]:
+def _named(change: wire.Change) -> dict[str, str]:
     if isinstance(change, wire.PolicyFiles):
         return {}
     return {"exception": change.id} if isinstance(change, wire.NewException) else {"tag": change.tag}
@@ -60,22 +73,32 @@ def _named(change: wire.NewTag | wire.NewVersion | wire.PolicyFiles | wire.NewEx
 
 @router.post("", status_code=201, operation_id="openProposal", response_model=wire.Proposal)
 def open_proposal(
+    request: Request,
     asked: wire.ProposalRequest,
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
     made: OneChange,
 ) -> Response:
-    """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it.
+    """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it; in an incident at
+    once, for those who may `break-glass`, and until it is undone or ratified.
 
     The next revision of the policy is tried first: it is linted, its own tests are run, and the decisions of the last
     days are made again by it. What comes out is part of what is agreed to.
     """
     change = asked.change
+    breaker = _may_break_glass(request, books, author, asked) if asked.break_glass else None
     checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
     with made.writing() as session:
         voters = approvals.electorate(books, session)
-        proposal = proposals.open_(session, asked, author, voters, checks=checks)
+        proposal = proposals.open_(session, asked, author, voters, checks=checks, breaker=breaker)
         return made.answer(session, _seen_by(session, proposal, author.actor, voters.gate), tagged=True)
+
+
+def _may_break_glass(request: Request, books: Books, author: Permit, asked: wire.ProposalRequest) -> Permit:
+    """Proposing takes one right, and not waiting for others another one."""
+    matter = _change_in_body(request, books, asked)
+    request.state.attempt.action = "break-glass"
+    return access.permit(request, books, author.actor, "break-glass", matter)
 
 
 class ProposalQuery(ListQuery):
@@ -186,7 +209,7 @@ def get_proposal_files(proposal_id: str, books: TheBooks) -> wire.ProposalFiles:
 def review_proposal(
     proposal_id: str,
     verdict: wire.Review,
-    reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to("REVIEW")))],
+    reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to_review))],
     books: TheBooks,
     change: OneChange,
 ) -> Response:
@@ -198,6 +221,30 @@ def review_proposal(
         proposal = proposals.get(session, proposal_id, for_change=True)
         proposals.review(session, proposal, verdict, reviewer, voters)
         return change.answer(session, _seen_by(session, proposal, reviewer.actor, voters.gate), tagged=True)
+
+
+def _ratification_of(
+    request: Request, books: TheBooks, proposal_id: str, asked: wire.Ratification, caller: Caller
+) -> Matter:
+    return _proposal_to_review(request, books, proposal_id, _as_review(asked), caller)
+
+
+@router.post("/{proposal_id}:ratify", operation_id="ratifyProposal", response_model=wire.Proposal)
+def ratify_proposal(
+    proposal_id: str,
+    asked: wire.Ratification,
+    reviewer: Annotated[Permit, Depends(May("approve", about=_ratification_of))],
+    books: TheBooks,
+    change: OneChange,
+) -> Response:
+    """Approve what is in effect provisionally. It stays, when as many have agreed to it as to any other proposal."""
+    with books.reading() as session:
+        glass.refuse_other(proposals.get(session, proposal_id))
+    return review_proposal(proposal_id, _as_review(asked), reviewer, books, change)
+
+
+def _as_review(asked: wire.Ratification) -> wire.Review:
+    return wire.Review(verdict="approve", **asked.model_dump())
 
 
 def _drop_lost(books: Books, proposal_id: str, verdict: wire.Review, reviewer: Permit) -> None:

@@ -1,13 +1,13 @@
 """`/v1/tags`: the vocabulary, readable for everybody signed in."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from enforcer import names, wire
 from enforcer.profiles import Kind
-from registry import etags, tags
+from registry import db, deprecations, etags, tag_life, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
 from registry.etags import IfNoneMatch
@@ -20,24 +20,41 @@ router = APIRouter(prefix="/v1/tags", tags=["tags"])
 class TagQuery(ListQuery):
     kind: Kind | None = None
     parent: wire.Name | None = None
+    state: wire.TagState | None = None
     page_size: int = Field(default=100, ge=1)
+
+
+class _Tags(Filter):
+    """A sunset holds from its second on, also where the books do not say so yet."""
+
+    def apply(self, query: Any, table: Any) -> Any:
+        state = self.wanted.get("state")
+        exact = Filter(**{name: value for name, value in self.wanted.items() if name != "state"})
+        query = exact.apply(query, table)
+        return query if state is None else query.where(tag_life.in_state(state, db.utc_now()))
 
 
 @router.get("", operation_id="listTags", openapi_extra=tags.LISTING.published)
 def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.TagPage:
-    """The vocabulary, by name unless another order is asked for."""
-    page = Page(query, Filter(kind=query.kind, parent=query.parent), tags.LISTING)
+    """The vocabulary, by name unless another order is asked for. What is proposed is no task type yet: `GET
+    /v1/proposals?state=open` has it."""
+    page = Page(query, _Tags(kind=query.kind, parent=query.parent, state=query.state), tags.LISTING)
     with books.reading() as session:
         items, token = tags.listed(session, page)
     return wire.TagPage(items=items, next_page_token=token)
 
 
-@router.get("/{name}", operation_id="getTag", response_model=wire.TagDetail)
+@router.get(
+    "/{name}",
+    operation_id="getTag",
+    response_model=wire.TagDetail,
+    responses={200: {"headers": deprecations.HEADERS}},
+)
 def get_tag(name: str, _caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """A task type with the profile of its current version. An alias answers with the tag it stands for."""
     with books.reading() as session:
         detail = tags.as_detail(session, tags.find(session, name))
-    return etags.answer(detail, if_none_match)
+    return etags.answer(detail, if_none_match, headers=deprecations.headers(detail.deprecation))
 
 
 @router.get("/{name}/versions", operation_id="listTagVersions")

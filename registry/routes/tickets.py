@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from enforcer import wire
 from enforcer.problems import UnknownTaskType
-from registry import etags, offline, revocations, tags, tickets
+from registry import deprecations, etags, offline, revocations, tag_life, tags, tickets
 from registry.access import Matter, May, Permit, SignedIn, TicketBearer, TicketHolder
 from registry.books import Books, TheBooks
 from registry.etags import IfNoneMatch, MayMatch
@@ -20,7 +20,7 @@ def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -
     facts = request.state.attempt.facts
     with books.reading() as session:
         try:
-            tag = tags.find_active(session, asked.task_type)
+            tag = tags.find_runnable(session, asked.task_type)
         except UnknownTaskType:
             # What was asked for goes into the detail: only the vocabulary's own words stand in the column.
             facts["detail"] = {"asked_for": asked.task_type}
@@ -41,7 +41,14 @@ def _run_in_body(request: Request, books: TheBooks, asked: wire.TicketRequest) -
     status_code=201,
     operation_id="issueTicket",
     response_model=wire.TicketGrant | wire.TicketPlan,
-    responses={200: {"model": wire.TicketPlan, "description": "validate_only: it would be granted like this"}},
+    responses={
+        200: {
+            "model": wire.TicketPlan,
+            "description": "validate_only: it would be granted like this",
+            "headers": deprecations.HEADERS,
+        },
+        201: {"headers": deprecations.HEADERS},
+    },
 )
 async def issue_ticket(
     asked: wire.TicketRequest,
@@ -53,15 +60,23 @@ async def issue_ticket(
     """A signed permit for exactly this run: one tag and version, these inputs, this place, 15 minutes, once."""
     if validate_only:
         planned = await run_in_threadpool(_plan, books, asked, trainer)
-        return Response(planned.model_dump_json(), 200, media_type="application/json")
-    granted = await tickets.issue(books, asked, trainer, idempotency_key=idempotency_key)
-    return Response(granted, 201, media_type="application/json")
+        status, body = 200, planned.model_dump_json().encode()
+    else:
+        status, body = 201, await tickets.issue(books, asked, trainer, idempotency_key=idempotency_key)
+    ends = await run_in_threadpool(_deprecation, books, asked.task_type)
+    return Response(body, status, deprecations.headers(ends), media_type="application/json")
+
+
+def _deprecation(books: Books, name: str) -> wire.Deprecation | None:
+    with books.reading() as session:
+        return tag_life.deprecation_of(tags.find(session, name))
 
 
 def _plan(books: Books, asked: wire.TicketRequest, trainer: Permit) -> wire.TicketPlan:
     with books.reading() as session:
-        tickets.refuse_offline_elsewhere(asked, books.gate(session).policy.directory)
-        return tickets.plan(session, asked, trainer)
+        gate = books.gate(session)
+        tickets.refuse_offline_elsewhere(asked, gate.policy.directory)
+        return tickets.plan(session, asked, trainer, gate)
 
 
 @router.get("/{jti}", operation_id="getTicket", response_model=wire.TicketStatus)

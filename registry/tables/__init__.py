@@ -12,6 +12,7 @@ from registry.tables.audit import (
     PendingEntry as PendingEntry,
 )
 from registry.tables.columns import UtcDateTime as UtcDateTime
+from registry.tables.delegations import Delegation as Delegation
 from registry.tables.idempotency import StoredAnswer as StoredAnswer
 from registry.tables.identity import (
     ApiToken as ApiToken,
@@ -35,6 +36,6 @@ from registry.tables.proposals import (
     Review as Review,
 )
 from registry.tables.quotas import QuotaHold as QuotaHold, QuotaUse as QuotaUse
-from registry.tables.runs import OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
+from registry.tables.runs import IS_ALIVE as IS_ALIVE, OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
 from registry.tables.tickets import IdempotentAnswer as IdempotentAnswer, Ticket as Ticket
 from registry.tables.vocabulary import Alias as Alias, Stamp as Stamp, Tag as Tag, TagVersion as TagVersion

@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, Column
+from sqlalchemy import JSON, CheckConstraint, Column, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
 
 STATES = ("draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded")
+_IN_EFFECT = text("provisional = 'in-effect'")
 
 
 class Proposal(SQLModel, table=True):
@@ -16,11 +17,21 @@ class Proposal(SQLModel, table=True):
     reviewers agree to; each edit begins a `round`, in which none has agreed yet.
 
     `subject` is what it changes: `tag:<name>`, `policy`, or `exception:<id>`. `terms` (none of a draft) are what was
-    asked when it was opened. A reminder and an escalation that were told have no time any more. What has ended is never
-    changed (trigger, 0001).
+    asked when it was opened. A reminder and an escalation that were told have no time any more. `provisional` is what
+    became of a change that took effect before others agreed, for an incident. What has ended is never changed (trigger,
+    0001).
     """
 
-    __table_args__ = (CheckConstraint(f"state in {STATES}", name="state"),)
+    __table_args__ = (
+        CheckConstraint(f"state in {STATES}", name="state"),
+        CheckConstraint("provisional in ('in-effect', 'ratified', 'reverted', 'not-reverted')", name="provisional"),
+        CheckConstraint(
+            "(provisional is null) = (incident is null) and (provisional is null) = (provisional_until is null)",
+            name="provisional_for_an_incident",
+        ),
+        CheckConstraint("provisional <> 'in-effect' or state in ('open', 'approved')", name="no_end_in_effect"),
+        Index("provisional", "provisional_until", sqlite_where=_IN_EFFECT, postgresql_where=_IN_EFFECT),
+    )
 
     id: str = Field(primary_key=True)
     kind: str
@@ -38,6 +49,10 @@ class Proposal(SQLModel, table=True):
     approvals_needed: int
     version: int | None = None
     policy_revision: str | None = None
+    incident: str | None = None
+    incident_reason: str | None = None
+    provisional: str | None = None
+    provisional_until: datetime | None = moment(nullable=True)
     opened_at: datetime = moment()
     not_before: datetime | None = moment(nullable=True)
     remind_at: datetime | None = moment(nullable=True)
@@ -65,14 +80,21 @@ class ProposedFile(SQLModel, table=True):
 
 
 class Review(SQLModel, table=True):
-    """One reviewer, one review in each round, for the unit that was theirs then. That the author is no reviewer, and
-    that what has ended takes none, is held by triggers as well (migration 0001)."""
+    """One reviewer, one review in each round, for the unit that was theirs then; or in the name of somebody else and
+    for theirs, whose review it is then. That the author is neither, and that what has ended takes none, is held by
+    triggers as well (migration 0001)."""
 
-    __table_args__ = (CheckConstraint("verdict in ('approve', 'reject')", name="verdict"),)
+    __table_args__ = (
+        CheckConstraint("verdict in ('approve', 'reject')", name="verdict"),
+        CheckConstraint("(on_behalf_of is null) = (delegation_id is null)", name="delegated"),
+        UniqueConstraint("proposal_id", "round", "on_behalf_of", name="one_voice"),
+    )
 
     proposal_id: str = Field(primary_key=True, foreign_key="proposal.id")
     round: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
     reviewer: str = Field(primary_key=True)
+    on_behalf_of: str | None = None
+    delegation_id: str | None = Field(default=None, foreign_key="delegation.id")
     business_unit: str
     verdict: str
     digest: str

@@ -11,7 +11,8 @@ from registry.tables.columns import json_column, moment
 _IS_RUNNING = text("state = 'running'")
 
 
-_IS_ALIVE = text("state in ('permitted', 'running', 'lost')")
+IS_ALIVE = "state in ('permitted', 'running', 'lost')"
+_IS_ALIVE = text(IS_ALIVE)
 
 
 OPEN_RUNS = ("permitted", "running", "lost")  # a lost run comes back by being heard of

@@ -3,22 +3,43 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, text
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
 
+_IS_DEPRECATED = text("state = 'deprecated'")
+
 
 class Tag(SQLModel, table=True):
-    """A task type. Its name never changes; `version` is the one that new runs get."""
+    """A task type. Its name never changes; `version` is the one that new runs get.
+
+    From `deprecated` on the terms of its end stand here, so that a run is refused from `sunset_at` on whether or not
+    `state` says so yet (`tag_life.state_at`). Triggers hold the order of states (migration 0001).
+    """
+
+    __table_args__ = (
+        CheckConstraint("state in ('active', 'deprecated', 'sunset', 'archived')", name="state"),
+        CheckConstraint(
+            "(state = 'active') = (deprecated_at is null) and (state = 'active') = (sunset_at is null) "
+            "and (state = 'active') = (deprecation_reason is null)",
+            name="terms_of_the_end",
+        ),
+        CheckConstraint("replaced_by is null or (state <> 'active' and replaced_by <> name)", name="replacement"),
+        Index("sunsets", "sunset_at", sqlite_where=_IS_DEPRECATED, postgresql_where=_IS_DEPRECATED),
+    )
 
     name: str = Field(primary_key=True)
     kind: str
-    parent: str | None = Field(default=None, foreign_key="tag.name")
+    parent: str | None = Field(default=None, foreign_key="tag.name", index=True)
     description: str
     state: str
     version: int
     created_at: datetime = moment()
+    deprecated_at: datetime | None = moment(nullable=True)
+    sunset_at: datetime | None = moment(nullable=True)
+    replaced_by: str | None = Field(default=None, foreign_key="tag.name", index=True)
+    deprecation_reason: str | None = None
 
 
 class Alias(SQLModel, table=True):

@@ -85,6 +85,11 @@ def test_two_of_one_unit_are_not_two_units() -> None:
         ("thresholds: [{name: a}]\n    escalate_after: P1D\n    escalate_to: nobody", 2, "`nobody`"),
         ("thresholds: [{name: a}]\n    expires_after: PT1S", 5, "expires_after"),
         ("thresholds: [{name: a}]\n    remind_after: P20D", 2, "nobody is told"),
+        (
+            "thresholds: [{name: a}]\n  - {id: y, when: {root: true}, thresholds: [{name: a}], reason: r}",
+            5,
+            "never decides",
+        ),
         ("thresholds: [{name: a}]\n  - {id: x, thresholds: [{name: a}], reason: r}", 5, "twice"),
     ],
 )

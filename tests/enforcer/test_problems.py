@@ -46,15 +46,15 @@ SCORE = Score(value=0.8, n=100, low=0.7, high=0.9, confidence=0.95)
     ("gate", "verdict"),
     [
         (Gate(metric="f1", value=0.7, min_n=100, confidence=0.95), Verdict.PASS),
-        (Gate(metric="f1", value=0.71, confidence=0.95), Verdict.INCONCLUSIVE),
-        (Gate(metric="f1", value=0.91, confidence=0.95), Verdict.FAIL),
-        (Gate(metric="f1", value=0.91), Verdict.FAIL),
-        (Gate(metric="f1", value=0.8), Verdict.PASS),
+        (Gate(metric="f1", value=0.71, min_n=1, confidence=0.95), Verdict.INCONCLUSIVE),
+        (Gate(metric="f1", value=0.91, min_n=1, confidence=0.95), Verdict.FAIL),
+        (Gate(metric="f1", value=0.91, min_n=1), Verdict.FAIL),
+        (Gate(metric="f1", value=0.8, min_n=1), Verdict.PASS),
         (Gate(metric="f1", value=0.1, min_n=101), Verdict.INCONCLUSIVE),
-        (Gate(metric="f1", value=0.1, confidence=0.99), Verdict.INCONCLUSIVE),
-        (Gate(metric="loss", op="<=", value=0.9, confidence=0.95), Verdict.PASS),
-        (Gate(metric="loss", op="<=", value=0.6, confidence=0.95), Verdict.FAIL),
-        (Gate(metric="loss", op="<=", value=0.8, confidence=0.95), Verdict.INCONCLUSIVE),
+        (Gate(metric="f1", value=0.1, min_n=1, confidence=0.99), Verdict.INCONCLUSIVE),
+        (Gate(metric="loss", op="<=", value=0.9, min_n=1, confidence=0.95), Verdict.PASS),
+        (Gate(metric="loss", op="<=", value=0.6, min_n=1, confidence=0.95), Verdict.FAIL),
+        (Gate(metric="loss", op="<=", value=0.8, min_n=1, confidence=0.95), Verdict.INCONCLUSIVE),
     ],
 )
 def test_a_gate_speaks_about_the_interval(gate: Gate, verdict: Verdict) -> None:
@@ -62,4 +62,4 @@ def test_a_gate_speaks_about_the_interval(gate: Gate, verdict: Verdict) -> None:
 
 
 def test_a_metric_that_was_not_reported_fails() -> None:
-    assert judge(Gate(metric="f1", value=0.0), None).verdict is Verdict.FAIL
+    assert judge(Gate(metric="f1", value=0.0, min_n=1), None).verdict is Verdict.FAIL

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
-from enforcer.problems import ArgumentInvalid, ProfileInvalid
-from enforcer.profiles import Parameter, ParameterOverride, Profile, ProfileOverrides, inherit
+from enforcer.inheritance import inherit, refuse_contradictions, refuse_cycle
+from enforcer.problems import ArgumentInvalid, BoundsContradict, ParentCycle, ProfileInvalid, ProfileWidens
+from enforcer.profiles import Parameter, ParameterOverride, Profile, ProfileOverrides
 
 
 def profile(**parameters: Parameter) -> Profile:
@@ -62,7 +63,7 @@ def test_a_locked_parameter_takes_only_its_value() -> None:
     assert locked.resolve({"seed": 7})["seed"] == 7
     with pytest.raises(ArgumentInvalid, match="locks it"):
         locked.resolve({"seed": 8})
-    with pytest.raises(ProfileInvalid, match="locked by the parent"):
+    with pytest.raises(ProfileWidens, match="`seed` `default` 7 -> 8"):
         inherit(locked, ProfileOverrides(parameters={"seed": ParameterOverride(default=8)}))
 
 
@@ -73,7 +74,7 @@ def test_a_default_must_keep_its_own_rules() -> None:
 
 def test_a_gate_on_an_undeclared_metric_is_refused() -> None:
     with pytest.raises(ValidationError, match="not among the metrics"):
-        Profile(**{**BASE.model_dump(), "gates": [{"metric": "f1", "value": 0.9}]})
+        Profile(**{**BASE.model_dump(), "gates": [{"metric": "f1", "value": 0.9, "min_n": 1}]})
 
 
 bounds = st.none() | st.integers(-10, 80).map(float)
@@ -115,4 +116,61 @@ def test_the_digest_is_of_the_content_and_nothing_else() -> None:
     same = Profile.model_validate_json(BASE.model_dump_json())
 
     assert same.digest() == BASE.digest()
-    assert inherit(BASE, ProfileOverrides(gates=[{"metric": "accuracy", "value": 0.5}])).digest() != BASE.digest()  # type: ignore[list-item]
+    assert (
+        inherit(BASE, ProfileOverrides(gates=[{"metric": "accuracy", "value": 0.5, "min_n": 1}])).digest()
+        != BASE.digest()
+    )  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"type": "int", "minimum": 3, "maximum": 2},
+        {"type": "int", "minimum": 0.2, "maximum": 0.8},
+        {"type": "float", "minimum": 0.8, "maximum": 0.2},
+        {"type": "str", "choices": []},
+        {"type": "str", "choices": [""]},
+        {"type": "int", "choices": ["1"]},
+        {"type": "strings", "minimum": 2},
+        {"type": "bool", "locked": True},
+        {"type": "int", "default": 9, "maximum": 8},
+    ],
+)
+def test_a_parameter_that_nothing_can_satisfy_is_refused(rules: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Parameter(help="x", **rules)
+
+    assert refusal.value.errors()[0]["type"] == "bounds-contradict"
+
+
+def test_gates_that_no_score_can_pass_together_are_refused() -> None:
+    gates = [{"metric": "accuracy", "op": op, "value": value, "min_n": 1} for op, value in ((">=", 0.9), ("<=", 0.8))]
+
+    with pytest.raises(ValidationError, match=r"no `accuracy` is at least 0\.9 and at most 0\.8"):
+        Profile(**{**BASE.model_dump(), "gates": gates})
+
+
+def test_labels_of_another_type_than_they_are_taken_for_are_refused() -> None:
+    with pytest.raises(ValidationError, match="`label_names` is of type strings"):
+        profile(label_names=Parameter(type="int", help="x"))
+
+
+def test_two_locks_that_cannot_hold_at_once_are_refused() -> None:
+    names = Parameter(type="strings", help="x", default=["a", "b"], locked=True)
+
+    with pytest.raises(BoundsContradict, match="`label_names` and `num_labels`"):
+        refuse_contradictions(
+            profile(label_names=names, num_labels=Parameter(type="int", help="x", default=3, locked=True))
+        )
+    refuse_contradictions(
+        profile(label_names=names, num_labels=Parameter(type="int", help="x", default=2, locked=True))
+    )
+
+
+def test_a_circle_of_parents_is_named() -> None:
+    refuse_cycle({"a": "b", "b": None, "c": "b", "d": "c"})
+
+    with pytest.raises(ParentCycle, match="`b` -> `c` -> `d` -> `b`"):
+        refuse_cycle({"a": "b", "b": "c", "c": "d", "d": "b"})
+    with pytest.raises(ParentCycle, match="`a` -> `a`"):
+        refuse_cycle({"a": "a"})

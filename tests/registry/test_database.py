@@ -51,7 +51,7 @@ def test_the_whole_service_runs_on_postgresql(postgresql: str, tmp_path: Path) -
 
     registry.approve_tag()
     key = SigningKey.generate()
-    grant = ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment", jkt=key.thumbprint)).json()
+    grant = ask(registry.as_("wang", "trainers"), ticket_request("message-tone", jkt=key.thumbprint)).json()
     statuses = [redeem(registry, grant, key).status_code for _ in range(2)]
     refused = ask(registry.as_("chen", "search-ml"), ticket_request("dpo", arguments={}))
 

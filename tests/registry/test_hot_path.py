@@ -31,6 +31,7 @@ from registry.tables import ApiToken, IdempotentAnswer, LogEntry, PendingEntry, 
 from registry.writer import Draft, Stale
 
 TABLES = ("ticket", "run", "idempotent_answer")
+OVER = "state = 'deprecated', deprecated_at = '2026-01-01', sunset_at = '2026-02-01', deprecation_reason = 'few use it'"
 
 
 def count(registry: Registry, table: str) -> int:
@@ -469,25 +470,22 @@ def test_a_task_type_taken_out_of_use_by_another_process_gets_no_ticket_more(eit
     wang, asked = either.as_("wang", "trainers"), ticket_request(tag)
     before = ask(wang, asked).status_code
 
-    by(
-        either,
-        lambda session: session.execute(text("update tag set state = 'deprecated' where name = :it"), {"it": tag}),
-    )
+    by(either, lambda session: session.execute(text(f"update tag set {OVER} where name = :it"), {"it": tag}))
 
     reply = ask(wang, asked)
-    assert (before, reply.status_code, reply.json()["code"]) == (201, 409, "task-type-not-active")
+    assert (before, reply.status_code, reply.json()["code"]) == (201, 409, "task-type-sunset")
 
 
 def test_a_version_that_takes_effect_is_the_version_of_the_next_ticket(registry: Registry) -> None:
     registry.approve_tag()
     wang = registry.as_("wang", "trainers")
-    before = ask(wang, ticket_request("review-sentiment"))
-    change = {"kind": "new-version", "tag": "review-sentiment", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
+    before = ask(wang, ticket_request("message-tone"))
+    change = {"kind": "new-version", "tag": "message-tone", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
     proposal = wang.post("/v1/proposals", json={"change": change, "reason": "fewer seeds"}).json()
     for steward in ("li", "zhao"):
         registry.review(registry.as_(steward, "tag-stewards"), proposal)
 
-    after = ask(wang, ticket_request("review-sentiment"))
+    after = ask(wang, ticket_request("message-tone"))
 
     assert [json.loads(reply.json()["run_spec"])["version"] for reply in (before, after)] == [1, 2]
 
@@ -504,7 +502,7 @@ def test_a_draft_whose_stamp_has_moved_is_not_written(either: Registry) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "update tag set state = 'deprecated' where name = 'dpo'",
+        f"update tag set {OVER} where name = 'dpo'",
         "update alias set tag = 'dpo'",
         "delete from alias",
         "delete from api_token",

@@ -63,7 +63,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "nobody": {},
         "lease": {"Authorization": f"Bearer {lease['lease_token']}"},
         "ids": {
-            "name": ["dpo", "review-sentiment"],
+            "name": ["dpo", "message-tone"],
             "proposal_id": [proposal["id"], granted["id"]],
             "exception_id": ["pilot"],
             "jti": [waiting["jti"]],

@@ -19,7 +19,7 @@ def test_two_stewards_make_a_tag(registry: Registry) -> None:
     second = registry.review(registry.as_("zhao", "tag-stewards"), proposal)
 
     assert (first.json()["state"], second.json()["state"], second.json()["version"]) == ("open", "applied", 1)
-    tag = registry.as_("wang", "trainers").get("/v1/tags/review-sentiment").json()
+    tag = registry.as_("wang", "trainers").get("/v1/tags/message-tone").json()
     assert (tag["version"], tag["parent"], tag["profile"]["recipe"]) == (
         1,
         "sequence-classification",
@@ -142,33 +142,43 @@ def test_a_bad_name_is_refused_with_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "code"),
     [
-        {"gates": [{"metric": "macro_f1", "value": 0.5, "min_n": 100, "confidence": 0.95}]},
-        {"gates": [{"metric": "macro_f1", "value": 0.9, "min_n": 10, "confidence": 0.95}]},
-        {"limits": {"max_gpus": 4, "max_runtime_s": 3600}},
-        {"parameters": {"max_length": {"maximum": 100000}}},
-        {"parameters": {"lr_scheduler_type": {"choices": ["polynomial"]}}},
-        {"parameters": {"label_names": {"required": False}}},
-        {"parameters": {"beta": {"default": 0.1}}},
-        {"pool": "a100"},
-        {"gates": [{"metric": "macro_f1", "value": 0.9, "min_n": 100, "confidence": 0.9}]},
-        {"gates": [{"metric": "spearman", "value": 0.9}]},
-        {"gates": [{"metric": "accuracy", "value": 0.9}, {"metric": "accuracy", "value": 0.1}]},
-        {"parameters": {"learning_rate": {"default": 10**400}}},
+        ({"gates": [{"metric": "macro_f1", "value": 0.5, "min_n": 100, "confidence": 0.95}]}, "profile-widens"),
+        ({"gates": [{"metric": "macro_f1", "value": 0.9, "min_n": 10, "confidence": 0.95}]}, "profile-widens"),
+        ({"gates": [{"metric": "macro_f1", "value": 0.9, "min_n": 100, "confidence": 0.9}]}, "profile-widens"),
+        ({"limits": {"max_gpus": 4, "max_runtime_s": 3600}}, "profile-widens"),
+        ({"parameters": {"max_length": {"maximum": 100000}}}, "profile-widens"),
+        ({"parameters": {"lr_scheduler_type": {"choices": ["linear", "polynomial"]}}}, "profile-widens"),
+        ({"parameters": {"label_names": {"required": False}}}, "profile-widens"),
+        ({"parameters": {"beta": {"default": 0.1}}}, "profile-widens"),
+        ({"pool": "a100"}, "profile-widens"),
+        ({"gates": [{"metric": "macro_f1", "value": 0.9}]}, "gate-without-min-n"),
+        ({"gates": [{"metric": "spearman", "value": 0.9, "min_n": 100}]}, "metric-unknown"),
+        ({"gates": [{"metric": "accuracy", "value": v, "min_n": 9} for v in (0.9, 0.1)]}, "bounds-contradict"),
+        ({"parameters": {"lr_scheduler_type": {"choices": ["polynomial"]}}}, "bounds-contradict"),
+        ({"parameters": {"learning_rate": {"default": 10**400}}}, "bounds-contradict"),
+        ({"parameters": {"max_length": {"minimum": 400, "maximum": 300}}}, "bounds-contradict"),
+        (
+            {"parameters": {"num_labels": {"default": 3, "locked": True},
+                            "label_names": {"default": ["bad", "good"], "locked": True}}},
+            "bounds-contradict",
+        ),
     ],
-)
-def test_a_child_that_widens_its_parent_is_refused(registry: Registry, overrides: dict[str, object]) -> None:
+)  # fmt: skip
+def test_a_child_that_widens_its_parent_or_cannot_be_meant_is_refused(
+    registry: Registry, overrides: dict[str, object], code: str
+) -> None:
     reply = registry.propose(registry.as_("wang", "trainers"), overrides=overrides)
 
-    assert (reply.status_code, reply.json()["code"]) == (422, "profile-invalid"), reply.text
+    assert (reply.status_code, reply.json()["code"]) == (422, code), reply.text
 
 
 def test_a_new_version_narrows_further_and_new_runs_get_it(registry: Registry) -> None:
     registry.approve_tag()
     change = {
         "kind": "new-version",
-        "tag": "review-sentiment",
+        "tag": "message-tone",
         "overrides": {"parameters": {"label_names": {"default": ["neg", "pos"], "locked": True}}},
     }
     proposal = (
@@ -178,7 +188,7 @@ def test_a_new_version_narrows_further_and_new_runs_get_it(registry: Registry) -
     for steward in ("li", "zhao"):
         registry.review(registry.as_(steward, "tag-stewards"), proposal)
 
-    versions = registry.as_("wang", "trainers").get("/v1/tags/review-sentiment/versions").json()["items"]
+    versions = registry.as_("wang", "trainers").get("/v1/tags/message-tone/versions").json()["items"]
     assert [version["version"] for version in versions] == [1, 2]
     assert versions[1]["profile"]["parameters"]["label_names"]["locked"]
 
@@ -189,19 +199,19 @@ def test_a_grandchild_does_not_release_what_its_parent_locked(registry: Registry
 
     reply = registry.propose(
         registry.as_("wang", "trainers"),
-        "hotel-review-sentiment",
-        parent="review-sentiment",
+        "hotel-message-tone",
+        parent="message-tone",
         overrides={"parameters": {"label_names": {"locked": False}}},
     )
 
-    assert (reply.status_code, reply.json()["code"]) == (422, "profile-invalid")
+    assert (reply.status_code, reply.json()["code"]) == (422, "profile-widens")
 
 
 def test_a_child_agreed_to_before_its_parent_tightened_does_not_go_live_wider(registry: Registry) -> None:
     registry.approve_tag()
-    child = registry.propose(registry.as_("wang", "trainers"), "hotel-review", parent="review-sentiment").json()
+    child = registry.propose(registry.as_("wang", "trainers"), "hotel-review", parent="message-tone").json()
     bar = {"gates": [{"metric": "macro_f1", "value": 0.95, "min_n": 100, "confidence": 0.95}]}
-    change = {"kind": "new-version", "tag": "review-sentiment", "overrides": bar}
+    change = {"kind": "new-version", "tag": "message-tone", "overrides": bar}
     parent = registry.as_("wang", "trainers").post("/v1/proposals", json={"change": change, "reason": "higher bar"})
     stewards = [registry.as_(name, "tag-stewards") for name in ("li", "zhao")]
     for steward in stewards:
@@ -226,7 +236,7 @@ def test_an_approved_name_that_was_taken_meanwhile_is_not_applied(registry: Regi
 
 
 @pytest.mark.parametrize(
-    "aliases", [["choco", "choco"], ["review-sentiment"], ["dpo"], ["dpo-v2-new"], ["sequence-classifier"], ["CLS"]]
+    "aliases", [["choco", "choco"], ["message-tone"], ["dpo"], ["dpo-v2-new"], ["sequence-classifier"], ["CLS"]]
 )
 def test_an_alias_that_says_something_else_or_twice_is_refused(registry: Registry, aliases: list[str]) -> None:
     reply = registry.propose(registry.as_("wang", "trainers"), aliases=aliases)

@@ -110,10 +110,10 @@ def test_what_is_used_up_is_refused_with_when_there_is_more(
 
 def test_a_quota_counts_what_is_below_its_unit_and_tag_and_nothing_else(limited: Callable[..., Registry]) -> None:
     registry = limited(quota(id="all-heads", unit="all", concurrent=1))
-    registry.approve_tag("review-sentiment")
+    registry.approve_tag("message-tone")
 
     other_tag = ask(registry.as_("wang", "trainers"), ticket_request("embedding", arguments={}))
-    child = ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment"))
+    child = ask(registry.as_("wang", "trainers"), ticket_request("message-tone"))
     other_unit = ask(registry.as_("chen", "trainers", unit="search"), ticket_request())
 
     assert [reply.status_code for reply in (other_tag, child, other_unit)] == [201, 201, 429]

@@ -85,12 +85,12 @@ def test_nothing_but_the_refusal_remains_of_a_refused_request(registry: Registry
 
 
 def test_an_unknown_task_type_is_refused_with_the_way_to_propose_it(registry: Registry) -> None:
-    reply = ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment"))
+    reply = ask(registry.as_("wang", "trainers"), ticket_request("message-tone"))
 
     assert (reply.status_code, reply.json()["code"]) == (404, "unknown-task-type")
     assert "swift-submit tags propose" in reply.json()["detail"]
     (event,) = registry.events("submit.refused")
-    assert (event.task_type, event.detail["asked_for"]) == (None, "review-sentiment")
+    assert (event.task_type, event.detail["asked_for"]) == (None, "message-tone")
 
 
 @pytest.mark.parametrize(("asked", "suggestion"), [("CLS", "sequence-classification"), ("dpo-v2-new", "dpo")])
@@ -304,20 +304,20 @@ def test_target_and_gpus_of_the_request_reach_the_policy(registry: Registry) -> 
 def test_the_profile_limits_gpus_below_what_the_policy_would_allow(registry: Registry) -> None:
     registry.approve_tag(overrides={"limits": {"max_gpus": 1, "max_runtime_s": 3600}})
 
-    reply = ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment", gpus=2))
+    reply = ask(registry.as_("wang", "trainers"), ticket_request("message-tone", gpus=2))
 
     assert (reply.status_code, reply.json()["pointer"]) == (422, "/gpus")
 
 
 def test_a_superseded_version_takes_no_new_runs(registry: Registry) -> None:
     registry.approve_tag()
-    change = {"kind": "new-version", "tag": "review-sentiment", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
+    change = {"kind": "new-version", "tag": "message-tone", "overrides": {"parameters": {"seed": {"maximum": 99}}}}
     proposal = registry.as_("wang", "trainers").post("/v1/proposals", json={"change": change, "reason": "fewer seeds"})
     for steward in ("li", "zhao"):
         registry.review(registry.as_(steward, "tag-stewards"), proposal.json())
 
     old, new = (
-        ask(registry.as_("wang", "trainers"), ticket_request("review-sentiment", version=number, arguments=arguments))
+        ask(registry.as_("wang", "trainers"), ticket_request("message-tone", version=number, arguments=arguments))
         for number, arguments in ((1, {"label_names": ["a", "b"]}), (2, {"label_names": ["a", "b"], "seed": 1}))
     )
 

@@ -16,7 +16,7 @@ from registry.cli import main as tagwarden
 PROPOSAL = {
     "change": {
         "kind": "new-tag",
-        "tag": "review-sentiment",
+        "tag": "message-tone",
         "tag_kind": "business",
         "parent": "sequence-classification",
         "description": "Whether a review speaks well of what it reviews.",
@@ -41,7 +41,7 @@ def test_from_an_unknown_name_to_an_accepted_run_and_a_log_that_proves_it(
 ) -> None:
     wang = people("wang", "retail-ds")
     li, zhao = people("li", "tag-stewards", unit="ai"), people("zhao", "tag-stewards", unit="ai")
-    config = wang.config(task_type="review-sentiment")
+    config = wang.config(task_type="message-tone")
 
     # A. The tag does not exist; it is proposed, and two others make it exist.
     unknown = wang.cli("run", config)
@@ -59,8 +59,8 @@ def test_from_an_unknown_name_to_an_accepted_run_and_a_log_that_proves_it(
     (run_dir,) = wang.run_dirs
     metrics = json.loads((run_dir / "metrics.json").read_text())
     verdict = json.loads((run_dir / "verdict.json").read_text())
-    assert run_dir.parent.name == "task-type=review-sentiment"
-    assert (verdict["verdict"], metrics["task_type"], metrics["version"]) == ("pass", "review-sentiment", 1)
+    assert run_dir.parent.name == "task-type=message-tone"
+    assert (verdict["verdict"], metrics["task_type"], metrics["version"]) == ("pass", "message-tone", 1)
     assert verdict["gates"][0]["gate"]["value"] == 0.7
     assert json.loads((run_dir / "model/config.json").read_text())["id2label"]["0"] == LABELS[0]
 

@@ -95,9 +95,9 @@ def test_an_unknown_tag_is_on_record_at_the_registry(desk: Desk, live_registry: 
 
 
 def test_a_tag_whose_proposal_is_open_waits_for_approval(desk: Desk, live_registry: Any) -> None:
-    live_registry.propose(live_registry.as_("author", "trainers"), "review-sentiment")
+    live_registry.propose(live_registry.as_("author", "trainers"), "message-tone")
 
-    done = desk.cli("run", desk.config(task_type="review-sentiment"))
+    done = desk.cli("run", desk.config(task_type="message-tone"))
 
     assert done.returncode == 5
     assert "waits for 2 more approvals" in done.stderr

@@ -16,9 +16,9 @@ ACCURACY = Score(value=0.9, n=200, low=0.85, high=0.93, confidence=0.95)
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
     def card(**changes: Any) -> str:
-        folder = RunFolder.of(tmp_path, "review-sentiment", "run-7").create()
+        folder = RunFolder.of(tmp_path, "message-tone", "run-7").create()
         given: dict[str, Any] = {
-            "task_type": "review-sentiment",
+            "task_type": "message-tone",
             "version": 3,
             "recipe": "sequence-classification",
             "base_model": "all-MiniLM-L6-v2",
@@ -27,7 +27,7 @@ def write(tmp_path: Path) -> Any:
             "arguments": {"label_names": ["好评", "差评"], "use_lora": True, "lora_rank": 8},
             "datasets": {"train": "aa" * 32, "eval": "bb" * 32},
             "scores": {"accuracy": ACCURACY},
-            "judgements": [judge(Gate(metric="accuracy", value=0.8, confidence=0.95), ACCURACY)],
+            "judgements": [judge(Gate(metric="accuracy", value=0.8, min_n=1, confidence=0.95), ACCURACY)],
         }
         write_card(folder, **{**given, **changes})
         return folder.card.read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_the_head_is_what_hugging_face_reads(write: Any) -> None:
     assert head["base_model"] == "all-MiniLM-L6-v2"
     assert head["base_model_relation"] == "adapter"
     assert (head["library_name"], head["pipeline_tag"]) == ("peft", "text-classification")
-    assert "task-type:review-sentiment" in head["tags"]
+    assert "task-type:message-tone" in head["tags"]
     assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.9, "name": "accuracy"}]
 
 
@@ -61,7 +61,7 @@ def test_gates_show_their_verdict_and_the_reason(write: Any) -> None:
 def test_the_origin_is_named(write: Any) -> None:
     card = write()
 
-    for origin in ("review-sentiment, version 3", "run-7", "0192-jti", "aa" * 32, "bb" * 32, "好评"):
+    for origin in ("message-tone, version 3", "run-7", "0192-jti", "aa" * 32, "bb" * 32, "好评"):
         assert origin in card
 
 

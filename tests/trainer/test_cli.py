@@ -79,14 +79,14 @@ def test_can_i_answers_with_0_or_3_and_explains_itself(desk: Desk) -> None:
 
 
 def test_a_name_is_checked_before_it_is_proposed(desk: Desk) -> None:
-    good, bad = desk.cli("tags", "check-name", "review-sentiment"), desk.cli("tags", "check-name", "dpo-final")
+    good, bad = desk.cli("tags", "check-name", "message-tone"), desk.cli("tags", "check-name", "dpo-final")
 
     assert good.returncode == 0
     assert (bad.returncode, "use `dpo`" in bad.stdout) == (6, True)
 
 
 def test_a_proposal_goes_from_file_to_effect(desk: Desk, live_registry: Any) -> None:
-    change = {"kind": "new-tag", "tag": "review-sentiment", "tag_kind": "business", "parent": "sequence-classification",
+    change = {"kind": "new-tag", "tag": "message-tone", "tag_kind": "business", "parent": "sequence-classification",
               "description": "Good or bad.", "overrides": {}}  # fmt: skip
     (desk.root / "p.yaml").write_text(yaml.safe_dump({"change": change, "reason": "every week"}))
 
@@ -104,8 +104,8 @@ def test_a_proposal_goes_from_file_to_effect(desk: Desk, live_registry: Any) -> 
     assert (blind.returncode, "give --digest" in blind.stderr) == (2, True)
     assert (stale.returncode, "requests show ID" in stale.stderr) == (8, True)
     assert "1 more approvals are needed" in first.stdout
-    assert "`review-sentiment@1` is in effect" in second.stdout
-    assert "review-sentiment@1" in desk.cli("tags", "list").stdout
+    assert "`message-tone@1` is in effect" in second.stdout
+    assert "message-tone@1" in desk.cli("tags", "list").stdout
     assert opened["id"] in desk.cli("requests", "list", "--state", "applied").stdout
     assert "read it" in desk.cli("requests", "show", opened["id"]).stdout
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from enforcer.columns import Column
 from enforcer.problems import DatasetInvalid
-from enforcer.profiles import Column, Limits, Profile
+from enforcer.profiles import Limits, Profile
 from trainer.inputs import rows
 from trainer.inputs.columns import alike, content, examples, split
 

@@ -53,7 +53,7 @@ def test_rows_of_one_class_do_not_pass_the_gate_of_a_task_with_three() -> None:
     score = evaluate.macro_f1(one_class, seed=0)
 
     assert (score.value, score.n) == (1.0, 100)
-    assert judge(Gate(metric="macro_f1", value=0.6, confidence=0.95), score).verdict == Verdict.INCONCLUSIVE
+    assert judge(Gate(metric="macro_f1", value=0.6, min_n=1, confidence=0.95), score).verdict == Verdict.INCONCLUSIVE
 
 
 def test_macro_f1_counts_a_class_that_is_predicted_but_never_true() -> None:
@@ -117,7 +117,7 @@ def test_where_every_document_is_shown_no_gate_on_confidence_is_passed() -> None
         evaluate.retrieval_scores(ranked, [{0}] * 60, documents=n, k=10, seed=0)["recall@10"] for n in (10, 11)
     )
 
-    gate = Gate(metric="recall@10", value=0.3, confidence=0.95)
+    gate = Gate(metric="recall@10", value=0.3, min_n=1, confidence=0.95)
     assert judge(gate, shown).verdict == Verdict.INCONCLUSIVE
     assert judge(gate, eleven).verdict == Verdict.PASS
 

@@ -207,12 +207,12 @@ def test_a_task_type_that_is_proposed_is_found_behind_any_number_of_other_propos
     ask: Any, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     author = registry.as_("author", "trainers")
-    for tag in ("review-sentiment", "legal-clauses"):
+    for tag in ("message-tone", "legal-clauses"):
         assert registry.propose(author, tag).status_code == 201
     monkeypatch.setattr("trainer.client.PAGE", 1)
 
-    with pytest.raises(ApprovalPending, match=r"`review-sentiment` is proposed .* waits for 2 more approvals"):
-        ask(task_type="review-sentiment")
+    with pytest.raises(ApprovalPending, match=r"`message-tone` is proposed .* waits for 2 more approvals"):
+        ask(task_type="message-tone")
 
 
 def test_a_permit_that_was_redeemed_is_gone(tmp_path: Path) -> None:

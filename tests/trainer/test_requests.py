@@ -100,6 +100,36 @@ def test_a_policy_is_proposed_from_its_folder_and_shows_what_it_would_change(
     assert (binary.returncode, "more.yaml" in binary.stderr) == (6, True)
 
 
+def test_a_broken_glass_is_ratified_in_the_name_of_who_is_away(desk: Desk, governed: LiveRegistry) -> None:
+    change = {"kind": "new-tag", "tag": "review-sentiment", "tag_kind": "business", "parent": "sequence-classification",
+              "description": "Good or bad.", "overrides": {}}  # fmt: skip
+    (desk.root / "p.yaml").write_text(yaml.safe_dump({"change": change, "reason": "every week"}))
+    desk.token = governed.token("lee", "incident-leads")
+
+    alone = desk.cli("requests", "propose", "p.yaml", "--break-glass", "INC-1")
+    broken = desk.cli("requests", "propose", "p.yaml", "--break-glass", "INC-1", "--reason", "it burns")
+    name = broken.stdout.split()[0]
+    digest = desk.json("requests", "show", name)["digest"]
+    ratify = ["requests", "ratify", name, "--digest", digest, "--reason", "it was right"]
+    desk.token = governed.token("sten", "tag-stewards", unit="search")
+    made = desk.cli("delegations", "make", "user:li", "--days", "3", "--reason", "away")
+    desk.token = governed.token("li", "retail-ds")
+    first = desk.cli(*ratify, "--for", "user:sten")
+    desk.token = governed.token("ana", "tag-stewards", unit="retail")
+    second = desk.cli(*ratify)
+    listed = desk.cli("delegations", "list", "--to", "user:li")
+    desk.token = governed.token("sten", "tag-stewards", unit="search")
+    ended = desk.cli("delegations", "revoke", made.stdout.split()[0], "--reason", "back again")
+
+    assert (alone.returncode, "come together" in alone.stderr) == (2, True)
+    assert "in effect until" in broken.stdout, broken.stderr
+    assert "--for user:sten" in made.stdout, made.stderr
+    assert "1 of 2" in first.stdout, first.stderr
+    assert "is in effect" in second.stdout, second.stderr
+    assert "user:sten" in listed.stdout
+    assert "revoked" in ended.stdout, ended.stderr
+
+
 def test_a_draft_is_submitted_and_withdrawn_as_it_was_read(desk: Desk, governed: LiveRegistry) -> None:
     until = (datetime.now(UTC) + timedelta(days=10)).isoformat()
     change = {"kind": "exception", "id": "retail-tries-kto", "who": ["user:li"], "may": ["submit"], "tag": ["dpo"],

@@ -1,7 +1,7 @@
 """`swift-submit requests`: proposals, and the reviews that decide them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 STATES = ("draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded")
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="BaseModel")
+LIFE = {"deprecation": "deprecated", "restoration": "active again", "archival": "archived"}
 
 
 def review_flags(command: F) -> F:
-    """What `approve` and `reject` take."""
+    """What `approve`, `reject` and `ratify` take."""
     reason = click.option("--reason", metavar="TEXT", help="Why; kept for ever.")
     saw = "The content you saw (`requests show`); left out, it is shown now."
     digest = click.option("--digest", metavar="SHA256", help=saw)
-    return click.argument("id")(digest(reason(command)))
+    whose = "In whose name, by a delegation of theirs (`user:li`)."
+    on_behalf_of = click.option("--for", "on_behalf_of", metavar="WHO", help=whose)
+    return click.argument("id")(digest(reason(on_behalf_of(command))))
 
 
 @click.group(cls=Group)
@@ -36,13 +39,18 @@ def requests() -> None:
 @requests.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--draft", is_flag=True, help="For nobody to review until `requests submit`.")
-def propose(file: str, draft: bool) -> None:
+@click.option("--break-glass", "incident", metavar="INCIDENT", help="Let it take effect now, for 72 hours at most.")
+@click.option("--reason", metavar="TEXT", help="With --break-glass: why it cannot wait for others; kept for ever.")
+def propose(file: str, draft: bool, incident: str | None, reason: str | None) -> None:
     """Propose what stands in FILE (`change` and `reason`, .yaml, .json or .toml).
 
-    `change.kind` is `new-tag` or `new-version` (a task type), or `exception` (what somebody shall be let do until an
-    end, although the policy does not let them).
+    `change.kind` is `new-tag` or `new-version` (a task type), `deprecation`, `restoration` or `archival` (its end), or
+    `exception` (what somebody shall be let do until an end, although the policy does not let them).
     """
-    propose_from(Path(file), draft=draft)
+    if (incident is None) != (reason is None):
+        raise click.UsageError("--break-glass INCIDENT and --reason TEXT come together")
+    glass = {"break_glass": {"incident": incident, "reason": reason}} if incident else {}
+    propose_from(Path(file), **({"draft": True} if draft else {}), **glass)
 
 
 @requests.command()
@@ -153,36 +161,42 @@ def show(id: str) -> None:
 
 @requests.command()
 @review_flags
-def approve(id: str, digest: str | None, reason: str | None) -> None:
+def approve(id: str, **given: str | None) -> None:
     """Approve a proposal, exactly as you saw it. The last approval needed makes it take effect."""
-    _review(current(), id, "approve", digest, reason)
+    _review(current(), id, "approve", given)
 
 
 @requests.command()
 @review_flags
-def reject(id: str, digest: str | None, reason: str | None) -> None:
+def reject(id: str, **given: str | None) -> None:
     """Reject a proposal."""
-    _review(current(), id, "reject", digest, reason)
+    _review(current(), id, "reject", given)
 
 
-def propose_from(file: Path, *, draft: bool = False) -> None:
+@requests.command()
+@review_flags
+def ratify(id: str, **given: str | None) -> None:
+    """Approve what is in effect before others agreed to it. The last approval needed makes it stay."""
+    _review(current(), id, "ratify", given)
+
+
+def propose_from(file: Path, **more: Any) -> None:
     from trainer.arguments import read_document
 
-    document = read_document(file)
-    _propose({**document, "draft": True} if draft else document, str(file))
+    _propose({**read_document(file), **more}, str(file))
 
 
 def _as_model(kind: type[M], document: Any, where: str) -> M:
     from pydantic import ValidationError
 
-    from enforcer.problems import Malformed
+    from enforcer.problems import Malformed, from_validation
 
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise Malformed(
+        raise from_validation(error.errors()) or Malformed(
             f"`{where}`: `{field}`: {first['msg'].lower()}", pointer=f"/{field.replace('.', '/')}"
         ) from None
 
@@ -200,6 +214,11 @@ def _propose(document: Any, where: str) -> None:
 def _opened(proposal: "wire.Proposal") -> list[str]:
     if proposal.state == "draft":
         waits = f"  nobody reviews it yet: swift-submit requests submit {proposal.id}"
+    elif proposal.provisional_until is not None:
+        waits = (
+            f"  in effect until {proposal.provisional_until:%Y-%m-%d %H:%M} UTC, and then undone, unless "
+            f"{proposal.approvals_needed} others agree: swift-submit requests ratify {proposal.id}"
+        )
     else:
         people = proposal.approvals_needed
         waits = f"  it takes effect after {people} approvals: swift-submit requests show {proposal.id}"
@@ -211,11 +230,12 @@ def _opened(proposal: "wire.Proposal") -> list[str]:
     ]
 
 
-def _review(session: Session, id: str, verdict: str, digest: str | None, reason: str | None) -> None:
+def _review(session: Session, id: str, verdict: str, given: Mapping[str, str | None]) -> None:
     from pydantic import ValidationError
 
     from enforcer import wire
 
+    digest, reason = given["digest"], given["reason"]
     with session.registry() as registry:
         if digest is None or reason is None:
             if not sys.stdin.isatty():
@@ -230,18 +250,24 @@ def _review(session: Session, id: str, verdict: str, digest: str | None, reason:
             reason = reason or click.prompt(f"why {verdict}", err=True)
             click.confirm(f"{verdict} {id} as shown?", abort=True, err=True)
         try:
-            review = wire.Review.model_validate({"verdict": verdict, "digest": digest, "reason": reason})
+            said = {"digest": digest, "reason": reason, "on_behalf_of": given["on_behalf_of"]}
+            asked = wire.Ratification.model_validate(said)
         except ValidationError as error:
             first = error.errors()[0]
-            raise click.UsageError(f"--{first['loc'][0]}: {first['msg'].lower()}") from None
-        proposal = registry.review(id, review)
+            flag = str(first["loc"][0]).replace("on_behalf_of", "for")
+            raise click.UsageError(f"--{flag}: {first['msg'].lower()}") from None
+        if verdict == "ratify":
+            proposal = registry.ratify(id, asked)
+        else:
+            proposal = registry.review(id, wire.Review.model_validate({"verdict": verdict, **said}))
     session.output.result(proposal.model_dump(mode="json"), _outcome(proposal), brief=[proposal.state])
 
 
 def _outcome(proposal: "wire.Proposal") -> list[str]:
     if proposal.state == "applied":
         version = f"@{proposal.version}" if proposal.version else ""
-        return [f"{proposal.id}  applied: `{_subject(proposal)}{version}` is in effect"]
+        done = LIFE.get(proposal.change.kind, "in effect")
+        return [f"{proposal.id}  applied: `{_subject(proposal)}{version}` is {done}"]
     if proposal.state == "approved":
         return [f"{proposal.id}  approved: it takes effect at {proposal.not_before:%Y-%m-%d %H:%M}"]
     more = proposal.approvals_needed - _approvals(proposal)

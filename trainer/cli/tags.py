@@ -8,27 +8,29 @@ import click
 
 from trainer.cli.flags import Group, matching
 from trainer.cli.session import current
-from trainer.exits import FINE, INVALID
+from trainer.exits import FINE, INVALID, STALE
 
 if TYPE_CHECKING:
+    from enforcer import wire
     from enforcer.profiles import Parameter, Profile
 
 
 @click.group(cls=Group)
 def tags() -> None:
-    """Task types: list, show, check a name, propose."""
+    """Task types: list, show, who uses one, check a name, propose."""
 
 
 @tags.command("list")
+@click.option("--state", type=click.Choice(["active", "deprecated", "sunset", "archived"]), help="Only these.")
 @matching
-def list_(filter_: str | None) -> None:
-    """Every task type with its current version."""
+def list_(state: str | None, filter_: str | None) -> None:
+    """Every task type with its current version, and how it ends where it does."""
     from trainer.cli.output import table
 
     session = current()
     with session.registry() as registry:
-        found = list(registry.tags(filter=filter_))
-    rows = [(f"{tag.name}@{tag.version}", tag.kind, tag.parent, tag.state, tag.description) for tag in found]
+        found = list(registry.tags(state=state, filter=filter_))
+    rows = [(f"{tag.name}@{tag.version}", tag.kind, tag.parent, _state(tag), tag.description) for tag in found]
     session.output.result(
         [tag.model_dump(mode="json") for tag in found],
         table(("task type", "kind", "parent", "state", "what it is"), rows),
@@ -44,8 +46,47 @@ def show(tag: str) -> None:
     with session.registry() as registry:
         found = registry.tag(tag.partition("@")[0])
     aliases = f"  also called {', '.join(found.aliases)}" if found.aliases else ""
-    lines = [f"{found.name}@{found.version}  {found.state}  {found.description}{aliases}", *_profile(found.profile)]
+    head = f"{found.name}@{found.version}  {found.state}  {found.description}{aliases}"
+    lines = [head, *_end(found), *_profile(found.profile)]
     session.output.result(found.model_dump(mode="json"), lines, brief=[f"{found.name}@{found.version}"])
+
+
+@tags.command()
+@click.argument("tag")
+@click.option("--bu", "business_unit", metavar="UNIT", help="Of this business unit (your own); `all` for every one.")
+def usage(tag: str, business_unit: str | None) -> None:
+    """Who trains under a task type: runs by version and consumer, of 30 and 90 days."""
+    session = current()
+    with session.registry() as registry:
+        found = registry.tag_usage(tag, business_unit)
+    seen = f"last seen {found.last_seen:%Y-%m-%d}" if found.last_seen else "not seen for a year"
+    unnamed = [f"  and {found.consumers_unnamed} more"] if found.consumers_unnamed else []
+    lines = [
+        f"{found.tag} in {found.business_unit}: {found.last_30_days} runs in 30 days, "
+        f"{found.last_90_days} in 90; {seen}",
+        *(f"  version {one.version}: {one.last_90_days} in 90 days" for one in found.by_version),
+        *_consumers(found.consumers),
+        *unnamed,
+    ]
+    brief = [f"{one.business_unit} {one.actor} {one.standing}" for one in found.consumers]
+    session.output.result(found.model_dump(mode="json"), lines, brief=brief)
+
+
+@tags.command()
+@click.argument("tag")
+def readiness(tag: str) -> None:
+    """Whether a task type can be deprecated without surprising anybody. Exits 0 when it can, else 8."""
+    session = current()
+    with session.registry() as registry:
+        found = registry.readiness(tag)
+    lines = [
+        f"{found.tag}: {'safe' if found.safe_to_deprecate else 'not safe'} to deprecate",
+        *(f"  {reason}" for reason in found.reasons),
+        f"  consumers: {found.active_consumers} active, {found.stale} stale, {found.dead} dead",
+        *_consumers(found.consumers),
+    ]
+    session.output.result(found.model_dump(mode="json"), lines, brief=["safe" if found.safe_to_deprecate else "unsafe"])
+    sys.exit(FINE if found.safe_to_deprecate else STALE)
 
 
 @tags.command("check-name")
@@ -69,6 +110,30 @@ def propose(file: str) -> None:
     from trainer.cli.requests import propose_from
 
     propose_from(Path(file))
+
+
+def _state(tag: "wire.Tag") -> str:
+    ends = tag.deprecation
+    return tag.state if ends is None or ends.replaced_by is None else f"{tag.state}, use {ends.replaced_by}"
+
+
+def _end(tag: "wire.Tag") -> list[str]:
+    ends = tag.deprecation
+    if ends is None:
+        return []
+    return [
+        f"  deprecated since {ends.since:%Y-%m-%d}: {ends.reason}",
+        f"  sunset {ends.sunset_at:%Y-%m-%dT%H:%M:%SZ}; "
+        + (f"use `{ends.replaced_by}`" if ends.replaced_by else "nothing replaces it"),
+    ]
+
+
+def _consumers(consumers: "list[wire.Consumer]") -> list[str]:
+    from trainer.cli.output import table
+
+    rows = [(one.business_unit, one.actor, one.standing, one.last_30_days, one.last_90_days,
+             f"{one.last_seen:%Y-%m-%d}") for one in consumers]  # fmt: skip
+    return table(("unit", "who", "is", "30 days", "90 days", "last seen"), rows) if rows else []
 
 
 def _profile(profile: "Profile") -> list[str]:

@@ -77,11 +77,9 @@ def execute(
         #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
         sources = _sources(permit, in_memory)
         _check_inputs(permit, spec, sources)
-    train_rows, eval_rows = preflight.rows_of(
-        sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction
-    )
+    rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
     watch = Watch(spec.limits.max_runtime_s, tell)
-    job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, train_rows, eval_rows, permit.folder, watch)
+    job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch)
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)

@@ -59,11 +59,44 @@ def _add_triggers() -> None:
     _refuse("proposal_no_delete", "proposal", "delete", "proposals are never deleted", "true")
     _refuse(
         "review_not_by_author", "review", "insert", "nobody reviews their own proposal",
-        "new.reviewer = (select author from proposal where id = new.proposal_id)",
+        "(select author from proposal where id = new.proposal_id) in (new.reviewer, coalesce(new.on_behalf_of, ''))",
     )
+    _refuse(
+        "delegation_only_ends", "delegation", "update", "a delegation only ends, and once",
+        "old.ended_at is not null or new.ended_at is null or "
+        + " or ".join(
+            f"cast(new.{column} as text) is distinct from cast(old.{column} as text)"
+            for column in ("delegator", "delegate", "actions", "groups", "tag", "unit", "made_at", "not_after")
+        ),
+    )
+    _refuse("delegation_no_delete", "delegation", "delete", "delegations are never deleted", "true")
     _refuse(
         "review_of_what_is_open", "review", "insert", "only what is open is reviewed",
         "(select state from proposal where id = new.proposal_id) not in ('open', 'approved')",
+    )
+    _hold_the_life_of_tags()
+
+
+def _hold_the_life_of_tags() -> None:
+    """active -> deprecated -> sunset -> archived, and deprecated -> active. What ended is replaced by what is active,
+    so there are no chains and no cycles. What is archived points to what replaced it then."""
+    _refuse("tag_no_delete", "tag", "delete", "task types are never deleted", "true")
+    _refuse("tag_begins", "tag", "insert", "a task type begins as active", "new.state <> 'active'")
+    _refuse("tag_archived", "tag", "update", "an archived task type is never changed", "old.state = 'archived'")
+    _refuse(
+        "tag_life", "tag", "update", "the life of a task type does not go that way",
+        "new.state <> old.state and (old.state, new.state) not in (values ('active', 'deprecated'), "
+        "('deprecated', 'active'), ('deprecated', 'sunset'), ('sunset', 'archived'))",
+    )
+    _refuse(
+        "tag_replacement", "tag", "update", "what replaces a task type is active",
+        "new.replaced_by is distinct from old.replaced_by and new.replaced_by is not null "
+        "and not exists (select 1 from tag t where t.name = new.replaced_by and t.state = 'active')",
+    )
+    _refuse(
+        "tag_replaces", "tag", "update", "what replaces others does not end before they point elsewhere",
+        "old.state = 'active' and new.state <> 'active' "
+        "and exists (select 1 from tag t where t.replaced_by = old.name and t.state in ('deprecated', 'sunset'))",
     )
 
 
@@ -227,6 +260,10 @@ def upgrade() -> None:
     sa.Column('approvals_needed', sa.Integer(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=True),
     sa.Column('policy_revision', sa.String(), nullable=True),
+    sa.Column('incident', sa.String(), nullable=True),
+    sa.Column('incident_reason', sa.String(), nullable=True),
+    sa.Column('provisional', sa.String(), nullable=True),
+    sa.Column('provisional_until', sa.DateTime(timezone=True), nullable=True),
     sa.Column('opened_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('not_before', sa.DateTime(timezone=True), nullable=True),
     sa.Column('remind_at', sa.DateTime(timezone=True), nullable=True),
@@ -237,8 +274,15 @@ def upgrade() -> None:
         "state in ('draft', 'open', 'approved', 'applied', 'rejected', 'withdrawn', 'expired', 'superseded')",
         name='state',
     ),
+    sa.CheckConstraint("provisional in ('in-effect', 'ratified', 'reverted', 'not-reverted')", name='provisional'),
+    sa.CheckConstraint(
+        "(provisional is null) = (incident is null) and (provisional is null) = (provisional_until is null)",
+        name='provisional_for_an_incident',
+    ),
+    sa.CheckConstraint("provisional <> 'in-effect' or state in ('open', 'approved')", name='no_end_in_effect'),
     sa.PrimaryKeyConstraint('id')
     )
+    _add_partial_index('provisional', 'proposal', ['provisional_until'], "provisional = 'in-effect'")
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
     op.create_index('ix_proposal_subject', 'proposal', ['subject'], unique=False)
     op.create_table('contributor',
@@ -317,9 +361,23 @@ def upgrade() -> None:
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('deprecated_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('sunset_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('replaced_by', sa.String(), nullable=True),
+    sa.Column('deprecation_reason', sa.String(), nullable=True),
+    sa.CheckConstraint("state in ('active', 'deprecated', 'sunset', 'archived')", name='state'),
+    sa.CheckConstraint(
+        "(state = 'active') = (deprecated_at is null) and (state = 'active') = (sunset_at is null) "
+        "and (state = 'active') = (deprecation_reason is null)", name='terms_of_the_end'
+    ),
+    sa.CheckConstraint("replaced_by is null or (state <> 'active' and replaced_by <> name)", name='replacement'),
     sa.ForeignKeyConstraint(['parent'], ['tag.name'], ),
+    sa.ForeignKeyConstraint(['replaced_by'], ['tag.name'], ),
     sa.PrimaryKeyConstraint('name')
     )
+    op.create_index('ix_tag_parent', 'tag', ['parent'], unique=False)
+    op.create_index('ix_tag_replaced_by', 'tag', ['replaced_by'], unique=False)
+    _add_partial_index('sunsets', 'tag', ['sunset_at'], "state = 'deprecated'")
     op.create_table('ticket',
     sa.Column('jti', sa.String(), nullable=False),
     sa.Column('run_id', sa.String(), nullable=False),
@@ -372,16 +430,41 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['event_id'], ['event.id'], ),
     sa.PrimaryKeyConstraint('event_id')
     )
+    op.create_table('delegation',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('delegator', sa.String(), nullable=False),
+    sa.Column('delegate', sa.String(), nullable=False),
+    sa.Column('actions', sa.JSON(), nullable=False),
+    sa.Column('groups', sa.JSON(), nullable=False),
+    sa.Column('tag', sa.String(), nullable=True),
+    sa.Column('unit', sa.String(), nullable=True),
+    sa.Column('reason', sa.String(), nullable=False),
+    sa.Column('made_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('not_after', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('ended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('ended_because', sa.String(), nullable=True),
+    sa.CheckConstraint("delegator <> delegate", name='to_somebody_else'),
+    sa.CheckConstraint("ended_because in ('expired', 'revoked', 'right-lost')", name='ended_because'),
+    sa.CheckConstraint("(ended_at is null) = (ended_because is null)", name='ended'),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_index('ix_delegation_delegator', 'delegation', ['delegator'], unique=False)
+    op.create_index('ix_delegation_delegate', 'delegation', ['delegate'], unique=False)
     op.create_table('review',
     sa.Column('proposal_id', sa.String(), nullable=False),
     sa.Column('round', sa.Integer(), autoincrement=False, nullable=False),
     sa.Column('reviewer', sa.String(), nullable=False),
+    sa.Column('on_behalf_of', sa.String(), nullable=True),
+    sa.Column('delegation_id', sa.String(), nullable=True),
     sa.Column('business_unit', sa.String(), nullable=False),
     sa.Column('verdict', sa.String(), nullable=False),
     sa.Column('digest', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=False),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("verdict in ('approve', 'reject')", name='verdict'),
+    sa.CheckConstraint("(on_behalf_of is null) = (delegation_id is null)", name='delegated'),
+    sa.UniqueConstraint('proposal_id', 'round', 'on_behalf_of', name='one_voice'),
+    sa.ForeignKeyConstraint(['delegation_id'], ['delegation.id'], ),
     sa.ForeignKeyConstraint(['proposal_id'], ['proposal.id'], ),
     sa.PrimaryKeyConstraint('proposal_id', 'round', 'reviewer')
     )
@@ -466,7 +549,7 @@ def upgrade() -> None:
     sa.Column('approver', sa.String(), nullable=True),
     sa.Column('proposal_id', sa.String(), nullable=True),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
-    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name='source'),
+    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation', 'break-glass', 'reversion')", name='source'),
     sa.CheckConstraint("approver is null or approver <> author", name='nobody_approves_their_own'),
     sa.CheckConstraint(
         "source <> 'proposal' or (approver is not null and proposal_id is not null)", name='proposal_is_approved'
