@@ -318,6 +318,8 @@ def test_what_is_only_tried_changes_nothing_and_says_what_would_be(books: Regist
     assert events == before[2] + 1  # the refusal
     assert trainer.get(f"/v1/runs/{run}").json()["state"] == "permitted"
     assert cancel(trainer, run, KEY).json()["state"] == "interrupted"  # the key was not used up
+    tried = trainer.post(f"/v1/runs/{run}:cancel", params={"validate_only": True}, headers=KEY)
+    assert tried.json()["code"] == "run-closed"  # and is not what a trial is held against
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
