@@ -86,6 +86,7 @@ bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/policy.py
 	$(BIN)/python bench/vocabulary.py
 	$(BIN)/python bench/profiles.py
+	$(BIN)/python bench/listing.py
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) tests/node/node_modules demo-output dist build

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from sqlalchemy import Engine, func, inspect, text
@@ -29,7 +29,7 @@ from sqlmodel import Session, col, select
 from tickets import cpu_seconds, free_port, serve, serving
 
 from registry import audit, db, identity, server
-from registry.paging import Filter, Page
+from registry.paging import Filter, Page, PageQuery
 from registry.settings import Settings
 from registry.tables import Event
 
@@ -149,10 +149,15 @@ def fill(engine: Engine, count: int) -> None:
             connection.execute(text("analyze event"))
 
 
+class LongPage(PageQuery):
+    most: ClassVar[int] = 10_000
+
+
 def page(engine: Engine, wanted: dict[str, Any], token: str | None = None) -> None:
     document = audit.document_in(engine.dialect.name)
     with db.reading(engine) as session:
-        Page(PAGE, token, Filter(**wanted, business_unit="retail")).newest_first_as(document, session, Event)
+        asked = PageQuery(page_size=PAGE, page_token=token)
+        Page(asked, Filter(**wanted, business_unit="retail"), audit.LISTING).documents(document, session, Event)
 
 
 def start_of_deep_page(engine: Engine) -> str:
@@ -160,7 +165,9 @@ def start_of_deep_page(engine: Engine) -> str:
     wanted = Filter(business_unit="retail")
     with db.reading(engine) as session:
         for _ in range(DEEP // 10_000):
-            _, following = Page(10_000, token, wanted).newest_first(session, Event)
+            _, following = Page(LongPage(page_size=10_000, page_token=token), wanted, audit.LISTING).rows(
+                session, Event
+            )
             if following is None:
                 break
             token = following

@@ -26,6 +26,7 @@ class Problem(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "problem"
     title: ClassVar[str] = "the request was refused"
+    remedy: ClassVar[str] = "Read `detail`: it says what to do next."
     alarm: ClassVar[str | None] = None  # the kind of event that records it, where a refused attempt says too little
 
     def __init__(self, detail: str, **facts: Any) -> None:
@@ -47,10 +48,12 @@ class Problem(Exception):
 
 class Invalid(Problem):
     status, code, title = 422, "invalid", "the request is not valid"
+    remedy = "Change what `detail` names, and send it again. The same request will be refused again."
 
 
 class Unauthenticated(Problem):
     status, code, title = 401, "unauthenticated", "nobody we know"
+    remedy = "Sign in (`swift-submit auth login`), or bring a credential that is still good."
 
 
 class NotPermitted(Problem):
@@ -58,6 +61,10 @@ class NotPermitted(Problem):
     change that; `nearest` are the rules that came near, for those who may read the policy."""
 
     status, code, title = 403, "not-permitted", "the policy does not allow this"
+    remedy = (
+        "Ask those whom `ask` names. `swift-submit why DECISION_ID` explains the decision; signing "
+        "in again helps only where your groups have changed."
+    )
 
 
 class QuotaExceeded(NotPermitted):
@@ -65,18 +72,24 @@ class QuotaExceeded(NotPermitted):
     tell of what; `resets_at` when there is more, where a window ends. Otherwise a run of the unit has to end first."""
 
     status, code, title = 429, "quota-exceeded", "a quota is used up"
+    remedy = "Wait until `resets_at`, or until a run of the unit has ended; `swift-submit quotas` shows what is taken."
 
 
 class NotFound(Problem):
     status, code, title = 404, "not-found", "no such thing"
+    remedy = "Check the name; a list of the same kind of thing shows what there is."
 
 
 class Conflict(Problem):
     status, code, title = 409, "conflict", "the state of things forbids it"
+    remedy = (
+        "Read again how things stand, and decide anew. The same request helps only once something else has changed."
+    )
 
 
 class Unavailable(Problem):
     status, code, title = 503, "unavailable", "not now"
+    remedy = "Send the same request again later, after `Retry-After` where the answer has it. Nothing was changed."
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
@@ -269,18 +282,6 @@ class StaleBase(Conflict):
     code, title = "stale-base", "the change was made from what is no longer in force"
 
 
-class PreconditionFailed(Conflict):
-    """RFC 9110 section 13.1.1: `If-Match` names content that is not there any more."""
-
-    status, code, title = 412, "precondition-failed", "it changed after you saw it"
-
-
-class PreconditionRequired(Invalid):
-    """RFC 6585 section 3."""
-
-    status, code, title = 428, "precondition-required", "say which content you saw"
-
-
 class BreakGlassRefused(Conflict):
     """What cannot be undone does not take effect before others agree; nor does anything twice that was undone."""
 
@@ -428,7 +429,22 @@ class UnknownManifest(NotFound):
 
 
 class IdempotencyConflict(Invalid):
-    code, title = "idempotency-key-reused", "the same Idempotency-Key with another body"
+    code, title = "idempotency-key-reused", "the same Idempotency-Key with another request"
+    remedy = "Make a new key for what is another request; keep the key only to ask the same again."
+
+
+class IdempotencyInUse(Conflict):
+    """The first request with this key has not been answered yet. `retry_after_s` says when to ask again."""
+
+    code, title = "idempotency-key-in-use", "the same Idempotency-Key is still worked on"
+    remedy = "Ask again in a second, with the same key: the answer of the first request will be there."
+
+
+class IdempotencyNotOffered(Invalid):
+    """The answer holds a secret that is told once; it is not kept, so it cannot be told again."""
+
+    code, title = "idempotency-key-not-offered", "this cannot be asked for again under a key"
+    remedy = "Send it without `Idempotency-Key`. If the answer got lost, end what was made and make another."
 
 
 # --- the audit log ----------------------------------------------------------------------------------------------------
@@ -451,6 +467,34 @@ class Malformed(Invalid):
     """The body, a query parameter or a header is not what the API takes. `errors` lists pointer and message."""
 
     code, title = "malformed-request", "the request is not what the API takes"
+
+
+class PreconditionRequired(Invalid):
+    """RFC 6585 section 3: a change that rests on what was read says what that was, in `If-Match`."""
+
+    status, code, title = 428, "precondition-required", "say which state of it you mean"
+    remedy = "Read the resource, and send the `ETag` of that answer as `If-Match`."
+
+
+class Stale(Conflict):
+    """RFC 9110 section 15.5.13: `If-Match` names another state of the resource than it has now. `etag` is that one."""
+
+    status, code, title = 412, "stale", "it was changed since you read it"
+    remedy = "Read it again, see what others changed, and decide by that. The new `ETag` goes into `If-Match`."
+
+
+class FilterInvalid(Invalid):
+    """A `filter` or `order_by` that cannot be read, or speaks of a field that the list does not publish. `position` is
+    where, counted in characters."""
+
+    code, title = "filter-invalid", "not a filter over the fields of this list"
+
+
+class PageTokenInvalid(Invalid):
+    """A page token that is none of ours, or belongs to another filter or order than it came back with."""
+
+    status, code, title = 400, "page-token-invalid", "this page token does not go on with this list"
+    remedy = "Go on with the filter and the order that the token came with, or start again without it."
 
 
 class TooLarge(Invalid):
@@ -554,12 +598,17 @@ class TrainingFailed(Problem):
 
 def from_document(document: dict[str, Any], status: int) -> Problem:
     """Raise-able again on the other end: the class with this `code`, or the nearest by status."""
-    known = {problem.code: problem for problem in _tree(Problem)}
+    known = kinds()
     families = (Invalid, Unauthenticated, NotPermitted, NotFound, Conflict, RateLimited, Unavailable, InternalError)
     nearest = next((family for family in families if family.status == status), Problem)
     kind = known.get(str(document.get("code")), nearest)
     facts = {k: v for k, v in document.items() if k not in {"type", "title", "status", "code", "detail"}}
     return kind(str(document.get("detail") or document.get("title") or f"HTTP {status}"), **facts)
+
+
+def kinds() -> dict[str, type[Problem]]:
+    """Every kind of refusal by its code."""
+    return {problem.code: problem for problem in _tree(Problem)}
 
 
 def _tree(problem: type[Problem]) -> list[type[Problem]]:

@@ -7,7 +7,7 @@
     LeaseHolder                 the token that redemption gave
     ProofReader                 anybody with a valid token, or the run that an event is about
     Public                      health, public keys, heads and hashes of the log, where to sign in, the trade of a job's
-                                own token: nothing else
+                                own token, what refusals mean: nothing else
 
 Whoever is known is counted against a budget (`rates.py`), and asks with query parameters that the route declares. Each
 leaves `access` on the dependency, so that a test can prove that no route goes without.

@@ -5,7 +5,7 @@ import logging
 from functools import cache, partial
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -18,6 +18,7 @@ from enforcer.problems import Problem, RateLimited
 from registry import audit, db, openapi, policies
 from registry.access import Attempt
 from registry.books import Books
+from registry.idempotency import Replayed
 from registry.limits import FORM, Limits, address
 from registry.openapi import PROBLEM_JSON
 from registry.routes import (
@@ -31,6 +32,7 @@ from registry.routes import (
     log as log_routes,
     metrics,
     policies as policy_routes,
+    problems as problem_pages,
     proposals,
     quotas,
     runs,
@@ -60,6 +62,7 @@ ROUTERS = (
     audit_routes.router,
     log_routes.router,
     identity.router,
+    problem_pages.router,
 )
 DESCRIPTION = "Task types, who may train under them, signed run tickets, and the record of it all."
 
@@ -92,6 +95,7 @@ def _routed() -> FastAPI:
         app.include_router(router)
     app.openapi = cache(lambda: openapi.document(app))  # type: ignore[method-assign]
     app.add_exception_handler(Problem, _refused)
+    app.add_exception_handler(Replayed, _replayed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(DBAPIError, _database_error)
@@ -144,6 +148,11 @@ def _worth_a_line(request: Request, problem: Problem) -> bool:
     return problem.status == 401 and "authorization" in request.headers
 
 
+def _replayed(_request: Request, again: Exception) -> Response:
+    assert isinstance(again, Replayed)
+    return again.response
+
+
 def _malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     # A body that both the access check and the handler read is reported once.
@@ -181,6 +190,7 @@ def _our_fault(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _answer(document: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    headers = {**(headers or {}), "Link": f'</problems/{document["code"]}>; rel="help"'}
     if status == 401:
-        headers = {**(headers or {}), "WWW-Authenticate": "Bearer"}
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(document, status, media_type=PROBLEM_JSON, headers=headers)

@@ -20,11 +20,13 @@ from enforcer.policy.decision import Decision, Request
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Problem
 from registry import db
+from registry.filters import Listing
 from registry.identity import Actor
 from registry.key_life import Step
 from registry.tables import Event, PendingEntry
 
 COLUMNS = tuple(wire.Event.model_fields)
+LISTING = Listing(key=Event.id, descending=True)  # it has filters of its own, with an index for each
 
 
 def describe(

@@ -59,6 +59,9 @@ class Books:
     log_done: int = 0
     log_alarm: str | None = None
     _head: tuple[float, str] = field(default=(0.0, ""), repr=False)
+    # Whose Idempotency-Keys are being worked on in this process (`registry.idempotency`).
+    changing: set[tuple[str, str]] = field(default_factory=set, repr=False)
+    changing_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     policy_alarm: Unusable | None = None
     shadow: Shadow = field(default_factory=Shadow, repr=False)
     counts: Counts = field(default_factory=Counts, repr=False)

@@ -20,7 +20,7 @@ from enforcer import tlog, wire
 from enforcer.problems import ErasureRefused, Held, NotFound
 from registry import audit, db
 from registry.identity import Actor
-from registry.tables import OPEN_RUNS, ApiToken, Event, IdempotentAnswer, LegalHold, Principal, Run
+from registry.tables import OPEN_RUNS, ApiToken, Event, IdempotentAnswer, LegalHold, Principal, Run, StoredAnswer
 
 BATCH = 500
 HOLDS = "legal hold"  # what placing a hold and erasing queue for: none is placed between the check and the change
@@ -246,12 +246,16 @@ def _erase_runs(engine: Engine, person: str, unit: str) -> int:
 
 
 def _forget_answers(session: Session, person: str, unit: str) -> int:
-    """Kept answers hold the ticket, whose `sub` is the person."""
+    """Kept answers hold the ticket, whose `sub` is the person, or what the person changed; the latter go for all units,
+    since they would go within a day anyway."""
+    others = session.exec(select(StoredAnswer).where(StoredAnswer.actor == person)).all()
+    for stored in others:
+        session.delete(stored)
     kept = session.exec(select(IdempotentAnswer).where(IdempotentAnswer.actor == person)).all()
     gone = [answer for answer in kept if unit in ("all", _unit_of(session, answer))]
     for answer in gone:
         session.delete(answer)
-    return len(gone)
+    return len(gone) + len(others)
 
 
 def _unit_of(session: Session, answer: IdempotentAnswer) -> str | None:

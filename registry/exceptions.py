@@ -26,11 +26,22 @@ from enforcer.problems import (
 )
 from registry import audit, db, policies, tags
 from registry.access import Permit
+from registry.etags import ANY, Seen
+from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import KnownException
 from registry.unneeded import Use
 
 OPEN = ("live", "expiring")
+LISTING = Listing(
+    key=KnownException.name,
+    fields={
+        "id": Field(KnownException.name, sort=KnownException.name),
+        "state": Field(KnownException.state, "word", (*OPEN, "ended", "revoked"), sort=KnownException.state),
+        "until": Field(KnownException.until, "moment", sort=KnownException.until),
+        "proposal_id": Field(KnownException.proposal_id),
+    },
+)
 
 
 def override(session: Session, asked: wire.OverrideRequest, permit: Permit) -> KnownException:
@@ -78,18 +89,20 @@ def grant(
     return row
 
 
-def revoke(session: Session, name: str, permit: Permit, reason: str, *, from_folder: bool) -> KnownException:
+def revoke(
+    session: Session, name: str, permit: Permit, reason: str, *, from_folder: bool, seen: Seen = ANY
+) -> KnownException:
     """Take an exception back before its end, at once. `from_folder`: the policy is that of a folder.
 
     Raises:
         UnknownException
         ExceptionOver: it has ended, or was revoked before.
         PolicyRefused: it stands in the folder, where it has to be taken out.
+        Stale: it is not as the caller saw it.
     """
     db.queue_for(session, "policy")
-    known = session.get(KnownException, name, with_for_update=True)
-    if known is None:
-        raise UnknownException(f"`{name[:100]}` is not an exception; `GET /v1/exceptions` lists them")
+    known = get(session, name, for_change=True)
+    seen.refuse_stale(as_wire(known, db.utc_now()))
     exception = of(known)
     if known.state not in OPEN or not exception.live(db.utc_now()):
         raise ExceptionOver(f"`{name}` is over: it was {'revoked' if known.state == 'revoked' else 'for a time'}")
@@ -100,6 +113,14 @@ def revoke(session: Session, name: str, permit: Permit, reason: str, *, from_fol
     _publish(session, policy, "revocation", permit)
     detail = {"revision": policy.revision}
     _turn(session, known, "revoked", permit.actor, reason=reason, detail=detail, **permit.provenance)
+    return known
+
+
+def get(session: Session, name: str, *, for_change: bool = False) -> KnownException:
+    """Raises UnknownException."""
+    known = session.get(KnownException, name, with_for_update=for_change)
+    if known is None:
+        raise UnknownException(f"`{name[:100]}` is not an exception; `GET /v1/exceptions` lists them")
     return known
 
 

@@ -10,7 +10,7 @@ What differs between kinds of changes stands in a module for each (`KINDS`); the
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from sqlmodel import Session, col, select
 
@@ -25,7 +25,6 @@ from enforcer.problems import (
     ContributorApproval,
     Invalid,
     NotPermitted,
-    PreconditionFailed,
     ProposalExpired,
     SelfApproval,
     StaleBase,
@@ -49,6 +48,7 @@ from registry import (
 from registry.access import Matter, Permit
 from registry.approvals import Asked, Electorate
 from registry.changes import Draft, base_of
+from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import Contributor, LostApproval, Proposal, ProposedFile, Review
 
@@ -85,6 +85,20 @@ KINDS: Mapping[str, Kind] = {
     "policy": policy_changes,
     "exception": exception_changes,
 }
+LISTING = Listing(
+    key=Proposal.id,
+    descending=True,
+    fields={
+        "kind": Field(Proposal.kind, "word", tuple(KINDS)),
+        "subject": Field(Proposal.subject, sort=Proposal.subject),
+        "state": Field(Proposal.state, "word", get_args(wire.ProposalState), sort=Proposal.state),
+        "author": Field(Proposal.author),
+        "reason": Field(Proposal.reason),
+        "digest": Field(Proposal.digest),
+        "opened_at": Field(Proposal.opened_at, "moment", sort=Proposal.id),
+        "decided_at": Field(Proposal.decided_at, "moment"),
+    },
+)
 
 
 # --- what its author does ---------------------------------------------------------------------------------------------
@@ -141,16 +155,14 @@ def edit(
     permit: Permit,
     voters: Electorate,
     *,
-    seen: str,
     checks: wire.PolicyChecks | None = None,
 ) -> Proposal:
     """Make a draft or an open proposal anew, from what is in force now. No approval outlives it, and whoever edits has
-    had a part in it. `seen` is the digest of what the editor saw.
+    had a part in it.
 
     Raises:
         AlreadyDecided: it is neither draft nor open.
         ProposalExpired: its time is over.
-        PreconditionFailed: somebody else edited it meanwhile.
         Invalid: it would be about something else.
         Problem: it could never be applied; ApprovalUnsatisfiable, as `open_`.
     """
@@ -159,8 +171,6 @@ def edit(
     if proposal.provisional is not None:
         raise AlreadyDecided(f"`{proposal.id}` is in effect provisionally; withdraw it, or propose what comes after it")
     _refuse_late(proposal)
-    if seen != proposal.digest:
-        raise PreconditionFailed(f"`If-Match` is `{seen[:80]}`, `{proposal.id}` is `{proposal.digest}`; read it again")
     request = edited(session, proposal, asked)
     made = KINDS[proposal.kind].draft(session, request, checks)
     if (made.subject, request.change.kind) != (proposal.subject, proposal.kind):

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlmodel import Session, col, or_, select
 
-from enforcer import revoked
+from enforcer import revoked, wire
 from enforcer.policy.decision import Decision
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
@@ -20,6 +20,7 @@ from enforcer.tickets import LEEWAY_S
 from registry import access, audit, db, quotas, revisions, runs
 from registry.access import Matter
 from registry.books import Books
+from registry.etags import ANY, Seen
 from registry.identity import Actor
 from registry.tables import Event, Run, Ticket
 
@@ -27,15 +28,17 @@ BATCH = 200
 POLICY = "system:policy"  # who revokes when a new revision denies what an older one allowed
 
 
-def revoke(session: Session, jti: str, by: Actor, reason: str, **provenance: Any) -> Ticket:
+def revoke(session: Session, jti: str, by: Actor, reason: str, *, seen: Seen = ANY, **provenance: Any) -> Ticket:
     """Take one ticket back.
 
     Raises:
         UnknownTicket
         TicketRevoked: it was taken back before.
         RunClosed: its run has ended.
+        Stale: it is not as the caller saw it.
     """
     ticket, run = _both(session, jti, for_change=True)
+    seen.refuse_stale(wire.TicketStatus.model_validate(ticket))
     if ticket.state == "revoked":
         raise TicketRevoked(f"ticket `{jti}` was revoked at {ticket.revoked_at:%Y-%m-%dT%H:%M:%SZ}")
     runs.refuse_closed(run)

@@ -1,7 +1,7 @@
 """Runs: they report, the registry judges. Listing and cancelling."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from sqlmodel import Session, col, select
 
@@ -11,11 +11,33 @@ from enforcer.runspec import RunSpec, canonical_bytes, digest
 from registry import audit, db, manifests, quotas
 from registry.access import Permit
 from registry.books import Books
+from registry.etags import ANY, Seen
+from registry.filters import Field, Listing
 from registry.identity import Actor
 from registry.tables import OPEN_RUNS, Run, Ticket
 
 OPEN = OPEN_RUNS
 SWEEP_AT_ONCE = 200
+# Sorted by what an index serves, for there may be millions; an id is made of the moment that the run was permitted.
+LISTING = Listing(
+    key=Run.id,
+    descending=True,
+    fields={
+        "task_type": Field(Run.task_type, sort=Run.task_type),
+        "version": Field(Run.version, "number"),
+        "actor": Field(Run.actor),
+        "state": Field(Run.state, "word", ("permitted", "running", "lost", "finished", "failed", "interrupted")),
+        "target": Field(Run.target),
+        "pool": Field(Run.pool),
+        "verdict": Field(Run.verdict, "word", get_args(gates.Verdict)),
+        "policy_rule": Field(Run.policy_rule),
+        "run_spec_digest": Field(Run.run_spec_digest),
+        "created_at": Field(Run.created_at, "moment", sort=Run.id),
+        "started_at": Field(Run.started_at, "moment"),
+        "ended_at": Field(Run.ended_at, "moment"),
+        "step": Field(Run.step, "number"),
+    },
+)
 
 
 def heartbeat(session: Session, run_id: str, beat: wire.Heartbeat, books: Books) -> wire.HeartbeatAnswer:
@@ -129,17 +151,19 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
     return reported(session, run)
 
 
-def cancel(session: Session, run_id: str, permit: Permit) -> Run:
+def cancel(session: Session, run_id: str, permit: Permit, seen: Seen = ANY) -> Run:
     """Stop a run: one that is running saves a checkpoint and learns of it with its next heartbeat, one that has not
     started never will.
 
     Raises:
         RunClosed: it has ended already.
+        Stale: it is not as the caller saw it.
     """
     # The ticket is locked before its run, as redemption does it: the other order waits for ever on PostgreSQL.
     ticket = session.get(Ticket, get(session, run_id).jti, with_for_update=True)
     assert ticket is not None, "a run and its ticket are written together"
     run = get(session, run_id, for_change=True)
+    seen.refuse_stale(as_wire(run))
     refuse_closed(run)
     run.stop = run.stop or f"cancelled by {permit.actor.id}"
     if run.state == "permitted":

@@ -21,6 +21,7 @@ from registry import (
     db,
     delegations,
     exceptions,
+    idempotency,
     log as tlog,
     logs,
     policies,
@@ -170,6 +171,7 @@ def _keep_sequencing(books: Books) -> None:
                 swept = time.monotonic()
                 with books.writing() as session:
                     tickets.sweep(session)
+                    idempotency.sweep(session)
                 release_lapsed(books)
             with books.reading() as session:
                 waiting = tlog.is_pending(session)

@@ -1,12 +1,15 @@
 """Task types: look-ups, names, and the seed from `policies/vocabulary/`."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import sqlalchemy as core
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlmodel import Session, col, select
+from pydantic import BaseModel, ConfigDict, Field as Member, ValidationError
+from sqlalchemy import ColumnElement, and_, true
+from sqlmodel import Session, SQLModel, col, exists, select
 
 from enforcer import wire
 from enforcer.compatibility import Compatibility
@@ -15,11 +18,43 @@ from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import NotFound, ProfileInvalid, TaskTypeArchived, TaskTypeNotActive, UnknownTaskType
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from registry import audit, db, spellings, tag_life, tag_versions
+from registry.filters import Field, Listing
 from registry.identity import Actor
+from registry.paging import Page
 from registry.tables import KnownName, Tag, TagVersion
 
 ACTIVE = "active"
 SEEDER = Actor("system:seed", (), "all")
+_COLUMNS = tuple(SQLModel.metadata.tables["tag"].columns)
+_NAMES = tuple(column.name for column in _COLUMNS)
+
+
+def _called(alias: str | None) -> ColumnElement[bool]:
+    """Tags with this alias; with any, without one."""
+    spelt = exists().where(col(KnownName.tag) == col(Tag.name), col(KnownName.kind) == "alias")
+    return spelt if alias is None else spelt.where(col(KnownName.spelling) == alias)
+
+
+def _in_state(state: Any) -> ColumnElement[bool]:
+    """A sunset holds from its second on; every task type is in some state."""
+    return true() if state is None else tag_life.in_state(state, db.utc_now())
+
+
+LISTING = Listing(
+    key=Tag.name,
+    fields={
+        "name": Field(Tag.name, sort=Tag.name),
+        "kind": Field(Tag.kind, "word", tuple(Kind), sort=Tag.kind),
+        "parent": Field(Tag.parent),
+        "state": Field(Tag.state, "word", get_args(wire.TagState), holds=_in_state, sort=Tag.state),
+        "sunset_at": Field(Tag.sunset_at, "moment"),
+        "replaced_by": Field(Tag.replaced_by),
+        "description": Field(Tag.description),
+        "version": Field(Tag.version, "number", sort=Tag.version),
+        "created_at": Field(Tag.created_at, "moment", sort=Tag.created_at),
+        "aliases": Field(None, "list", holds=_called),
+    },
+)
 
 
 def find(session: Session, name: str) -> Tag:
@@ -131,23 +166,37 @@ def versions(session: Session, name: str) -> list[TagVersion]:
     return list(session.exec(select(TagVersion).where(TagVersion.tag == tag.name).order_by(col(TagVersion.version))))
 
 
-def as_wire(session: Session, tag: Tag) -> wire.Tag:
-    return wire.Tag(**_fields(session, tag))
+def listed(session: Session, page: Page) -> tuple[list[wire.Tag], str | None]:
+    """A page of the vocabulary and the token of the next, in one statement however many tags there are: the page of
+    tags first, each with the digest of its version in force, then their aliases beside them."""
+    current = and_(col(TagVersion.tag) == col(Tag.name), col(TagVersion.version) == col(Tag.version))
+    chosen = page.query(
+        core.select(*_COLUMNS, col(TagVersion.profile_digest)).join(TagVersion, current), Tag
+    ).subquery()
+    spelt_so = and_(col(KnownName.tag) == chosen.c.name, col(KnownName.kind) == "alias")
+    query = core.select(chosen, col(KnownName.spelling).label("alias")).outerjoin(KnownName, spelt_so)
+    rows = session.execute(query.order_by(*page.sorting(chosen.c), col(KnownName.spelling)))
+    found = [list(lines) for _, lines in groupby(rows, key=lambda row: row.name)]
+    kept, token = page.cut([lines[0] for lines in found])
+    spelt = [[line.alias for line in lines if line.alias is not None] for lines in found[: len(kept)]]
+    tags = [(Tag(**{name: getattr(row, name) for name in _NAMES}), row.profile_digest) for row in kept]
+    items = [_told(tag, aliases, digest) for (tag, digest), aliases in zip(tags, spelt, strict=True)]
+    return [wire.Tag.model_validate(item) for item in items], token
 
 
 def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
     current = version(session, tag.name)
-    return wire.TagDetail(**_fields(session, tag), profile=tag_versions.parsed(current).profile)
+    told = _told(tag, spellings.aliases_of(session, tag.name), current.profile_digest)
+    return wire.TagDetail(**told, profile=tag_versions.parsed(current).profile)
 
 
-def _fields(session: Session, tag: Tag) -> dict[str, Any]:
-    digest = version(session, tag.name).profile_digest
+def _told(tag: Tag, aliases: list[str], profile_digest: str) -> dict[str, Any]:
     return {
         **tag.model_dump(),
         "state": tag_life.state_at(tag, db.utc_now()),
         "deprecation": tag_life.deprecation_of(tag),
-        "aliases": spellings.aliases_of(session, tag.name),
-        "profile_digest": digest,
+        "aliases": aliases,
+        "profile_digest": profile_digest,
     }
 
 
@@ -248,8 +297,8 @@ class _SeedTag(BaseModel):
     kind: Kind
     parent: str | None = None
     description: str
-    aliases: list[str] = Field(default_factory=list)
-    distinct_from: list[wire.DistinctFrom] = Field(default_factory=list)
+    aliases: list[str] = Member(default_factory=list)
+    distinct_from: list[wire.DistinctFrom] = Member(default_factory=list)
     profile: Profile | None = None
     overrides: ProfileOverrides | None = None
     compatibility: Compatibility | None = None

@@ -24,8 +24,8 @@ class Registry(Link):
 
     # --- tags -----------------------------------------------------------------------------------------------------
 
-    def tags(self, state: str | None = None) -> Iterator[wire.Tag]:
-        return self._each("/v1/tags", wire.TagPage, state=state)
+    def tags(self, **filters: str | None) -> Iterator[wire.Tag]:
+        return self._each("/v1/tags", wire.TagPage, **filters)
 
     def tag(self, name: str) -> wire.TagDetail:
         return self._get(f"/v1/tags/{_part(name)}", wire.TagDetail)
@@ -49,45 +49,47 @@ class Registry(Link):
     # --- proposals ------------------------------------------------------------------------------------------------
 
     def propose(self, request: wire.ProposalRequest) -> wire.Proposal:
-        return self._post("/v1/proposals", request, wire.Proposal)
+        return self._post("/v1/proposals", request, wire.Proposal, again=True)
 
-    def proposals(self, state: str | None = None, *, awaiting_me: bool = False) -> Iterator[wire.Proposal]:
+    def proposals(
+        self, state: str | None = None, *, awaiting_me: bool = False, filter: str | None = None
+    ) -> Iterator[wire.Proposal]:
         """Newest first."""
         mine = "true" if awaiting_me else None
-        return self._each("/v1/proposals", wire.ProposalPage, state=state, awaiting_me=mine)
+        return self._each("/v1/proposals", wire.ProposalPage, state=state, awaiting_me=mine, filter=filter)
 
-    def edit_proposal(self, id: str, edit: wire.ProposalEdit, *, seen: str) -> wire.Proposal:
-        """`seen` is the digest of what the edit was made from."""
-        path, said = f"/v1/proposals/{_part(id)}", edit.model_dump(mode="json", exclude_unset=True)
-        return self._read(self.ask("PATCH", path, said, headers={"If-Match": f'"{seen}"'}), wire.Proposal, path)
+    def edit_proposal(self, id: str, edit: wire.ProposalEdit, *, seen: str | None) -> wire.Proposal:
+        """`seen` is the `etag` that the proposal was read with; as it is for submitting and withdrawing."""
+        said = edit.model_dump(mode="json", exclude_unset=True)
+        return self._change("PATCH", f"/v1/proposals/{_part(id)}", seen, wire.Proposal, said)
 
-    def submit_proposal(self, id: str) -> wire.Proposal:
-        return self._tell(f"/v1/proposals/{_part(id)}:submit", wire.Proposal)
+    def submit_proposal(self, id: str, *, seen: str | None) -> wire.Proposal:
+        return self._change("POST", f"/v1/proposals/{_part(id)}:submit", seen, wire.Proposal)
 
-    def withdraw_proposal(self, id: str) -> wire.Proposal:
-        return self._tell(f"/v1/proposals/{_part(id)}:withdraw", wire.Proposal)
+    def withdraw_proposal(self, id: str, *, seen: str | None) -> wire.Proposal:
+        return self._change("POST", f"/v1/proposals/{_part(id)}:withdraw", seen, wire.Proposal)
 
     def proposal(self, id: str) -> wire.Proposal:
         return self._get(f"/v1/proposals/{_part(id)}", wire.Proposal)
 
     def ratify(self, id: str, asked: wire.Ratification) -> wire.Proposal:
-        return self._post(f"/v1/proposals/{_part(id)}:ratify", asked, wire.Proposal)
+        return self._post(f"/v1/proposals/{_part(id)}:ratify", asked, wire.Proposal, again=True)
 
     def delegate(self, asked: wire.DelegationRequest) -> wire.Delegation:
-        return self._post("/v1/delegations", asked, wire.Delegation)
+        return self._post("/v1/delegations", asked, wire.Delegation, again=True)
 
     def delegations(self, **query: str | None) -> Iterator[wire.Delegation]:
         """All of them, newest first."""
         return self._each("/v1/delegations", wire.DelegationPage, **query)
 
     def revoke_delegation(self, id: str, asked: wire.DelegationEnd) -> wire.Delegation:
-        return self._post(f"/v1/delegations/{_part(id)}:revoke", asked, wire.Delegation)
+        return self._post(f"/v1/delegations/{_part(id)}:revoke", asked, wire.Delegation, again=True)
 
     def impact(self, id: str) -> wire.Impact:
         return self._get(f"/v1/proposals/{_part(id)}/impact", wire.Impact)
 
     def review(self, id: str, review: wire.Review) -> wire.Proposal:
-        return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal)
+        return self._post(f"/v1/proposals/{_part(id)}/reviews", review, wire.Proposal, again=True)
 
     # --- decisions -------------------------------------------------------------------------------------------------
 
@@ -118,13 +120,14 @@ class Registry(Link):
 
     def revoke(self, jti: str, reason: str) -> wire.TicketStatus:
         body = wire.Revocation(reason=reason)
-        return self._post(f"/v1/tickets/{_part(jti)}:revoke", body, wire.TicketStatus)
+        return self._post(f"/v1/tickets/{_part(jti)}:revoke", body, wire.TicketStatus, again=True)
 
     def refuse(self, ticket: str, jti: str, key: SigningKey, step: int, reason: str) -> wire.RefusalNoted:
         """Put on record that this worker did not start what the ticket permits."""
         path = f"/v1/tickets/{_part(jti)}:refuse"
         proof = proofs.prove(key, method="POST", url=self.settings.issuer + path, ticket=ticket)
         body = wire.TicketRefusal(step=step, reason=reason[:300])
+        # Not again: a proof of possession is good for one request, and the registry remembers it.
         return self._post(path, body, wire.RefusalNoted, headers={"DPoP": proof}, authorization=f"DPoP {ticket}")
 
     def upload(self, ticket: str, jti: str, told: wire.Upload) -> wire.ReportedRun:
@@ -202,9 +205,12 @@ class Registry(Link):
         headers = {"Idempotency-Key": str(uuid.uuid4()), **(headers or {})}
         return self._read(self.ask("POST", path, body.model_dump(mode="json"), headers=headers, **how), answer, path)
 
-    def _tell(self, path: str, answer: type[Answer]) -> Answer:
-        """A POST that says all by its path."""
-        return self._read(self.ask("POST", path, headers={"Idempotency-Key": str(uuid.uuid4())}), answer, path)
+    def _change(
+        self, method: str, path: str, seen: str | None, answer: type[Answer], body: dict[str, Any] | None = None
+    ) -> Answer:
+        """A change made to what was seen, once, and to nothing else."""
+        headers = {"Idempotency-Key": str(uuid.uuid4()), **({"If-Match": seen} if seen else {})}
+        return self._read(self.ask(method, path, body, headers=headers, again=True), answer, path)
 
     def _read(self, content: bytes, answer: type[Answer], path: str) -> Answer:
         try:

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from trainer.auth import Session
 
 PAUSES_S = (0.2, 1.0)  # between tries of a request whose answer got lost
-LATER = (429, 503)  # `Retry-After` says when
+LATER = (409, 429, 503)  # where `Retry-After` says when; 409: the first request with this key is still worked on
 LONGEST_WAIT_S = 60.0  # in all, for one request; a budget refills within a minute
 SKEW_WORTH_SAYING_S = 5.0
 LOST = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError)
 
 
 class Link:
-    """A connection to one registry. `skew_s` is how far its clock is ahead of ours, once it has answered.
+    """A connection to one registry. `skew_s` is how far its clock is ahead of ours, once it has answered; `etag` is
+    that of the newest answer, for a change of what was read.
 
     Raises:
         NotConfigured: it would carry tokens over a network in clear.
@@ -46,6 +47,7 @@ class Link:
             )
         self.settings = settings
         self.skew_s = 0.0
+        self.etag: str | None = None
         self._session: Session | None = None
         self._http = httpx2.Client(
             base_url=settings.server,
@@ -103,6 +105,7 @@ class Link:
             answer = self._send(method, path, content, query, headers, again=again)
         self._note_the_time(answer)
         if answer.is_success:
+            self.etag = answer.headers.get("ETag")
             return answer.content
         if answer.status_code == 401 and authorization is None and not public:
             raise Unauthenticated(

@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
@@ -15,7 +15,8 @@ from enforcer.exports import Format
 from registry import audit, erasure, exports, tags
 from registry.access import Matter, May, Permit
 from registry.books import Books, TheBooks
-from registry.paging import Filter, Page
+from registry.idempotency import ToldOnce
+from registry.paging import Filter, Page, PageQuery
 from registry.tables import Event
 
 router = APIRouter(tags=["audit"])
@@ -39,9 +40,10 @@ class EventQuery(BaseModel):
     until: Moment | None = None
 
 
-class EventPageQuery(EventQuery):
-    page_size: int = Field(default=100, ge=1, le=1_000)
-    page_token: str | None = Field(default=None, max_length=300)
+class EventPageQuery(EventQuery, PageQuery):
+    most: ClassVar[int] = 1_000
+
+    page_size: int = Field(default=100, ge=1)
 
 
 class ExportQuery(EventQuery):
@@ -68,9 +70,9 @@ def list_events(
 ) -> Response:
     """Events of one business unit, newest first; the auditor's own unless another is named. Reading is an event too."""
     wanted = filter_of(books, query, auditor.unit)
-    page = Page(query.page_size, query.page_token, wanted)
+    page = Page(query, wanted, audit.LISTING)
     with books.reading() as session:
-        found, token = page.newest_first_as(audit.document_in(books.engine.dialect.name), session, Event)
+        found, token = page.documents(audit.document_in(books.engine.dialect.name), session, Event)
     with books.writing() as session:
         _record_reading(session, auditor, wanted, len(found))
     body = f'{{"items":[{",".join(found)}],"next_page_token":{json.dumps(token)}}}'
@@ -91,7 +93,7 @@ def export_events(
     return StreamingResponse(chain([next(body)], body), media_type=form.media_type, headers=headers)
 
 
-@router.post("/v1/audit:erase", operation_id="erasePerson")
+@router.post("/v1/audit:erase", operation_id="erasePerson", dependencies=[ToldOnce])
 def erase_person(
     asked: wire.ErasureRequest,
     officer: Annotated[Permit, Depends(May("audit-erase", about=_unit_of_erasure))],

@@ -7,9 +7,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from enforcer import wire
 from enforcer.policy.rules import ACTIONS
 from enforcer.problems import NotPermitted
-from registry import access, api_tokens, db, exchange, principals, revocations
+from registry import access, api_tokens, db, etags, exchange, principals, revocations
 from registry.access import Matter, May, Permit, Public, SignedIn
 from registry.books import TheBooks
+from registry.etags import IfNoneMatch, MayMatch, MustMatch
+from registry.idempotency import OneChange, ToldOnce
 from registry.limits import FORM
 
 router = APIRouter(tags=["identity"])
@@ -61,7 +63,7 @@ async def _token_form(request: Request) -> dict[str, str]:
 @router.post(
     "/v1/token",
     operation_id="exchangeToken",
-    dependencies=[Public],
+    dependencies=[Public, ToldOnce],
     openapi_extra={"requestBody": {"required": True, "content": {FORM: {"schema": _FORM}}}},
 )
 def exchange_token(
@@ -90,7 +92,7 @@ def list_tokens(caller: SignedIn, books: TheBooks) -> wire.ApiTokenList:
         return wire.ApiTokenList(items=[wire.ApiToken.model_validate(row) for row in rows])
 
 
-@router.post("/v1/tokens", status_code=201, operation_id="createToken")
+@router.post("/v1/tokens", status_code=201, operation_id="createToken", dependencies=[ToldOnce])
 def create_token(
     request: Request, asked: wire.ApiTokenRequest, caller: SignedIn, books: TheBooks, response: Response
 ) -> wire.ApiTokenMade:
@@ -114,31 +116,46 @@ async def _whom(request: Request, principal_id: str) -> Matter:
     return Matter()
 
 
-@router.post("/v1/principals/{principal_id}:disable", operation_id="disablePrincipal")
+@router.get(
+    "/v1/principals/{principal_id}",
+    operation_id="getPrincipal",
+    response_model=wire.Principal,
+    dependencies=[Depends(May("deactivate", about=_whom))],
+)
+def get_principal(principal_id: str, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
+    """Whether somebody's credentials open anything; for those who may change it."""
+    with books.reading() as session:
+        return etags.answer(principals.get(session, principal_id), if_none_match)
+
+
+@router.post("/v1/principals/{principal_id}:disable", operation_id="disablePrincipal", response_model=wire.Principal)
 def disable_principal(
     principal_id: str,
-    change: wire.PrincipalChange,
+    why: wire.PrincipalChange,
     admin: Annotated[Permit, Depends(May("deactivate", about=_whom))],
-    books: TheBooks,
-) -> wire.Principal:
+    change: OneChange,
+    seen: MayMatch,
+) -> Response:
     """Let none of somebody's credentials open anything, from the next request on. Their tickets are revoked, and their
     runs save a checkpoint and stop."""
     if principal_id == admin.actor.id:
         raise NotPermitted("nobody disables themselves: somebody else has to be able to undo it")
-    with books.writing() as session:
-        row = principals.disable(session, principal_id, admin.actor, change.reason, **admin.provenance)
-        revocations.revoke_all_of(session, principal_id, admin.actor, change.reason, **admin.provenance)
-        return principals.on_the_wire(principal_id, row)
+    with change.writing() as session:
+        row = principals.disable(session, principal_id, admin.actor, why.reason, seen=seen, **admin.provenance)
+        revocations.revoke_all_of(session, principal_id, admin.actor, why.reason, **admin.provenance)
+        return change.answer(session, principals.on_the_wire(principal_id, row), tagged=True)
 
 
-@router.post("/v1/principals/{principal_id}:enable", operation_id="enablePrincipal")
+@router.post("/v1/principals/{principal_id}:enable", operation_id="enablePrincipal", response_model=wire.Principal)
 def enable_principal(
     principal_id: str,
-    change: wire.PrincipalChange,
+    why: wire.PrincipalChange,
     admin: Annotated[Permit, Depends(May("deactivate", about=_whom))],
-    books: TheBooks,
-) -> wire.Principal:
-    """Let somebody in again."""
-    with books.writing() as session:
-        principals.enable(session, principal_id, admin.actor, change.reason, **admin.provenance)
-        return principals.on_the_wire(principal_id, None)
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
+    """Let somebody in again, who was shut out as the caller saw it: another may have shut them out for another reason
+    since."""
+    with change.writing() as session:
+        principals.enable(session, principal_id, admin.actor, why.reason, seen=seen, **admin.provenance)
+        return change.answer(session, principals.on_the_wire(principal_id, None), tagged=True)

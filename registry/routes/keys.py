@@ -1,55 +1,54 @@
 """Public keys, apart by purpose: a verifier of tickets never learns a key that signs something else. And which tickets
 were taken back."""
 
-import hashlib
 import json
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
 from enforcer import wire
-from registry import revocations
+from registry import etags, revocations
 from registry.access import Public
 from registry.books import Books, TheBooks
+from registry.etags import IfNoneMatch
 from registry.key_life import Purpose
 
 CACHE_S, CACHE_REVOKED_S = 600, 60
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "What you have is still what there is"}}
 
-router = APIRouter(tags=["keys"], dependencies=[Public], responses=NOT_MODIFIED)
+router = APIRouter(tags=["keys"], dependencies=[Public])
 
 
 @router.get("/.well-known/jwks.json", operation_id="ticketKeys", response_model=dict[str, Any])
-async def ticket_keys(request: Request, books: TheBooks) -> Response:
+async def ticket_keys(books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """The public keys of run tickets (RFC 7517): those that sign, will sign, or signed what is still valid."""
-    return _published(request, books, "ticket")
+    return _published(if_none_match, books, "ticket")
 
 
 @router.get("/tlog/jwks.json", operation_id="logKeys", response_model=dict[str, Any])
-async def log_keys(request: Request, books: TheBooks) -> Response:
+async def log_keys(books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """The public keys of log checkpoints."""
-    return _published(request, books, "log")
+    return _published(if_none_match, books, "log")
 
 
 @router.get("/.well-known/token-jwks.json", operation_id="tokenKeys", response_model=dict[str, Any])
-async def token_keys(request: Request, books: TheBooks) -> Response:
+async def token_keys(books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """The public keys of access tokens that the registry gives out in exchange for others."""
-    return _published(request, books, "token")
+    return _published(if_none_match, books, "token")
 
 
 @router.get("/.well-known/attestation-jwks.json", operation_id="attestationKeys", response_model=dict[str, Any])
-async def attestation_keys(request: Request, books: TheBooks) -> Response:
+async def attestation_keys(books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """The public keys of countersignatures under run manifests, and of the manifests that exports end with."""
-    return _published(request, books, "attestation")
+    return _published(if_none_match, books, "attestation")
 
 
 @router.get("/.well-known/retired-keys", operation_id="retiredKeys", response_model=dict[str, Any])
-async def retired_keys(request: Request, books: TheBooks) -> Response:
+async def retired_keys(books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """Keys of all purposes that are over, for ever, to verify what they signed while they were good.
 
     Each says from when (`activated_at`) to when (`retired_at`) it was published for signing. One with `compromised_at`
     proves nothing by itself: only what the log holds from before that time is worth anything."""
-    return _cached(request, books.ring.retired())
+    return _cached(if_none_match, books.ring.retired())
 
 
 @router.get("/.well-known/revoked.json", operation_id="revokedTickets")
@@ -60,16 +59,10 @@ def revoked_tickets(books: TheBooks, response: Response) -> wire.RevokedList:
         return wire.RevokedList(revoked=revocations.signed_list(session, books))
 
 
-def _published(request: Request, books: Books, purpose: Purpose) -> Response:
-    return _cached(request, books.ring.jwks(purpose))
+def _published(known: str | None, books: Books, purpose: Purpose) -> Response:
+    return _cached(known, books.ring.jwks(purpose))
 
 
-def _cached(request: Request, document: dict[str, Any]) -> Response:
+def _cached(known: str | None, document: dict[str, Any]) -> Response:
     body = json.dumps(document, separators=(",", ":")).encode()
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"Cache-Control": f"public, max-age={CACHE_S}", "ETag": tag}
-    # RFC 9110 section 13.1.2: a list of tags, compared weakly.
-    known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
-    if known & {tag, "*"}:
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+    return etags.answer(body, known, headers={"Cache-Control": f"public, max-age={CACHE_S}"})

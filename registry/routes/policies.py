@@ -2,15 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Response
 
 from enforcer import wire
 from enforcer.problems import Malformed
-from registry import policies, policy_changes, policy_trials, replay
+from registry import etags, policies, policy_changes, policy_trials, replay
 from registry.access import May, the_house
 from registry.books import TheBooks
-from registry.paging import Filter, Page
+from registry.etags import IfNoneMatch
+from registry.filters import Listing
+from registry.paging import Filter, Page, PageQuery
 from registry.tables import PolicyPublication
 
 router = APIRouter(prefix="/v1", tags=["policy"])
@@ -18,19 +19,15 @@ READER = Depends(May("policy-read", about=the_house))
 AUTHOR = Depends(May("policy-write", about=the_house, budget="exports"))
 
 
-class HistoryQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    page_size: int = Field(default=50, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
+NEWEST_FIRST = Listing(key=PolicyPublication.version, descending=True)
 
 
 @router.get("/policies", operation_id="listPolicies", dependencies=[READER])
-def list_policies(query: Annotated[HistoryQuery, Query()], books: TheBooks) -> wire.PolicyHistory:
+def list_policies(query: Annotated[PageQuery, Query()], books: TheBooks) -> wire.PolicyHistory:
     """Which revisions went live, newest first: by whom, from which source, in place of which."""
-    page = Page(query.page_size, query.page_token, Filter())
+    page = Page(query, Filter(), NEWEST_FIRST)
     with books.reading() as session:
-        found, token = page.newest_first(session, PolicyPublication, key="version")
+        found, token = page.rows(session, PolicyPublication)
         items = [wire.PolicyPublication.model_validate(row) for row in found]
         return wire.PolicyHistory(live=policies.live_revision(session), items=items, next_page_token=token)
 
@@ -42,12 +39,13 @@ def get_shadow(books: TheBooks) -> wire.PolicyShadow:
         return policies.shadowed(session)
 
 
-@router.get("/policies/{revision}", operation_id="getPolicy", dependencies=[READER])
-def get_policy(revision: str, books: TheBooks) -> wire.PolicyDocument:
+@router.get("/policies/{revision}", operation_id="getPolicy", dependencies=[READER], response_model=wire.PolicyDocument)
+def get_policy(revision: str, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """All that a revision says. `live` is the one that decides."""
     with books.reading() as session:
         live = policies.live_revision(session)
-        return policies.document(policies.load(session, live if revision == "live" else revision), live)
+        document = policies.document(policies.load(session, live if revision == "live" else revision), live)
+    return etags.answer(document, if_none_match)
 
 
 @router.post("/policies:validate", operation_id="validatePolicy", dependencies=[AUTHOR])

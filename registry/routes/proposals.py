@@ -4,19 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
-from enforcer.problems import ApprovalLost, PreconditionRequired
-from registry import access, approvals, delegations, glass, impact, policy_changes, proposal_view, proposals
+from enforcer.policy.snapshot import Snapshot
+from enforcer.problems import ApprovalLost
+from registry import access, approvals, delegations, etags, glass, impact, policy_changes, proposal_view, proposals
 from registry.access import THE_HOUSE, Caller, Matter, May, Permit, SignedIn
-from registry.approvals import Electorate
 from registry.books import Books, TheBooks
+from registry.etags import IfNoneMatch, MustMatch
+from registry.idempotency import OneChange
 from registry.identity import Actor
-from registry.paging import Filter, Page
+from registry.paging import Filter, ListQuery, Page
 from registry.tables import Proposal
 
 router = APIRouter(prefix="/v1/proposals", tags=["proposals"])
@@ -78,14 +79,14 @@ def _named(change: wire.Change) -> dict[str, str]:
             return {"tag": change.tag}
 
 
-@router.post("", status_code=201, operation_id="openProposal")
+@router.post("", status_code=201, operation_id="openProposal", response_model=wire.Proposal)
 def open_proposal(
     request: Request,
     asked: wire.ProposalRequest,
     author: Annotated[Permit, Depends(May("propose", about=_change_in_body))],
     books: TheBooks,
-    response: Response,
-) -> wire.Proposal:
+    made: OneChange,
+) -> Response:
     """Open a proposal, or keep it as a draft. It takes effect when enough others have approved it; in an incident at
     once, for those who may `break-glass`, and until it is undone or ratified.
 
@@ -95,10 +96,10 @@ def open_proposal(
     change = asked.change
     breaker = _may_break_glass(request, books, author, asked) if asked.break_glass else None
     checks = policy_changes.check(books, change) if isinstance(change, wire.PolicyFiles) else None
-    with books.writing() as session:
+    with made.writing() as session:
         voters = approvals.electorate(books, session)
         proposal = proposals.open_(session, asked, author, voters, checks=checks, breaker=breaker)
-        return _answer(session, proposal, voters, response)
+        return made.answer(session, _seen_by(session, proposal, author.actor, voters.gate), tagged=True)
 
 
 def _may_break_glass(request: Request, books: Books, author: Permit, asked: wire.ProposalRequest) -> Permit:
@@ -108,72 +109,59 @@ def _may_break_glass(request: Request, books: Books, author: Permit, asked: wire
     return access.permit(request, books, author.actor, "break-glass", matter)
 
 
-class ProposalQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class ProposalQuery(ListQuery):
     state: wire.ProposalState | None = None
     awaiting_me: bool = False
-    page_size: int = Field(default=50, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
 
 
-@router.get("", operation_id="listProposals")
+@router.get("", operation_id="listProposals", openapi_extra=proposals.LISTING.published)
 def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
     """Proposals, newest first. `awaiting_me`: those open ones that the caller may approve and has not reviewed; a page
     may hold fewer of them than `page_size`, or none, and another follow."""
     state = "open" if query.awaiting_me else query.state
-    page = Page(query.page_size, query.page_token, Filter(state=state))
+    page = Page(query, Filter(state=state), proposals.LISTING)
     with books.reading() as session:
-        found, token = page.newest_first(session, Proposal)
+        found, token = page.rows(session, Proposal)
         gate = books.gate(session)
         waiting = [row for row in found if not query.awaiting_me or proposal_view.awaits(session, row, caller, gate)]
-        items = [_as_seen(session, row, caller, books) for row in waiting]
+        items = [_seen_by(session, row, caller, gate) for row in waiting]
         return wire.ProposalPage(items=items, next_page_token=token)
 
 
-@router.get("/{proposal_id}", operation_id="getProposal")
-def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, response: Response) -> wire.Proposal:
+@router.get("/{proposal_id}", operation_id="getProposal", response_model=wire.Proposal)
+def get_proposal(proposal_id: str, caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """One proposal with its reviews."""
     with books.reading() as session:
-        found = proposals.get(session, proposal_id)
-        response.headers["ETag"] = f'"{found.digest}"'
-        return _as_seen(session, found, caller, books)
+        found = _seen_by(session, proposals.get(session, proposal_id), caller, books.gate(session))
+    return etags.answer(found, if_none_match)
 
 
-def _as_seen(session: Session, proposal: Proposal, caller: Actor, books: Books) -> wire.Proposal:
-    gate = books.gate(session)
+def _seen_by(session: Session, proposal: Proposal, caller: Actor, gate: Snapshot) -> wire.Proposal:
     whole = proposal.author == caller.id or access.reads_policy(gate, caller, ROOT_UNIT)
     return proposal_view.as_wire(session, proposal, gate, whole=whole)
 
 
-def _answer(session: Session, proposal: Proposal, voters: Electorate, response: Response) -> wire.Proposal:
-    response.headers["ETag"] = f'"{proposal.digest}"'
-    return proposal_view.as_wire(session, proposal, voters.gate)
-
-
-@router.patch("/{proposal_id}", operation_id="editProposal")
+@router.patch("/{proposal_id}", operation_id="editProposal", response_model=wire.Proposal)
 def edit_proposal(
     request: Request,
     proposal_id: str,
     asked: wire.ProposalEdit,
     editor: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
     books: TheBooks,
-    response: Response,
-    if_match: Annotated[str | None, Header(max_length=200, description="The `ETag` of what the editor saw.")] = None,
-) -> wire.Proposal:
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
     """Make a draft or an open proposal anew, from what is in force now. All approvals are void, and the editor, where
     it is not the author, has had a part in it and does not approve it."""
-    if if_match is None:
-        raise PreconditionRequired("say what you saw: send `If-Match` with the proposal's `ETag`, which is its digest")
-    seen = if_match.strip().removeprefix('"').removesuffix('"')
     if asked.change is not None:
         _permit_change(request, books, editor.actor, asked.change)
     checks = _checks_again(books, proposal_id, asked)
-    with books.writing() as session:
+    with change.writing() as session:
         voters = approvals.electorate(books, session)
         proposal = proposals.get(session, proposal_id, for_change=True)
-        proposals.edit(session, proposal, asked, editor, voters, seen=seen, checks=checks)
-        return _answer(session, proposal, voters, response)
+        seen.refuse_stale(_seen_by(session, proposal, editor.actor, voters.gate))
+        proposals.edit(session, proposal, asked, editor, voters, checks=checks)
+        return change.answer(session, _seen_by(session, proposal, editor.actor, voters.gate), tagged=True)
 
 
 def _permit_change(request: Request, books: Books, editor: Actor, change: wire.Change) -> None:
@@ -185,20 +173,22 @@ def _permit_change(request: Request, books: Books, editor: Actor, change: wire.C
     access.permit(request, books, editor, kind.PROPOSE, matter)
 
 
-@router.post("/{proposal_id}:submit", operation_id="submitProposal")
+@router.post("/{proposal_id}:submit", operation_id="submitProposal", response_model=wire.Proposal)
 def submit_proposal(
     proposal_id: str,
     author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
     books: TheBooks,
-    response: Response,
-) -> wire.Proposal:
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
     """Open one's own draft for others to review."""
     checks = _checks_again(books, proposal_id, wire.ProposalEdit())
-    with books.writing() as session:
+    with change.writing() as session:
         voters = approvals.electorate(books, session)
         proposal = proposals.get(session, proposal_id, for_change=True)
+        seen.refuse_stale(_seen_by(session, proposal, author.actor, voters.gate))
         proposals.submit(session, proposal, author, voters, checks=checks)
-        return _answer(session, proposal, voters, response)
+        return change.answer(session, _seen_by(session, proposal, author.actor, voters.gate), tagged=True)
 
 
 def _checks_again(books: Books, proposal_id: str, asked: wire.ProposalEdit) -> wire.PolicyChecks | None:
@@ -242,21 +232,22 @@ def get_impact(
         return impact.of(session, proposals.get(session, proposal_id))
 
 
-@router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal")
+@router.post("/{proposal_id}/reviews", status_code=201, operation_id="reviewProposal", response_model=wire.Proposal)
 def review_proposal(
     proposal_id: str,
     verdict: wire.Review,
     reviewer: Annotated[Permit, Depends(May("approve", about=_proposal_to_review))],
     books: TheBooks,
-    response: Response,
-) -> wire.Proposal:
+    change: OneChange,
+) -> Response:
     """Approve or reject an open proposal. The last approval needed makes it take effect at once."""
-    _drop_lost(books, proposal_id, verdict, reviewer)
-    with books.writing() as session:
+    if not change.validate_only:
+        _drop_lost(books, proposal_id, verdict, reviewer)
+    with change.writing() as session:
         voters = approvals.electorate(books, session)
         proposal = proposals.get(session, proposal_id, for_change=True)
         proposals.review(session, proposal, verdict, reviewer, voters)
-        return _answer(session, proposal, voters, response)
+        return change.answer(session, _seen_by(session, proposal, reviewer.actor, voters.gate), tagged=True)
 
 
 def _ratification_of(
@@ -265,18 +256,18 @@ def _ratification_of(
     return _proposal_to_review(request, books, proposal_id, _as_review(asked), caller)
 
 
-@router.post("/{proposal_id}:ratify", operation_id="ratifyProposal")
+@router.post("/{proposal_id}:ratify", operation_id="ratifyProposal", response_model=wire.Proposal)
 def ratify_proposal(
     proposal_id: str,
     asked: wire.Ratification,
     reviewer: Annotated[Permit, Depends(May("approve", about=_ratification_of))],
     books: TheBooks,
-    response: Response,
-) -> wire.Proposal:
+    change: OneChange,
+) -> Response:
     """Approve what is in effect provisionally. It stays, when as many have agreed to it as to any other proposal."""
     with books.reading() as session:
         glass.refuse_other(proposals.get(session, proposal_id))
-    return review_proposal(proposal_id, _as_review(asked), reviewer, books, response)
+    return review_proposal(proposal_id, _as_review(asked), reviewer, books, change)
 
 
 def _as_review(asked: wire.Ratification) -> wire.Review:
@@ -305,14 +296,18 @@ def _drop_lost(books: Books, proposal_id: str, verdict: wire.Review, reviewer: P
         raise lost
 
 
-@router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal")
+@router.post("/{proposal_id}:withdraw", operation_id="withdrawProposal", response_model=wire.Proposal)
 def withdraw_proposal(
     proposal_id: str,
     author: Annotated[Permit, Depends(May("propose", about=_proposal_to("PROPOSE")))],
     books: TheBooks,
-    response: Response,
-) -> wire.Proposal:
+    change: OneChange,
+    seen: MustMatch,
+) -> Response:
     """Take back one's own proposal, before it takes effect."""
-    with books.writing() as session:
-        proposal = proposals.withdraw(session, proposals.get(session, proposal_id, for_change=True), author)
-        return _answer(session, proposal, approvals.electorate(books, session), response)
+    with change.writing() as session:
+        gate = books.gate(session)
+        proposal = proposals.get(session, proposal_id, for_change=True)
+        seen.refuse_stale(_seen_by(session, proposal, author.actor, gate))
+        proposals.withdraw(session, proposal, author)
+        return change.answer(session, _seen_by(session, proposal, author.actor, gate), tagged=True)

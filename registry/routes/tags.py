@@ -2,29 +2,26 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from enforcer import wire
 from enforcer.profiles import Kind
-from enforcer.runspec import digest
-from registry import bindings, db, deprecations, spellings, tag_life, tag_versions, tags
+from registry import bindings, db, deprecations, etags, spellings, tag_life, tag_versions, tags
 from registry.access import SignedIn
 from registry.books import TheBooks
-from registry.paging import Filter, Page
-from registry.tables import Tag, TagVersion
+from registry.etags import IfNoneMatch
+from registry.paging import Filter, ListQuery, Page
+from registry.tables import TagVersion
 
 router = APIRouter(prefix="/v1/tags", tags=["tags"])
 
 
-class TagQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class TagQuery(ListQuery):
     kind: Kind | None = None
     parent: wire.Name | None = None
     state: wire.TagState | None = None
-    page_size: int = Field(default=100, ge=1, le=500)
-    page_token: str | None = Field(default=None, max_length=300)
+    page_size: int = Field(default=100, ge=1)
 
 
 class _Tags(Filter):
@@ -45,32 +42,27 @@ class ResolveQuery(BaseModel):
     framework_version: wire.FrameworkVersion
 
 
-@router.get("", operation_id="listTags")
+@router.get("", operation_id="listTags", openapi_extra=tags.LISTING.published)
 def list_tags(query: Annotated[TagQuery, Query()], _caller: SignedIn, books: TheBooks) -> wire.TagPage:
-    """The vocabulary by name. What is proposed is no task type yet: `GET /v1/proposals?state=open` has it."""
-    wanted = _Tags(kind=query.kind, parent=query.parent, state=query.state)
-    page = Page(query.page_size, query.page_token, wanted)
+    """The vocabulary, by name unless another order is asked for. What is proposed is no task type yet: `GET
+    /v1/proposals?state=open` has it."""
+    page = Page(query, _Tags(kind=query.kind, parent=query.parent, state=query.state), tags.LISTING)
     with books.reading() as session:
-        found, token = page.by_name(session, Tag)
-        return wire.TagPage(items=[tags.as_wire(session, tag) for tag in found], next_page_token=token)
+        items, token = tags.listed(session, page)
+    return wire.TagPage(items=items, next_page_token=token)
 
 
-@router.get("/{name}", operation_id="getTag", responses={200: {"headers": deprecations.HEADERS}})
-def get_tag(
-    name: str,
-    response: Response,
-    _caller: SignedIn,
-    books: TheBooks,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> wire.TagDetail:
+@router.get(
+    "/{name}",
+    operation_id="getTag",
+    response_model=wire.TagDetail,
+    responses={200: {"headers": deprecations.HEADERS}},
+)
+def get_tag(name: str, _caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """A task type with the profile of its current version. An alias answers with the tag it stands for."""
     with books.reading() as session:
         detail = tags.as_detail(session, tags.find(session, name))
-    response.headers["ETag"] = etag = f'"{digest(detail.model_dump_json().encode())}"'
-    response.headers.update(deprecations.headers(detail.deprecation))
-    if if_none_match == etag:
-        response.status_code = 304
-    return detail
+    return etags.answer(detail, if_none_match, headers=deprecations.headers(detail.deprecation))
 
 
 @router.get("/{name}/versions", operation_id="listTagVersions")
@@ -80,11 +72,13 @@ def list_versions(name: str, _caller: SignedIn, books: TheBooks) -> wire.TagVers
         return wire.TagVersionPage(items=[_as_wire(version) for version in tags.versions(session, name)])
 
 
-@router.get("/{name}/versions/{version}", operation_id="getTagVersion")
-def get_version(name: str, version: wire.VersionNumber, _caller: SignedIn, books: TheBooks) -> wire.TagVersion:
+@router.get("/{name}/versions/{version}", operation_id="getTagVersion", response_model=wire.TagVersion)
+def get_version(
+    name: str, version: wire.VersionNumber, _caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None
+) -> Response:
     """One immutable version."""
     with books.reading() as session:
-        return _as_wire(tags.version(session, name, version))
+        return etags.answer(_as_wire(tags.version(session, name, version)), if_none_match)
 
 
 @router.get("/{name}/versions/{version}/diff", operation_id="diffTagVersions")

@@ -7,9 +7,11 @@ from starlette.concurrency import run_in_threadpool
 
 from enforcer import wire
 from enforcer.problems import UnknownTaskType
-from registry import deprecations, offline, revocations, tag_life, tags, tickets
+from registry import deprecations, etags, offline, revocations, tag_life, tags, tickets
 from registry.access import Matter, May, Permit, SignedIn, TicketBearer, TicketHolder
 from registry.books import Books, TheBooks
+from registry.etags import IfNoneMatch, MayMatch
+from registry.idempotency import OneChange
 
 router = APIRouter(prefix="/v1/tickets", tags=["tickets"])
 
@@ -77,11 +79,11 @@ def _plan(books: Books, asked: wire.TicketRequest, trainer: Permit) -> wire.Tick
         return tickets.plan(session, asked, trainer, gate)
 
 
-@router.get("/{jti}", operation_id="getTicket")
-def get_ticket(jti: str, caller: SignedIn, books: TheBooks) -> wire.TicketStatus:
+@router.get("/{jti}", operation_id="getTicket", response_model=wire.TicketStatus)
+def get_ticket(jti: str, caller: SignedIn, books: TheBooks, if_none_match: IfNoneMatch = None) -> Response:
     """Where one of the caller's own tickets stands."""
     with books.reading() as session:
-        return tickets.status(session, jti, caller)
+        return etags.answer(tickets.status(session, jti, caller), if_none_match)
 
 
 @router.post("/{jti}:redeem", operation_id="redeemTicket")
@@ -99,24 +101,26 @@ def _ticket_in_path(request: Request, books: TheBooks, jti: str) -> Matter:
     return Matter(tag=run.task_type, unit=run.business_unit, target=run.target, owner=run.actor)
 
 
-@router.post("/{jti}:revoke", operation_id="revokeTicket")
+@router.post("/{jti}:revoke", operation_id="revokeTicket", response_model=wire.TicketStatus)
 def revoke_ticket(
     jti: str,
     why: wire.Revocation,
     revoker: Annotated[Permit, Depends(May("cancel", about=_ticket_in_path))],
-    books: TheBooks,
-) -> wire.TicketStatus:
+    change: OneChange,
+    seen: MayMatch,
+) -> Response:
     """Take a ticket back: one's own, or where one may cancel. A run that trains saves a checkpoint and stops."""
-    with books.writing() as session:
-        ticket = revocations.revoke(session, jti, revoker.actor, why.reason, **revoker.provenance)
-        return wire.TicketStatus.model_validate(ticket)
+    with change.writing() as session:
+        ticket = revocations.revoke(session, jti, revoker.actor, why.reason, seen=seen, **revoker.provenance)
+        return change.answer(session, wire.TicketStatus.model_validate(ticket), tagged=True)
 
 
-@router.post("/{jti}:refuse", operation_id="refuseTicket")
-def refuse_ticket(refusal: wire.TicketRefusal, holder: TicketHolder, books: TheBooks) -> wire.RefusalNoted:
+@router.post("/{jti}:refuse", operation_id="refuseTicket", response_model=wire.RefusalNoted)
+def refuse_ticket(refusal: wire.TicketRefusal, holder: TicketHolder, change: OneChange) -> Response:
     """A worker did not start the run, because a step of its own check failed. The ticket stays as it is."""
-    with books.writing() as session:
-        return wire.RefusalNoted(decision_id=tickets.note_refusal(session, holder, refusal))
+    with change.writing() as session:
+        noted = wire.RefusalNoted(decision_id=tickets.note_refusal(session, holder, refusal))
+        return change.answer(session, noted)
 
 
 @router.post("/{jti}:upload", operation_id="uploadOfflineRun")

@@ -13,6 +13,7 @@ from registry.tables.audit import (
 )
 from registry.tables.columns import UtcDateTime as UtcDateTime
 from registry.tables.delegations import Delegation as Delegation
+from registry.tables.idempotency import StoredAnswer as StoredAnswer
 from registry.tables.identity import (
     ApiToken as ApiToken,
     Principal as Principal,

@@ -139,7 +139,7 @@ def test_a_page_token_belongs_to_its_query(busy: Registry) -> None:
 
     reply = auditor.get("/v1/audit", params={"page_size": 1, "page_token": token, "kind": "ticket.issued"})
 
-    assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
+    assert (reply.status_code, reply.json()["code"]) == (400, "page-token-invalid")
 
 
 def test_an_export_is_verified_offline(busy: Registry) -> None:

@@ -168,7 +168,7 @@ def test_a_new_task_type_that_is_not_agreed_to_is_archived_and_its_name_is_taken
     if how == "rejected":
         registry.review(registry.as_("first", "tag-stewards"), broken, "reject")
     else:
-        lead.post(f"/v1/proposals/{broken['id']}:withdraw")
+        lead.post(f"/v1/proposals/{broken['id']}:withdraw", headers={"If-Match": "*"})
 
     assert state_of(registry, broken) == (how, "reverted")
     assert registry.as_("eve").get("/v1/tags/message-tone").json()["state"] == "archived"
@@ -256,7 +256,7 @@ def test_whoever_broke_the_glass_does_not_ratify(registry: Registry) -> None:
     broken = break_glass(lead, NEW_TAG).json()
 
     assert ratify(lead, broken).json()["code"] == "self-approval"
-    edited = lead.patch(f"/v1/proposals/{broken['id']}", json={}, headers={"If-Match": broken["digest"]})
+    edited = lead.patch(f"/v1/proposals/{broken['id']}", json={}, headers={"If-Match": "*"})
     assert edited.json()["code"] == "already-decided"
 
 

@@ -210,7 +210,7 @@ def test_a_parameter_given_twice_is_refused(registry: Registry) -> None:
 def test_the_refusal_names_what_the_route_takes(registry: Registry) -> None:
     reply = registry.as_("wang", "trainers").get("/v1/proposals?stat=open")
 
-    assert "it takes `page_size`, `page_token`, `state`" in reply.json()["detail"]
+    assert "it takes `filter`, `order_by`, `page_size`, `page_token`, `state`" in reply.json()["detail"]
 
 
 # --- names and other sites --------------------------------------------------------------------------------------------

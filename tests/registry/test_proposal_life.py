@@ -106,9 +106,9 @@ class ProposalLife(RuleBasedStateMachine):
     def change_or_withdraw(self, which: int, name: str, what: str) -> None:
         proposal = self._pick(which)
         name = name if what == "edit" else str(named(proposal.author))
-        path, headers = f"/v1/proposals/{proposal.id}", {"If-Match": f'"{proposal.digest}"'}
+        path, headers = f"/v1/proposals/{proposal.id}", {"If-Match": "*"}
         if what != "edit":
-            self._answers(self.world.clients[name].post(f"{path}:{what}"))
+            self._answers(self.world.clients[name].post(f"{path}:{what}", headers=headers))
         elif self._answers(self.world.clients[name].patch(path, json={"reason": "better"}, headers=headers)).is_success:
             self.editors.setdefault(proposal.id, set()).add(name)
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from enforcer import wire
+from enforcer import problems, wire
 from enforcer.problems import NotConfigured, NotPermitted, RateLimited, RegistryUnreachable, Unauthenticated
 from trainer import http, telemetry
 from trainer.client import Registry
@@ -111,6 +111,17 @@ def test_a_registry_that_asks_to_come_back_later_is_asked_again_then(slept: list
 
     assert busy.ask("GET", "/v1/tags", again=True) == b"{}"
     assert (slept, len(asked)) == ([7.0, 5.0], 3)
+
+
+def test_a_key_that_is_still_worked_on_is_asked_for_again_and_another_conflict_is_not(slept: list[float]) -> None:
+    busy = httpx2.Response(409, json=problems.IdempotencyInUse("x").document(), headers={"Retry-After": "1"})
+    waiting, asked = answering(busy, httpx2.Response(200, content=b"{}"))
+    refused, once = answering(httpx2.Response(409, json=problems.RunClosed("x").document()))
+
+    assert waiting.ask("POST", "/v1/runs/r:cancel", again=True) == b"{}"
+    with pytest.raises(problems.RunClosed):
+        refused.ask("POST", "/v1/runs/r:cancel", again=True)
+    assert (slept, len(asked), len(once)) == ([1.0], 2, 1)
 
 
 def test_nobody_waits_longer_than_a_minute_in_all(slept: list[float]) -> None:

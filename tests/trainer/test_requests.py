@@ -169,3 +169,20 @@ def test_a_version_is_compared_and_its_impact_shown_before_it_is_agreed_to(
     assert (first.returncode, "first version" in first.stderr) == (7, True)
     assert (broken.returncode, "keeps BACKWARD compatibility" in broken.stderr) == (8, True), broken.stderr
     assert (loose.returncode, "has no `min_n`" in loose.stderr) == (6, True), loose.stderr
+
+
+def test_a_draft_is_submitted_and_withdrawn_as_it_was_read(desk: Desk, governed: LiveRegistry) -> None:
+    until = (datetime.now(UTC) + timedelta(days=10)).isoformat()
+    change = {"kind": "exception", "id": "retail-tries-kto", "who": ["user:li"], "may": ["submit"], "tag": ["dpo"],
+              "until": until}  # fmt: skip
+    (desk.root / "d.yaml").write_text(yaml.safe_dump({"change": change, "reason": "a pilot", "draft": True}))
+    drafted = desk.json("requests", "propose", "d.yaml")
+
+    opened = desk.json("requests", "submit", drafted["id"])
+    found = desk.json("requests", "list", "--filter", "kind = exception AND state = open")
+    withdrawn = desk.json("requests", "withdraw", drafted["id"])
+    misspelt = desk.cli("requests", "list", "--filter", "sate = open")
+
+    assert [each["state"] for each in (drafted, opened, withdrawn)] == ["draft", "open", "withdrawn"]
+    assert [each["id"] for each in found] == [drafted["id"]]
+    assert "`sate` is not a field of this list" in misspelt.stderr

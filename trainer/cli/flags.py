@@ -68,3 +68,8 @@ class Group(click.Group):
     """A noun; its verbs take the common flags."""
 
     command_class = Command
+
+
+matching = click.option(
+    "--filter", "filter_", metavar="EXPR", help="Only what fits, such as `state = active AND NOT kind = head`."
+)

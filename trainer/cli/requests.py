@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trainer.cli.flags import Group
+from trainer.cli.flags import Group, matching
 from trainer.cli.session import Session, current
 
 if TYPE_CHECKING:
@@ -65,12 +65,16 @@ def edit(id: str, file: str, digest: str | None) -> None:
     approve it.
     """
     from enforcer import wire
+    from enforcer.problems import Stale
     from trainer.arguments import read_document
 
     asked = _as_model(wire.ProposalEdit, read_document(Path(file)), file)
     session = current()
     with session.registry() as registry:
-        proposal = registry.edit_proposal(id, asked, seen=digest or registry.proposal(id).digest)
+        there = registry.proposal(id)
+        if digest not in (None, there.digest):
+            raise Stale(f"FILE was made from `{digest}`, `{id}` is `{there.digest}` by now; read it again")
+        proposal = registry.edit_proposal(id, asked, seen=registry.etag)
     session.output.result(proposal.model_dump(mode="json"), _opened(proposal), brief=[proposal.digest])
 
 
@@ -80,7 +84,8 @@ def submit(id: str) -> None:
     """Open a draft of yours for others to review."""
     session = current()
     with session.registry() as registry:
-        proposal = registry.submit_proposal(id)
+        registry.proposal(id)
+        proposal = registry.submit_proposal(id, seen=registry.etag)
     session.output.result(proposal.model_dump(mode="json"), _opened(proposal), brief=[proposal.id])
 
 
@@ -90,7 +95,8 @@ def withdraw(id: str) -> None:
     """Take back a proposal of yours, before it takes effect."""
     session = current()
     with session.registry() as registry:
-        proposal = registry.withdraw_proposal(id)
+        registry.proposal(id)
+        proposal = registry.withdraw_proposal(id, seen=registry.etag)
     session.output.result(proposal.model_dump(mode="json"), _outcome(proposal), brief=[proposal.state])
 
 
@@ -126,13 +132,14 @@ def _text(file: Path) -> str:
 @requests.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only these.")
 @click.option("--awaiting-me", is_flag=True, help="Only those that wait for your approval.")
-def list_(state: str | None, awaiting_me: bool) -> None:
+@matching
+def list_(state: str | None, awaiting_me: bool, filter_: str | None) -> None:
     """Proposals, newest first."""
     from trainer.cli.output import table
 
     session = current()
     with session.registry() as registry:
-        found = list(registry.proposals(state=state, awaiting_me=awaiting_me))
+        found = list(registry.proposals(state=state, awaiting_me=awaiting_me, filter=filter_))
     rows = [
         (p.id, p.state, p.change.kind, _subject(p), p.author, f"{_approvals(p)}/{p.approvals_needed}") for p in found
     ]

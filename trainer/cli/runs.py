@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trainer.cli.flags import Group
+from trainer.cli.flags import Group, matching
 from trainer.cli.session import current
 from trainer.exits import FINE, GATE_MISSED
 
@@ -27,13 +27,22 @@ def runs() -> None:
 @click.option(
     "--verdict", type=click.Choice(["pass", "fail", "inconclusive", "waived"]), help="Only with this verdict."
 )
+@matching
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
-def list_(task_type: str | None, business_unit: str | None, state: str | None, verdict: str | None, limit: int) -> None:
+def list_(
+    task_type: str | None,
+    business_unit: str | None,
+    state: str | None,
+    verdict: str | None,
+    filter_: str | None,
+    limit: int,
+) -> None:
     """Runs, newest first."""
     from trainer.cli.output import table
 
     session = current()
     wanted = {"task_type": task_type, "business_unit": business_unit, "state": state, "verdict": verdict}
+    wanted["filter"] = filter_
     with session.registry() as registry:
         found = list(itertools.islice(registry.runs(**wanted), limit))
     rows = [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainer.cli.flags import Group
+from trainer.cli.flags import Group, matching
 from trainer.cli.session import current
 from trainer.exits import FINE, INVALID, STALE
 
@@ -22,13 +22,14 @@ def tags() -> None:
 
 @tags.command("list")
 @click.option("--state", type=click.Choice(["active", "deprecated", "sunset", "archived"]), help="Only these.")
-def list_(state: str | None) -> None:
+@matching
+def list_(state: str | None, filter_: str | None) -> None:
     """Every task type with its current version, and how it ends where it does."""
     from trainer.cli.output import table
 
     session = current()
     with session.registry() as registry:
-        found = list(registry.tags(state=state))
+        found = list(registry.tags(state=state, filter=filter_))
     rows = [(f"{tag.name}@{tag.version}", tag.kind, tag.parent, _state(tag), tag.description) for tag in found]
     session.output.result(
         [tag.model_dump(mode="json") for tag in found],

@@ -255,6 +255,17 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('actor', 'key')
     )
     op.create_index('ix_idempotent_answer_created_at', 'idempotent_answer', ['created_at'], unique=False)
+    op.create_table('stored_answer',
+    sa.Column('actor', sa.String(), nullable=False),
+    sa.Column('key', sa.String(), nullable=False),
+    sa.Column('request_digest', sa.String(), nullable=False),
+    sa.Column('status', sa.Integer(), nullable=False),
+    sa.Column('headers', sa.JSON(), nullable=False),
+    sa.Column('body', sa.LargeBinary(), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('actor', 'key')
+    )
+    op.create_index('ix_stored_answer_created_at', 'stored_answer', ['created_at'], unique=False)
     op.create_table('used_proof',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('used_at', sa.DateTime(timezone=True), nullable=False),
