@@ -35,6 +35,7 @@ from registry.routes import (
     runs,
     tags,
     tickets,
+    webhooks,
 )
 from registry.routes.express import Express
 from registry.settings import Settings
@@ -56,6 +57,7 @@ ROUTERS = (
     audit_routes.router,
     log_routes.router,
     identity.router,
+    webhooks.router,
 )
 DESCRIPTION = "Task types, who may train under them, signed run tickets, and the record of it all."
 

@@ -24,6 +24,7 @@ ACTIONS = frozenset(
         *("submit", "cancel", "propose", "approve", "deprecate", "promote", "waive"),
         *("run-read", "audit-read", "audit-erase", "metrics-read", "deactivate"),
         *("policy-read", "policy-write", "policy-approve", "override", "evaluate"),
+        "webhook-admin",
     }
 )
 ANY_TAG = "any"

@@ -31,3 +31,4 @@ from registry.tables.quotas import QuotaHold as QuotaHold, QuotaUse as QuotaUse
 from registry.tables.runs import OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
 from registry.tables.tickets import IdempotentAnswer as IdempotentAnswer, Ticket as Ticket
 from registry.tables.vocabulary import Alias as Alias, Stamp as Stamp, Tag as Tag, TagVersion as TagVersion
+from registry.tables.webhooks import Webhook as Webhook, WebhookDelivery as WebhookDelivery
