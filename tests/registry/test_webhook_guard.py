@@ -24,14 +24,18 @@ class _Receiver(BaseHTTPRequestHandler):
         self.send_header("Retry-After", "7")
         self.end_headers()
         if self.path == "/flood":
-            for _ in range(200):
-                self.wfile.write(b"x" * 65_536)
+            try:
+                for _ in range(1_000):
+                    self.wfile.write(b"x" * 65_536)
+            except OSError:
+                cut_off.set()
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 seen: list[str] = []
+cut_off = threading.Event()
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,7 @@ def test_an_allowed_receiver_is_told_and_no_redirect_is_followed(port: int) -> N
 
 def test_an_endless_answer_is_cut_off(port: int) -> None:
     assert post(f"http://127.0.0.1:{port}/flood", {}, b"{}", Allowed.parse("127.0.0.1")).status == 200
+    assert cut_off.wait(10), "all 64 MiB of it were read"
 
 
 def test_a_receiver_that_drips_is_left_at_the_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

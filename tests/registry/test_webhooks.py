@@ -14,7 +14,7 @@ import pytest
 from conftest import Registry
 from fastapi.testclient import TestClient
 
-from registry import audit, db, log, webhook_delivery, webhook_signing
+from registry import audit, db, identity, log, webhook_delivery, webhook_signing
 from registry.identity import Actor
 from registry.webhook_guard import Allowed, Answered, Unreachable
 
@@ -356,6 +356,20 @@ def test_whoever_has_others_told_must_be_allowed_to_and_every_change_is_one_even
     assert house.state(hook)["state"] == "ended"
     assert house.admin.get("/v1/webhooks").json()["items"][0]["id"] == hook["id"]
     assert house.admin.get("/v1/webhooks/nobody").status_code == 404
+
+
+def test_nobody_has_others_told_what_they_may_not_read(house: House) -> None:
+    with house.registry.books.writing() as session:
+        token = identity.create_token(
+            session, "user:ops", ["platform-admins"], "all", life=timedelta(hours=1), now=db.utc_now(),
+            scopes=["webhook-admin"],
+        )  # fmt: skip
+    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {token}"})
+
+    reply = narrow.post("/v1/webhooks", json={"url": URL, "kinds": ["*"], "business_unit": "all"})
+
+    assert (reply.status_code, reply.json()["reason_code"]) == (403, "not-in-scope")
+    assert house.admin.get("/v1/webhooks").json()["items"] == []
 
 
 def test_the_key_file_is_private_and_a_bad_one_is_refused(tmp_path: Path) -> None:
