@@ -39,6 +39,7 @@ from registry.routes import (
     tag_usage,
     tags,
     tickets,
+    webhooks,
 )
 from registry.routes.express import Express
 from registry.settings import Settings
@@ -63,6 +64,7 @@ ROUTERS = (
     log_routes.router,
     identity.router,
     problem_pages.router,
+    webhooks.router,
 )
 DESCRIPTION = "Task types, who may train under them, signed run tickets, and the record of it all."
 

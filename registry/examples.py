@@ -20,6 +20,8 @@ _FILES = {
 }
 
 REQUESTS: dict[str, Any] = {
+    "createWebhook": {"url": "https://hooks.example.org/tagwarden", "kinds": ["proposal.*", "run.finished"]},
+    "changeWebhook": {"state": "paused"},
     "checkTagName": {"name": "dpo-v2-final"},
     "openProposal": {"change": _NEW_TAG, "reason": "we train this every week"},
     "editProposal": {"reason": "we train this every day by now"},

@@ -59,6 +59,11 @@ CONFLICT = {
     "sendHeartbeat",
     "reportRun",
     "erasePerson",
+    "changeWebhook",
+    "endWebhook",
+    "rotateWebhookSecret",
+    "testWebhook",
+    "replayWebhook",
 }
 ANYBODY = {"disablePrincipal", "enablePrincipal"}  # somebody who was never here can be shut out
 BY_TICKET = {"redeemTicket", "refuseTicket", "uploadOfflineRun"}

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -38,6 +39,7 @@ from registry import (
     tag_life,
     tags,
     tickets,
+    webhook_delivery,
 )
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -49,6 +51,7 @@ from registry.tables import ApiToken, Tag
 log = logging.getLogger("tagwarden")
 SEQUENCE_EVERY_S = 1.0
 SWEEP_EVERY_S = 60.0
+DELIVER_EVERY_S = 1.0
 MARK_LOST_EVERY_S = 5.0
 LOOK_AT_KEYS_EVERY_S = 0.5
 LOOK_AT_POLICY_EVERY_S = 0.4  # a change of the folder is taken at the second look that agrees: within a second
@@ -122,6 +125,7 @@ def serve(settings: Settings) -> None:
     threading.Thread(target=_keep_sequencing, args=(app.state.books,), name="sequencer", daemon=True).start()
     threading.Thread(target=_keep_telling_what_ended, args=(app.state.books,), name="what ended", daemon=True).start()
     threading.Thread(target=_keep_turning_keys, args=(app.state.books,), name="keys", daemon=True).start()
+    threading.Thread(target=_keep_delivering, args=(app.state.books,), name="webhooks", daemon=True).start()
     kept = (app.state.books.engine, retention.load(settings.policies_dir))
     threading.Thread(target=retention.keep_running, args=kept, name="retention", daemon=True).start()
     gc.freeze()  # what stands by now is no garbage: collections need not look at it again and again
@@ -244,6 +248,25 @@ def _keep_telling_what_ended(books: Books) -> None:
         except Exception:
             log.exception("sunsets of task types were not written down; it is tried again")
         time.sleep(SWEEP_EVERY_S)
+
+
+def _keep_delivering(books: Books) -> None:
+    """Tell webhooks of events, four at a time: a receiver that does not answer must not keep others waiting."""
+    swept = time.monotonic()
+    with ThreadPoolExecutor(4, "webhook") as pool:
+        while True:
+            try:
+                told = list(
+                    pool.map(partial(webhook_delivery.deliver, books), webhook_delivery.due(books, db.utc_now()))
+                )
+                if time.monotonic() - swept > SWEEP_EVERY_S:
+                    swept = time.monotonic()
+                    webhook_delivery.forget_old(books, db.utc_now())
+            except Exception:
+                log.exception("webhooks were not told; it is tried again")
+                told = []
+            if not any(told):
+                time.sleep(DELIVER_EVERY_S)
 
 
 def tell_of_exceptions(books: Books) -> int:

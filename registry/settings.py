@@ -15,6 +15,7 @@ from enforcer import tlog, wire
 from enforcer.local import is_loopback, is_loopback_url
 from enforcer.notes import COSIGNATURE, LogInvalid, NoteKey
 from registry.rates import Budget
+from registry.webhook_guard import Allowed
 
 PACKAGED_POLICIES = Path(__file__).parent / "_policies"
 CHECKED_OUT_POLICIES = Path(__file__).parent.parent / "policies"
@@ -109,6 +110,10 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         default="", description="addresses or networks, comma-separated, whose `X-Forwarded-For` names the client"
     )
+    webhook_allow: str = Field(
+        default="",
+        description="hosts or networks, comma-separated, that get events though they are not public, or by http",
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="`json` is one object a line")
     # A principal's budgets: so many a minute, all of which may come at once; 0 is no limit. Each process has its own.
     reads_per_minute: int = Field(default=6_000, ge=0, description="reads of a principal")
@@ -127,6 +132,16 @@ class Settings(BaseSettings):
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in url:
             raise ValueError("public_url must be an http(s) URL without credentials, query or fragment")
         return url.rstrip("/")
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def hosts_and_networks(cls, text: str) -> str:
+        Allowed.parse(text)
+        return text
+
+    @property
+    def webhook_allowed(self) -> Allowed:
+        return Allowed.parse(self.webhook_allow)
 
     @property
     def more_hosts(self) -> tuple[str, ...]:

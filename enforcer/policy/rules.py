@@ -25,6 +25,7 @@ ACTIONS = frozenset(
         *("delegate", "break-glass"),
         *("run-read", "audit-read", "audit-erase", "metrics-read", "deactivate"),
         *("policy-read", "policy-write", "policy-approve", "override", "evaluate"),
+        "webhook-admin",
     }
 )
 ANY_TAG = "any"

@@ -169,3 +169,13 @@ from enforcer.wire.tickets import (
     TicketRequest as TicketRequest,
     TicketStatus as TicketStatus,
 )
+from enforcer.wire.webhooks import (
+    Webhook as Webhook,
+    WebhookChange as WebhookChange,
+    WebhookDelivery as WebhookDelivery,
+    WebhookDeliveryPage as WebhookDeliveryPage,
+    WebhookMade as WebhookMade,
+    WebhookPage as WebhookPage,
+    WebhookRequest as WebhookRequest,
+    WebhookTest as WebhookTest,
+)

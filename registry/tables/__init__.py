@@ -40,3 +40,4 @@ from registry.tables.quotas import QuotaHold as QuotaHold, QuotaUse as QuotaUse
 from registry.tables.runs import IS_ALIVE as IS_ALIVE, OPEN_RUNS as OPEN_RUNS, Run as Run, RunManifest as RunManifest
 from registry.tables.tickets import IdempotentAnswer as IdempotentAnswer, Ticket as Ticket
 from registry.tables.vocabulary import Stamp as Stamp, Tag as Tag, TagVersion as TagVersion
+from registry.tables.webhooks import Webhook as Webhook, WebhookDelivery as WebhookDelivery

@@ -61,7 +61,9 @@ def test_nobody_gets_in_without_a_credential(registry: Registry) -> None:
         if route.path in PUBLIC:
             continue
         path = route.path
-        for name in ("name", "proposal_id", "jti", "run_id", "token_id", "principal_id", "delegation_id"):
+        for name in (
+            *("name", "proposal_id", "jti", "run_id", "token_id", "principal_id", "delegation_id", "webhook_id"),
+        ):
             path = path.replace(f"{{{name}}}", "x")
         for method in route.methods:
             reply = stranger.request(method, path.replace("{version}", "1"), json={})

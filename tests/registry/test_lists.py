@@ -14,7 +14,7 @@ from sqlmodel import Session, select
 from registry import db, runs, tags
 from registry.paging import Filter, ListQuery, Page
 from registry.settings import Settings
-from registry.tables import Alias, Run, Tag, TagVersion
+from registry.tables import KnownName, Run, Tag, TagVersion
 
 MANY = 1_200
 WORDS = ("pass", "fail", "inconclusive")
@@ -36,7 +36,7 @@ def _plant(session: Session, name: str, like: TagVersion, *, aliases: int, versi
     said = {"kind": "business", "parent": "dpo", "description": f'"{name}" 100%_', "state": "active"}
     session.add(Tag(name=name, version=versions, created_at=db.utc_now(), **said))
     session.flush()
-    session.add_all(Alias(alias=f"{name}-alias{n}", tag=name) for n in range(aliases))
+    session.add_all(KnownName(spelling=f"{name}-alias{n}", kind="alias", tag=name) for n in range(aliases))
     for version in range(1, versions + 1):
         row = {**like.model_dump(), "tag": name, "version": version, "profile_digest": f"sha256:{version:064x}"}
         session.add(TagVersion(**row))

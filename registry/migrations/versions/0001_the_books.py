@@ -635,6 +635,39 @@ def upgrade() -> None:
     sa.Column('names', sa.String(), nullable=False),
     sa.PrimaryKeyConstraint('id')
     )
+    op.create_table('webhook',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('url', sa.String(), nullable=False),
+    sa.Column('kinds', sa.JSON(), nullable=False),
+    sa.Column('business_unit', sa.String(), nullable=False),
+    sa.Column('task_type', sa.String(), nullable=True),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('reason', sa.String(), nullable=True),
+    sa.Column('generation', sa.Integer(), nullable=False),
+    sa.Column('old_secret_until', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('cursor', sa.Integer(), nullable=False),
+    sa.Column('attempts', sa.Integer(), nullable=False),
+    sa.Column('next_attempt_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('failing_since', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('lease', sa.String(), nullable=True),
+    sa.Column('leased_until', sa.DateTime(timezone=True), nullable=True),
+    sa.CheckConstraint("state in ('active', 'paused', 'ended')", name='webhook_state'),
+    sa.PrimaryKeyConstraint('id')
+    )
+    op.create_table('webhook_delivery',
+    sa.Column('webhook_id', sa.String(), nullable=False),
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('state', sa.String(), nullable=False),
+    sa.Column('attempts', sa.Integer(), nullable=False),
+    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('answer', sa.String(), nullable=False),
+    sa.CheckConstraint("state in ('delivered', 'parked')", name='webhook_delivery_state'),
+    sa.ForeignKeyConstraint(['id'], ['event.id'], ),
+    sa.ForeignKeyConstraint(['webhook_id'], ['webhook.id'], ),
+    sa.PrimaryKeyConstraint('webhook_id', 'id')
+    )
+    op.create_index('ix_webhook_delivery_at', 'webhook_delivery', ['at'], unique=False)
     op.execute("insert into stamp (id, value, names) values (1, 1, '')")
     _add_triggers()
     _move_the_stamp()

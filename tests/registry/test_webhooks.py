@@ -1,0 +1,381 @@
+"""Webhooks: who may have whom told, what is sent, in which order, and that nothing is lost."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Registry
+from fastapi.testclient import TestClient
+
+from registry import audit, db, identity, log, webhook_delivery, webhook_signing
+from registry.identity import Actor
+from registry.webhook_guard import Allowed, Answered, Unreachable
+
+EVE = Actor("user:eve", ("trainers",), "retail")
+URL = "https://hooks.example/in"
+
+
+@dataclass
+class Receiver:
+    """Takes the place of the network: answers by `script`, then 204, and remembers what it got."""
+
+    script: list[int | Answered] = field(default_factory=list)
+    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
+    meanwhile: Callable[[], object] = lambda: None
+    down: bool = False
+
+    def __call__(self, url: str, headers: Mapping[str, str], body: bytes, allowed: Allowed) -> Answered:
+        if self.down:
+            raise Unreachable("no answer: ConnectError")
+        self.got.append((headers, body))
+        self.meanwhile()
+        answer = self.script.pop(0) if self.script else 204
+        return answer if isinstance(answer, Answered) else Answered(answer, None)
+
+    @property
+    def ids(self) -> list[str]:
+        return [headers["webhook-id"] for headers, _ in self.got]
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for _, body in self.got]
+
+
+@dataclass
+class House:
+    registry: Registry
+    admin: TestClient
+    at: datetime = field(default_factory=db.utc_now)
+    receiver: Receiver = field(default_factory=Receiver)
+
+    def hook(self, **change: Any) -> dict[str, Any]:
+        body = {"url": URL, "kinds": ["test.*"], "business_unit": "all", **change}
+        reply = self.admin.post("/v1/webhooks", json=body)
+        assert reply.status_code == 201, reply.text
+        made: dict[str, Any] = reply.json()
+        self.at = db.utc_now()
+        return made
+
+    def happen(self, *kinds: str, unit: str = "retail", **facts: Any) -> list[str]:
+        with self.registry.books.writing() as session:
+            ids = [audit.record(session, kind, EVE, business_unit=unit, **facts).id for kind in kinds]
+        log.integrate(self.registry.books)
+        with self.registry.books.reading() as session:
+            order = [json.loads(entry)["id"] for entry in log.entries(session, 0, 1_000_000)]
+        return sorted(ids, key=order.index)
+
+    def turn(self, **later: float) -> int:
+        self.at += timedelta(**later)
+        books = self.registry.books
+        return sum(
+            webhook_delivery.deliver(books, hook, now=lambda: self.at, post=self.receiver)
+            for hook in webhook_delivery.due(books, self.at)
+        )
+
+    def state(self, hook: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self.admin.get(f"/v1/webhooks/{hook['id']}").json()
+        return found
+
+    def deliveries(self, hook: dict[str, Any]) -> dict[str, str]:
+        reply = self.admin.get(f"/v1/webhooks/{hook['id']}/deliveries")
+        return {one["id"]: one["state"] for one in reply.json()["items"]}
+
+
+@pytest.fixture
+def house(registry: Registry) -> House:
+    return House(registry, registry.as_("ops", "platform-admins", unit="all"))
+
+
+def signed_by(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """As a receiver checks it, from the text of the Standard Webhooks specification."""
+    content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    made = hmac.digest(base64.b64decode(secret.removeprefix("whsec_")), content, hashlib.sha256)
+    return f"v1,{base64.b64encode(made).decode()}" in headers["webhook-signature"].split(" ")
+
+
+def test_a_signature_is_that_of_the_specifications_example() -> None:
+    at = datetime.fromtimestamp(1614265330, UTC)
+
+    made = webhook_signing.headers(
+        "msg_p5jXN8AQM9LWM0D4loKWxJek", at, b'{"test": 2432232314}', ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+    )
+
+    assert made["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_secrets_differ_by_webhook_and_generation_and_are_in_no_row(house: House) -> None:
+    first, second = house.hook(), house.hook()
+    rotated = house.admin.post(f"/v1/webhooks/{first['id']}:rotate-secret").json()
+
+    assert len({first["secret"], second["secret"], rotated["secret"]}) == 3
+    assert "secret" not in house.state(first)
+    told = json.dumps([event.detail for event in house.registry.events()])
+    assert first["secret"] not in told
+    assert rotated["secret"] not in told
+
+
+def test_an_event_is_sent_as_a_signed_cloud_event_without_what_is_personal_beyond_the_actor(house: House) -> None:
+    hook = house.hook()
+    (event_id,) = house.happen("test.ran", reason="a private reason", detail={"private": 1}, task_type="dpo")
+
+    assert house.turn() == 1
+
+    headers, body = house.receiver.got[0]
+    cloud = json.loads(body)
+    assert signed_by(hook["secret"], headers, body)
+    assert not signed_by(hook["secret"], headers, body + b" ")
+    assert headers["content-type"] == "application/cloudevents+json"
+    assert (cloud["specversion"], cloud["type"], cloud["id"]) == ("1.0", "io.tagwarden.test.ran.v1", event_id)
+    assert (cloud["source"], cloud["subject"]) == (house.registry.settings.issuer, "tags/dpo")
+    assert (cloud["authtype"], cloud["authid"]) == ("user", "user:eve")
+    assert cloud["time"] == cloud["recordedtime"] == cloud["data"]["at"]
+    assert {"salt", "reason", "detail", "groups"} & set(cloud["data"]) == set()
+    assert b"private" not in body
+    assert house.deliveries(hook) == {event_id: "delivered"}
+
+
+def test_somebody_who_was_erased_before_the_delivery_is_not_named_in_it(house: House) -> None:
+    house.hook()
+    house.receiver.down = True
+    house.happen("test.ran")
+    house.turn()
+    officer = house.registry.as_("officer", "privacy-officers", unit="all")
+    asked = {"actor": "user:eve", "business_unit": "all", "reason": "they asked for it"}
+    assert officer.post("/v1/audit:erase", json=asked).status_code == 200
+
+    house.receiver.down = False
+    house.turn(hours=1)
+
+    assert house.receiver.bodies[0]["authid"] == "erased"
+
+
+def test_only_what_was_asked_for_is_sent(house: House) -> None:
+    house.hook(kinds=["test.*", "exact.one"], business_unit="retail", task_type="dpo")
+    house.happen("test.ran", unit="ai", task_type="dpo")
+    house.happen("test.ran", task_type="sft")
+    house.happen("testing.ran", "exact.one.more", "exact", task_type="dpo")
+    wanted = house.happen("test.ran", "exact.one", task_type="dpo")
+
+    house.turn()
+
+    assert house.receiver.ids == wanted
+
+
+def test_a_receiver_that_is_down_for_a_day_gets_everything_once_in_order(house: House) -> None:
+    hook = house.hook()
+    house.receiver.down = True
+    happened = []
+    for _ in range(9):
+        happened += house.happen("test.ran", "test.ended")
+        house.turn(hours=3)
+    failing = house.state(hook)
+    assert failing["attempts"] == 9
+    assert failing["failing_since"] is not None
+
+    house.receiver.down = False
+    while house.turn(hours=1):
+        pass
+
+    assert house.receiver.ids == happened
+    assert house.state(hook)["failing_since"] is None
+
+
+def test_waits_double_to_a_quarter_of_an_hour_and_a_receiver_may_ask_for_more(house: House) -> None:
+    assert 3.7 < webhook_delivery.backoff_s(1) <= 5
+    assert 7.5 <= webhook_delivery.backoff_s(2) <= 10
+    assert 675 <= webhook_delivery.backoff_s(50) <= 900
+    hook = house.hook()
+    house.happen("test.ran")
+    house.receiver.script = [Answered(503, "1800")]
+
+    house.turn()
+
+    waits = datetime.fromisoformat(house.state(hook)["next_attempt_at"]) - house.at
+    assert waits == timedelta(seconds=1800)
+    assert house.turn(minutes=29) == 0
+    assert house.turn(minutes=2) == 1
+
+
+def test_an_event_that_is_refused_is_parked_so_that_others_go_on(house: House) -> None:
+    hook = house.hook()
+    poison, good = house.happen("test.poison", "test.ran")
+    house.receiver.script = [422] * webhook_delivery.PARK_AFTER
+
+    for _ in range(webhook_delivery.PARK_AFTER):
+        house.turn(minutes=16)
+
+    assert house.deliveries(hook) == {poison: "parked", good: "delivered"}
+    replayed = house.admin.post(f"/v1/webhooks/{hook['id']}:replay", params={"from": poison})
+    assert replayed.status_code == 200, replayed.text
+    house.at = db.utc_now() + timedelta(days=1)
+    house.turn()
+    assert house.receiver.ids[-2:] == [poison, good]
+    assert house.deliveries(hook) == {poison: "delivered", good: "delivered"}
+
+
+def test_an_answer_that_says_nothing_of_the_event_parks_nothing(house: House) -> None:
+    hook = house.hook()
+    house.happen("test.ran")
+    house.receiver.script = [301, 401, 403, 404, 408, 429, 500, 404, 404, 404]
+
+    for _ in range(10):
+        house.turn(hours=2)
+
+    assert house.deliveries(hook) == {}
+    assert house.turn(hours=2) == 1
+
+
+def test_a_receiver_that_is_gone_ends_its_webhook(house: House) -> None:
+    hook = house.hook()
+    house.happen("test.ran")
+    house.receiver.script = [410]
+
+    house.turn()
+
+    assert house.state(hook)["state"] == "ended"
+    assert [event.actor for event in house.registry.events("webhook.ended")] == ["system:registry"]
+    assert house.admin.patch(f"/v1/webhooks/{hook['id']}", json={"state": "active"}).status_code == 409
+
+
+def test_a_crash_after_the_receiver_took_it_sends_it_again_and_loses_nothing(house: House) -> None:
+    house.hook()
+    first, second = house.happen("test.one", "test.two")
+
+    def crash() -> None:
+        raise KeyboardInterrupt
+
+    house.receiver.meanwhile = crash
+    with pytest.raises(KeyboardInterrupt):
+        house.turn()
+    house.receiver.meanwhile = lambda: None
+
+    assert house.turn() == 0, "the lease of the crashed one stands for a minute"
+    house.turn(seconds=61)
+    assert house.receiver.ids == [first, first, second]
+
+
+def test_two_workers_do_not_tell_the_same(house: House) -> None:
+    hook = house.hook()
+    happened = house.happen("test.one", "test.two", "test.three")
+    books = house.registry.books
+    other = Receiver()
+
+    def try_it_too() -> None:
+        assert webhook_delivery.deliver(books, hook["id"], now=lambda: house.at, post=other) == 0
+
+    house.receiver.meanwhile = try_it_too
+    house.turn()
+
+    assert house.receiver.ids == happened
+    assert other.ids == []
+
+
+def test_a_worker_that_lost_its_lease_does_not_move_the_place(house: House) -> None:
+    hook = house.hook()
+    first, second = house.happen("test.one", "test.two")
+    house.turn()
+
+    def replay() -> None:
+        house.receiver.meanwhile = lambda: None
+        assert house.admin.post(f"/v1/webhooks/{hook['id']}:replay", params={"from": first}).status_code == 200
+
+    (third,) = house.happen("test.three")
+    house.receiver.meanwhile = replay
+    house.turn()
+    house.at = db.utc_now() + timedelta(seconds=1)
+    house.turn()
+
+    assert house.receiver.ids == [first, second, third, first, second, third]
+
+
+def test_a_pause_loses_nothing(house: House) -> None:
+    hook = house.hook()
+    path = f"/v1/webhooks/{hook['id']}"
+    assert house.admin.patch(path, json={"state": "paused"}).json()["state"] == "paused"
+    waiting = house.happen("test.ran")
+    assert house.turn(hours=1) == 0
+
+    house.admin.patch(path, json={"state": "active"})
+    house.at = db.utc_now() + timedelta(seconds=1)
+    house.turn()
+
+    assert house.receiver.ids == waiting
+
+
+def test_two_secrets_sign_for_a_day_after_a_rotation(house: House) -> None:
+    old = house.hook()
+    path = f"/v1/webhooks/{old['id']}:rotate-secret"
+    new = house.admin.post(path).json()
+    assert house.admin.post(path).status_code == 409, "a third secret would shut out the first"
+    house.happen("test.one")
+    house.turn()
+    house.happen("test.two")
+    house.turn(hours=25)
+
+    during, after = house.receiver.got
+    assert [signed_by(one["secret"], *during) for one in (old, new)] == [True, True]
+    assert [signed_by(one["secret"], *after) for one in (old, new)] == [False, True]
+
+
+def test_replay_goes_back_and_says_what_it_cannot_do(house: House) -> None:
+    hook = house.hook()
+    house.happen("test.one")
+    house.turn()
+    _, coming = house.happen("test.two", "test.three")
+    path = f"/v1/webhooks/{hook['id']}:replay"
+
+    replies = {
+        since: house.admin.post(path, params={"from": since}).status_code
+        for since in (coming, "nonsense", "2030-01-01T00:00:00", "2999-01-01T00:00:00Z", "2020-01-01T00:00:00Z")
+    }
+
+    assert list(replies.values()) == [422, 404, 422, 404, 200]
+    assert house.state(hook)["cursor"] == 0
+
+
+def test_whoever_has_others_told_must_be_allowed_to_and_every_change_is_one_event(house: House) -> None:
+    trainer = house.registry.as_("wang", "trainers")
+    hook = house.hook()
+    path = f"/v1/webhooks/{hook['id']}"
+    body = {"url": URL, "kinds": ["*"]}
+    assert trainer.post("/v1/webhooks", json=body).status_code == 403
+    assert [trainer.request(way, path, json={}).status_code for way in ("GET", "DELETE")] == [403, 403]
+
+    house.admin.patch(path, json={"kinds": ["*"]})
+    house.admin.delete(path)
+
+    kinds = [event.kind for event in house.registry.events() if event.kind.startswith("webhook.")]
+    assert kinds == ["webhook.created", "webhook.changed", "webhook.ended"]
+    assert house.state(hook)["state"] == "ended"
+    assert house.admin.get("/v1/webhooks").json()["items"][0]["id"] == hook["id"]
+    assert house.admin.get("/v1/webhooks/nobody").status_code == 404
+
+
+def test_nobody_has_others_told_what_they_may_not_read(house: House) -> None:
+    with house.registry.books.writing() as session:
+        token = identity.create_token(
+            session, "user:ops", ["platform-admins"], "all", life=timedelta(hours=1), now=db.utc_now(),
+            scopes=["webhook-admin"],
+        )  # fmt: skip
+    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {token}"})
+
+    reply = narrow.post("/v1/webhooks", json={"url": URL, "kinds": ["*"], "business_unit": "all"})
+
+    assert (reply.status_code, reply.json()["reason_code"]) == (403, "not-in-scope")
+    assert house.admin.get("/v1/webhooks").json()["items"] == []
+
+
+def test_the_key_file_is_private_and_a_bad_one_is_refused(tmp_path: Path) -> None:
+    root = webhook_signing.root_key(tmp_path)
+
+    assert webhook_signing.root_key(tmp_path) == root
+    (tmp_path / "webhooks.key").chmod(0o644)
+    with pytest.raises(webhook_signing.KeyUnusable, match="can be read by others"):
+        webhook_signing.root_key(tmp_path)
