@@ -67,10 +67,16 @@ def test_words_of_the_record_count_as_bound() -> None:
 
 
 def test_a_task_type_bound_to_other_versions_is_outside_and_its_words_count_for_nothing() -> None:
-    found = drift(SWIFT, [HEADS[0], tag("reranker", ">=3,<4", task_type="reranker")], REST)
+    tags = [HEADS[0], tag("reranker", ">=3,<4", task_type="reranker")]
+
+    found = drift(SWIFT, tags, REST)
 
     assert found.outside == ["reranker"]
     assert found.new == [Finding("task_type", "reranker", "")]
+
+
+def test_to_be_outside_is_drift_even_where_no_word_is_new() -> None:
+    assert not drift(SWIFT, [*HEADS, tag("labels", ">=3,<4", task_type="seq_cls")], REST).is_none
 
 
 def test_a_task_type_of_another_framework_is_not_spoken_of() -> None:
