@@ -21,7 +21,7 @@ from sqlalchemy import event
 from sqlmodel import Session, col, select
 
 from enforcer import wire
-from registry import db, server, tags
+from registry import db, server, tag_life, tags
 from registry.paging import Filter, ListQuery, Page
 from registry.settings import Settings
 from registry.tables import Alias, Tag, TagVersion
@@ -91,7 +91,8 @@ def tag_by_tag(session: Session, skipped: int) -> list[wire.Tag]:
         digest = session.exec(
             select(TagVersion.profile_digest).where(TagVersion.tag == tag.name, TagVersion.version == tag.version)
         ).one()
-        found.append(wire.Tag(**tag.model_dump(), aliases=list(aliases), profile_digest=digest))
+        told = {**tag.model_dump(), "deprecation": tag_life.deprecation_of(tag), "profile_digest": digest}
+        found.append(wire.Tag(**told, aliases=list(aliases)))
     return found
 
 

@@ -1,5 +1,6 @@
 """Task types: look-ups, names, and the seed from `policies/vocabulary/`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +27,6 @@ from registry.tables import KnownName, Tag, TagVersion
 ACTIVE = "active"
 SEEDER = Actor("system:seed", (), "all")
 _COLUMNS = tuple(SQLModel.metadata.tables["tag"].columns)
-_NAMES = tuple(column.name for column in _COLUMNS)
 
 
 def _called(alias: str | None) -> ColumnElement[bool]:
@@ -179,25 +179,21 @@ def listed(session: Session, page: Page) -> tuple[list[wire.Tag], str | None]:
     found = [list(lines) for _, lines in groupby(rows, key=lambda row: row.name)]
     kept, token = page.cut([lines[0] for lines in found])
     spelt = [[line.alias for line in lines if line.alias is not None] for lines in found[: len(kept)]]
-    tags = [(Tag(**{name: getattr(row, name) for name in _NAMES}), row.profile_digest) for row in kept]
-    items = [_told(tag, aliases, digest) for (tag, digest), aliases in zip(tags, spelt, strict=True)]
+    items = [{**_told(row, row._mapping), "aliases": aliases} for row, aliases in zip(kept, spelt, strict=True)]
     return [wire.Tag.model_validate(item) for item in items], token
 
 
 def as_detail(session: Session, tag: Tag) -> wire.TagDetail:
     current = version(session, tag.name)
-    told = _told(tag, spellings.aliases_of(session, tag.name), current.profile_digest)
+    aliases = spellings.aliases_of(session, tag.name)
+    told = {**_told(tag, tag.model_dump()), "aliases": aliases, "profile_digest": current.profile_digest}
     return wire.TagDetail(**told, profile=tag_versions.parsed(current).profile)
 
 
-def _told(tag: Tag, aliases: list[str], profile_digest: str) -> dict[str, Any]:
-    return {
-        **tag.model_dump(),
-        "state": tag_life.state_at(tag, db.utc_now()),
-        "deprecation": tag_life.deprecation_of(tag),
-        "aliases": aliases,
-        "profile_digest": profile_digest,
-    }
+def _told(tag: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a tag, or of a row with its columns: to make a tag of each row of a page would cost more than its query."""
+    ends = {"state": tag_life.state_at(tag, db.utc_now()), "deprecation": tag_life.deprecation_of(tag)}
+    return {**columns, **ends}
 
 
 # --- what may be added ------------------------------------------------------------------------------------------------
