@@ -24,7 +24,7 @@ from enforcer import wire
 from registry import db, server, tag_life, tags
 from registry.paging import Filter, ListQuery, Page
 from registry.settings import Settings
-from registry.tables import Alias, Tag, TagVersion
+from registry.tables import KnownName, Tag, TagVersion
 
 PAGE = 500
 
@@ -64,7 +64,7 @@ def a_vocabulary(folder: Path, size: int) -> Any:
         session.add_all(Tag(name=name, created_at=db.utc_now(), **said) for name in named)
         session.flush()
         session.add_all(TagVersion(**{**like, "tag": name}) for name in named)
-        session.add_all(Alias(alias=f"{name}-alias", tag=name) for name in named[::2])
+        session.add_all(KnownName(spelling=f"{name}-alias", kind="alias", tag=name) for name in named[::2])
     return engine
 
 
@@ -87,7 +87,9 @@ def tag_by_tag(session: Session, skipped: int) -> list[wire.Tag]:
     session.expunge_all()
     found = []
     for tag in session.exec(select(Tag).order_by(col(Tag.name)).offset(skipped).limit(PAGE)).all():
-        aliases = session.exec(select(Alias.alias).where(Alias.tag == tag.name).order_by(col(Alias.alias))).all()
+        aliases = session.exec(
+            select(KnownName.spelling).where(KnownName.tag == tag.name, KnownName.kind == "alias")
+        ).all()
         digest = session.exec(
             select(TagVersion.profile_digest).where(TagVersion.tag == tag.name, TagVersion.version == tag.version)
         ).one()

@@ -236,7 +236,7 @@ def activate(
 ) -> int:
     """Write a new tag, or the next version of one that exists, with its event; returns the version number.
 
-    Without a `compatibility` a tag keeps its own, and a new one gets its default (R-new-profdiff).
+    Without a `compatibility` a tag keeps its own, and a new one gets its default (R-71).
     """
     now = db.utc_now()
     tag = session.get(Tag, name)
