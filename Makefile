@@ -42,13 +42,13 @@ lock: ## renew requirements/*.txt from the ranges in pyproject.toml
 	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 
-test: install ## run the checks and tests (about twenty minutes)
+test: install ## run the checks and tests (about fifteen minutes on two cores)
 	$(MAKE) check
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 test-all: install ## the same with the long sweeps
 	$(MAKE) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP) ## lint, types, contracts between rooms, generated files
 	$(BIN)/ruff format --check .
