@@ -33,7 +33,13 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 
 def _plant(session: Session, name: str, like: TagVersion, *, aliases: int, versions: int) -> None:
-    said = {"kind": "business", "parent": "dpo", "description": f'"{name}" 100%_', "state": "active"}
+    said = {
+        "kind": "business",
+        "parent": "dpo",
+        "description": f'"{name}" 100%_',
+        "state": "active",
+        "compatibility": "NONE",
+    }
     session.add(Tag(name=name, version=versions, created_at=db.utc_now(), **said))
     session.flush()
     session.add_all(KnownName(spelling=f"{name}-alias{n}", kind="alias", tag=name) for n in range(aliases))
