@@ -211,7 +211,7 @@ def _whole(value: Any) -> bool:
 
 def _lines(key: str, value: Any, indent: int) -> list[str]:
     """A key with its value: on one line where that fits, else a line for each part."""
-    whole = f"{_word(key)}: {_flow(value)}"
+    whole = f"{_word(key)}: {_word(value, flow=False) if isinstance(value, str) else _flow(value)}"
     if len(whole) + indent <= WIDTH and not _tall(value):
         return [whole]
     if isinstance(value, dict) and value:
@@ -250,11 +250,11 @@ def _flow(value: Any) -> str:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _word(text: str) -> str:
+def _word(text: str, *, flow: bool = True) -> str:
     """Plain where every reader of YAML, of 1.1 and 1.2, reads it back as it is; else quoted."""
+    written_so, means = (f"[{text}]", [text]) if flow else (f"k: {text}", {"k": text})
     try:
-        plain = documents.read(f"[{text}]", "").content == [text] and yaml.safe_load(f"[{text}]") == [text]
-        plain = plain and documents.read(f"k: {text}", "").content == {"k": text}
+        plain = documents.read(written_so, "").content == means and yaml.safe_load(written_so) == means
     except (PolicyInvalid, yaml.YAMLError, ValueError):
         plain = False
     if plain and "#" not in text and text.isprintable():

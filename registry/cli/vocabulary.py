@@ -110,7 +110,11 @@ def export(server: str, token_file: Path | None, as_json: bool) -> None:
     """Write the task types in use, in the one form that diffs well."""
     from enforcer import vocabulary as files
 
-    entries = _asking(server, token_file, lambda live: live.entries())
+    entries, behind = _asking(server, token_file, lambda live: (live.entries(), live.behind))
+    for name, version in sorted(behind.items()):
+        click.echo(
+            f"`{name}` is made from `{version}` still; imported, it is proposed anew from what followed", err=True
+        )
     if as_json:
         print_json([entry.model_dump(mode="json", exclude_none=True) for entry in files.in_order(entries)])
     else:

@@ -61,6 +61,7 @@ class Live:
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
+        self.behind: dict[str, str] = {}
         self._profiles: dict[str, Profile] = {}
 
     @cached_property
@@ -78,18 +79,19 @@ class Live:
             self._profiles[name] = wire.TagDetail.model_validate(self.remote.get(f"/v1/tags/{name}")).profile
         return self._profiles[name]
 
-    def made_from(self, tag: wire.Tag) -> tuple[Profile, ProfileOverrides]:
-        """The newest profile of its parent that this child narrows, and how: a parent may have moved since."""
+    def overrides(self, tag: wire.Tag) -> ProfileOverrides:
+        """What this child says of the newest version of its parent that it narrows: the parent may have moved since.
+        Those that do not narrow the one in force are `behind`."""
         assert tag.parent is not None
         child = self.profile(tag.name)
         if (said := narrowed(self.profile(tag.parent), child)) is not None:
-            return self.profile(tag.parent), said
-        versions = self.remote.get(f"/v1/tags/{tag.parent}/versions")["items"]
-        for version in reversed(versions):
-            parent = wire.TagVersion.model_validate(version).profile
-            if (said := narrowed(parent, child)) is not None:
-                return parent, said
-        raise RegistryUnreachable(f"`{tag.name}` narrows no version of `{tag.parent}`; is it a registry of ours?")
+            return said
+        for item in reversed(self.remote.get(f"/v1/tags/{tag.parent}/versions")["items"]):
+            version = wire.TagVersion.model_validate(item)
+            if (said := narrowed(version.profile, child)) is not None:
+                self.behind[tag.name] = f"{tag.parent}@{version.version}"
+                return said
+        raise RegistryUnreachable(f"`{tag.name}` narrows no version of `{tag.parent}`; is `--server` a registry?")
 
     def entries(self) -> list[Entry]:
         """What is in use, with all that stands above it."""
@@ -112,7 +114,7 @@ class Live:
             distinct_from=distinct_from,
             compatibility=None if tag.compatibility == usual else tag.compatibility,
             profile=self.profile(tag.name) if root else None,
-            overrides=None if root else self.made_from(tag)[1],
+            overrides=None if root else self.overrides(tag),
         )
 
     def _distinctions(self) -> dict[str, list[Any]]:
@@ -241,7 +243,7 @@ class _Comparison:
     def _version(self, placed: Placed, known: wire.Tag, meant: Profile, parent: str | None) -> None:
         entry = placed.entry
         mode = entry.compatibility if entry.compatibility not in (None, known.compatibility) else None
-        if mode is None and (meant.digest() == known.profile_digest or self._as_made(entry, known, parent)):
+        if mode is None and meant.digest() == known.profile_digest:
             return
         told = [f"{one.change_class}  {one.sentence}" for one in diff(self._live.profile(known.name), meant)]
         change = wire.NewVersion(
@@ -252,18 +254,6 @@ class _Comparison:
             compatibility=mode,
         )
         self._step(Step(placed, change, base=known.profile_digest, changes=told), parent)
-
-    def _as_made(self, entry: Entry, known: wire.Tag, parent: str | None) -> bool:
-        """A child whose parent has moved since says what it said then: that is no change."""
-        if parent is None or parent in self._moving:
-            return False
-        above, _ = self._live.made_from(known)
-        if above.digest() == self._live.profile(parent).digest():
-            return False
-        try:
-            return inherit(above, entry.overrides or ProfileOverrides()).digest() == known.profile_digest
-        except Problem:
-            return False
 
     def _aliases(self, placed: Placed, known: wire.Tag) -> None:
         for alias in placed.entry.aliases:
