@@ -24,7 +24,14 @@ class Remote:
         NotConfigured: no token, one that others can read, or a network that would carry it in clear.
     """
 
-    def __init__(self, server: str, token: str | None = None, token_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        server: str,
+        token: str | None = None,
+        token_file: Path | None = None,
+        *,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
         here = local.is_loopback_url(server)
         if not server.startswith("https://") and not here:
             raise NotConfigured(f"`{server}` would be sent your token in clear; use `https://`")
@@ -40,6 +47,7 @@ class Remote:
         self._http = httpx2.Client(
             base_url=server,
             timeout=30.0,
+            transport=transport,
             trust_env=not here,  # a proxy has no business between us and this machine
             follow_redirects=False,  # a redirect must not carry a token elsewhere
             headers={"User-Agent": "tagwarden", "Authorization": f"Bearer {token}"},

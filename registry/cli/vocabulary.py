@@ -56,9 +56,10 @@ _REASON = click.option("--reason", required=True, metavar="TEXT", help="Why; kep
 @_REASON
 @of_a_registry
 def import_(path: Path, reason: str, server: str, token_file: Path | None, as_json: bool) -> None:
-    """Propose what FILE (or the *.yaml of a folder) says and the registry does not.
+    """Propose what FILE or DIR/*.yaml say.
 
-    All of it is checked first; one entry that would be refused, and nothing is proposed.
+    What the registry says already is left alone. All of it is checked first: where one entry would be refused, nothing
+    is proposed.
     """
     _show(_proposed(path, reason, server, token_file), as_json)
 
@@ -68,10 +69,10 @@ def import_(path: Path, reason: str, server: str, token_file: Path | None, as_js
 @_REASON
 @of_a_registry
 def sync(path: Path, reason: str, server: str, token_file: Path | None, as_json: bool) -> None:
-    """Propose what the *.yaml of FOLDER say, for as long as the two differ.
+    """Import, to be run again and again.
 
-    To be run again and again: what is proposed already is left alone. Exits 0 when the registry says what the folder
-    says, 5 while proposals wait, 8 when others have rejected what is left.
+    What FOLDER/*.yaml say and the registry does not is proposed; what is proposed already is left alone. Exits 0 when
+    the registry says what the folder says, 5 while proposals wait, 8 when others have rejected what is left.
     """
     steps = _proposed(path, reason, server, token_file)
     _show(steps, as_json)
@@ -85,7 +86,7 @@ def sync(path: Path, reason: str, server: str, token_file: Path | None, as_json:
 @of_a_registry
 @click.option("--exit-code", is_flag=True, help="Exit 1 when they differ.")
 def diff(path: Path, server: str, token_file: Path | None, as_json: bool, exit_code: bool) -> None:
-    """What FILE (or the *.yaml of a folder) says and the registry does not."""
+    """What differs between files and registry."""
     from registry.cli import vocabulary_plan
 
     placed = _read(path)
@@ -107,7 +108,7 @@ def diff(path: Path, server: str, token_file: Path | None, as_json: bool, exit_c
 @vocabulary.command()
 @of_a_registry
 def export(server: str, token_file: Path | None, as_json: bool) -> None:
-    """Write the task types in use, in the one form that diffs well."""
+    """Write the task types in use as one file."""
     from enforcer import vocabulary as files
 
     entries, behind = _asking(server, token_file, lambda live: (live.entries(), live.behind))
@@ -209,8 +210,9 @@ def _show(steps: "list[Step]", as_json: bool) -> None:
         print_json({"steps": [step.told for step in steps]})
         return
     _tell(steps)
-    if held := sorted({step.after for step in steps if step.after}):
-        click.echo(f"run this again after {', '.join(f'`{name}`' for name in held)}: what is below was held back")
+    if held := sorted({step.after for step in steps if step.state == "held back" and step.after}):
+        names = ", ".join(f"`{name}`" for name in held)
+        click.echo(f"once {names} is approved, run this again for what is held back")
 
 
 def _tell(steps: "list[Step]") -> None:

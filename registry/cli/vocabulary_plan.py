@@ -161,12 +161,16 @@ def check(steps: Iterable[Step], live: Live, reason: str) -> None:
 
 def open_all(steps: Iterable[Step], live: Live, reason: str) -> None:
     """One proposal for each. The same again within a day is the same proposal, whoever's answer got lost."""
-    for step in steps:
-        if step.state == "to propose":
-            said = canonical.dumps([step.content.decode(), reason, list(step.ended)])
-            key = f"vocabulary-{hashlib.sha256(said).hexdigest()[:40]}"
+    todo = [step for step in steps if step.state == "to propose"]
+    for at, step in enumerate(todo):
+        said = canonical.dumps([step.content.decode(), reason, list(step.ended)])
+        key = f"vocabulary-{hashlib.sha256(said).hexdigest()[:40]}"
+        try:
             step.proposal = live.remote.post("/v1/proposals", step.request(reason), key=key)["id"]
-            step.state = "opened"
+        except Problem as problem:
+            went = f"{at} of {len(todo)} are proposed; the same command goes on from there"
+            raise type(problem)(f"`{step.change.tag}`: {problem.detail} ({went})", **problem.facts) from problem
+        step.state = "opened"
 
 
 class _Comparison:

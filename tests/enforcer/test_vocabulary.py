@@ -33,7 +33,7 @@ texts = odd | st.text(st.characters(exclude_categories=["Cs"], exclude_character
 
 
 @given(text=texts, words=st.lists(texts, min_size=1, max_size=12), number=st.floats(0, 1e300))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_what_is_written_is_read_back_as_it_was_by_every_reader(text: str, words: list[str], number: float) -> None:
     label = {"type": "strings", "help": text, "required": True, "choices": words}
     rate = {"type": "float", "help": "h", "default": number}

@@ -1,16 +1,18 @@
 """`tagwarden vocabulary`: files of task types become proposals, and the registry's task types a file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import LiveRegistry, free_port
 
 from enforcer import vocabulary as vocabulary_files
+from enforcer.problems import RegistryUnreachable
 from registry.cli import main
 from registry.cli.remote import Remote
 from registry.cli.vocabulary_plan import Live, compare, open_all
@@ -320,3 +322,38 @@ def test_an_answer_that_got_lost_opens_nothing_twice(served: LiveRegistry, tmp_p
             open_all(compare(placed, live), live, "reviewed in Git")
 
     assert opened(served) == before + 1
+
+
+class FailsOnce(Remote):
+    """A registry that goes away after the first proposal, once."""
+
+    def post(self, path: str, body: Mapping[str, Any], *, key: str | None = None, **query: Any) -> Any:
+        if body.get("change", {}).get("tag") == "parcel-depth" and not query and not hasattr(self, "failed"):
+            self.failed = True
+            raise RegistryUnreachable("gone")
+        return super().post(path, body, key=key, **query)
+
+
+def test_a_registry_that_goes_away_is_gone_on_with(served: LiveRegistry, tmp_path: Path) -> None:
+    file = Path(write(tmp_path / "a.yaml", entry("parcel-width"), entry("parcel-depth")))
+    placed, before = vocabulary_files.read({"a.yaml": file.read_text()}), opened(served)
+    with FailsOnce(served.url, served.token("author", "trainers")) as remote:
+        live = Live(remote)
+        with pytest.raises(RegistryUnreachable, match=r"`parcel-depth`: gone \(1 of 2 are proposed; the same command"):
+            open_all(compare(placed, live), live, "reviewed in Git")
+
+    again = vocabulary(served, "sync", str(tmp_path), "--json")
+
+    assert [state for _, _, state in told(again)] == ["waiting", "opened"]
+    assert opened(served) == before + 2
+
+
+def test_a_registry_that_asks_to_come_back_later_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([httpx2.Response(429, headers={"Retry-After": "7"}, json={}), httpx2.Response(200, json={"a": 1})])
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+
+    with Remote("http://127.0.0.1:1", "t", transport=httpx2.MockTransport(lambda _: next(answers))) as remote:
+        assert remote.get("/v1/tags") == {"a": 1}
+
+    assert slept == [7]
