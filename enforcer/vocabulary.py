@@ -252,9 +252,12 @@ def _flow(value: Any) -> str:
 @functools.lru_cache(maxsize=10_000)
 def _word(text: str, *, flow: bool = True) -> str:
     """Plain where every reader of YAML, of 1.1 and 1.2, reads it back as it is; else quoted."""
-    written_so, means = (f"[{text}]", [text]) if flow else (f"k: {text}", {"k": text})
+    places = {f"[{text}]": [text], f"- {text}": [text]} if flow else {f"k: {text}": {"k": text}}
     try:
-        plain = documents.read(written_so, "").content == means and yaml.safe_load(written_so) == means
+        plain = all(
+            documents.read(there, "").content == means and yaml.safe_load(there) == means
+            for there, means in places.items()
+        )
     except (PolicyInvalid, yaml.YAMLError, ValueError):
         plain = False
     if plain and "#" not in text and text.isprintable():

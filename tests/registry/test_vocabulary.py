@@ -20,6 +20,7 @@ from registry.settings import CHECKED_OUT_POLICIES, Settings
 
 SHIPPED = str(CHECKED_OUT_POLICIES / "vocabulary")
 WORDS = "acorn birch cedar dahlia elder fern ginkgo hazel iris jasmine".split()
+OTHERS = [f"{first}{rest}" for first in "bdgklmnprt" for rest in ("ajira", "emolu", "ikopa", "osune", "uvati")]
 STRICT = [{"metric": "macro_f1", "op": ">=", "value": 0.95, "min_n": 300, "confidence": 0.95}]
 
 
@@ -141,7 +142,7 @@ def test_imported_and_approved_it_comes_out_as_it_went_in(live_registry: LiveReg
 
 
 def test_one_bad_row_of_five_hundred_opens_nothing_and_is_named(served: LiveRegistry, tmp_path: Path) -> None:
-    rows = [entry(f"{word}-{number}") for number in range(50) for word in WORDS]
+    rows = [entry(f"{word}-{other}") for word in WORDS for other in OTHERS]
     rows[321]["overrides"] = {"parameters": {"max_length": {"maximum": 99_999}}}
     file = write(tmp_path / "many.yaml", *rows)
     line = Path(file).read_text().splitlines().index(f"- name: {rows[321]['name']}") + 1
