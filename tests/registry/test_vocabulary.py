@@ -171,6 +171,7 @@ def test_one_bad_row_of_five_hundred_opens_nothing_and_is_named(served: LiveRegi
         ({"name": "direct-preference-optimisation"}, 2, "direct-preference-optimization"),
         ({"overrides": {"gates": [{"metric": "bleu", "min_n": 9, "value": 1}]}}, 2, "`bleu`"),
         ({"name": "review-sentiment"}, 2, "`description` is `Whether a review speaks well of what it reviews.` in"),
+        ({"name": "embedding"}, 2, "its alias `sentence-embedding` is missing; what was an alias is one for ever"),
         ({"compatibility": "BACKWARDS"}, 7, "`compatibility`"),
     ],
 )
