@@ -4,88 +4,17 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Registry
-from fastapi.testclient import TestClient
+from sqlalchemy.event import listen
+from webhook_house import URL, House, Receiver
 
-from registry import audit, db, identity, log, webhook_delivery, webhook_signing
-from registry.identity import Actor
-from registry.webhook_guard import Allowed, Answered, Unreachable
-
-EVE = Actor("user:eve", ("trainers",), "retail")
-URL = "https://hooks.example/in"
-
-
-@dataclass
-class Receiver:
-    """Takes the place of the network: answers by `script`, then 204, and remembers what it got."""
-
-    script: list[int | Answered] = field(default_factory=list)
-    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
-    meanwhile: Callable[[], object] = lambda: None
-    down: bool = False
-
-    def __call__(self, url: str, headers: Mapping[str, str], body: bytes, allowed: Allowed) -> Answered:
-        if self.down:
-            raise Unreachable("no answer: ConnectError")
-        self.got.append((headers, body))
-        self.meanwhile()
-        answer = self.script.pop(0) if self.script else 204
-        return answer if isinstance(answer, Answered) else Answered(answer, None)
-
-    @property
-    def ids(self) -> list[str]:
-        return [headers["webhook-id"] for headers, _ in self.got]
-
-    @property
-    def bodies(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for _, body in self.got]
-
-
-@dataclass
-class House:
-    registry: Registry
-    admin: TestClient
-    at: datetime = field(default_factory=db.utc_now)
-    receiver: Receiver = field(default_factory=Receiver)
-
-    def hook(self, **change: Any) -> dict[str, Any]:
-        body = {"url": URL, "kinds": ["test.*"], "business_unit": "all", **change}
-        reply = self.admin.post("/v1/webhooks", json=body)
-        assert reply.status_code == 201, reply.text
-        made: dict[str, Any] = reply.json()
-        self.at = db.utc_now()
-        return made
-
-    def happen(self, *kinds: str, unit: str = "retail", **facts: Any) -> list[str]:
-        with self.registry.books.writing() as session:
-            ids = [audit.record(session, kind, EVE, business_unit=unit, **facts).id for kind in kinds]
-        log.integrate(self.registry.books)
-        with self.registry.books.reading() as session:
-            order = [json.loads(entry)["id"] for entry in log.entries(session, 0, 1_000_000)]
-        return sorted(ids, key=order.index)
-
-    def turn(self, **later: float) -> int:
-        self.at += timedelta(**later)
-        books = self.registry.books
-        return sum(
-            webhook_delivery.deliver(books, hook, now=lambda: self.at, post=self.receiver)
-            for hook in webhook_delivery.due(books, self.at)
-        )
-
-    def state(self, hook: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self.admin.get(f"/v1/webhooks/{hook['id']}").json()
-        return found
-
-    def deliveries(self, hook: dict[str, Any]) -> dict[str, str]:
-        reply = self.admin.get(f"/v1/webhooks/{hook['id']}/deliveries")
-        return {one["id"]: one["state"] for one in reply.json()["items"]}
+from registry import db, identity, webhook_delivery, webhook_signing
+from registry.webhook_guard import Answered
 
 
 @pytest.fixture
@@ -293,6 +222,44 @@ def test_a_worker_that_lost_its_lease_does_not_move_the_place(house: House) -> N
     house.turn()
 
     assert house.receiver.ids == [first, second, third, first, second, third]
+
+
+def test_a_turn_ends_by_time_so_that_others_have_theirs(house: House) -> None:
+    house.hook()
+    happened = house.happen("test.one", "test.two", "test.three")
+
+    def dawdle() -> None:
+        house.at += timedelta(seconds=6)
+
+    house.receiver.meanwhile = dawdle
+
+    assert [house.turn(), house.turn()] == [2, 1]
+    assert house.receiver.ids == happened
+
+
+def test_whoever_waits_the_longest_is_told_first(house: House) -> None:
+    first, second = house.hook()["id"], house.hook()["id"]
+    house.happen("test.ran")
+    assert webhook_delivery.due(house.registry.books, house.at) == [first, second]
+    webhook_delivery.deliver(house.registry.books, first, now=lambda: house.at, post=house.receiver)
+
+    house.happen("test.ran")
+
+    assert webhook_delivery.due(house.registry.books, house.at) == [second, first]
+
+
+def test_webhooks_that_the_news_is_not_for_cost_one_write_together(house: House) -> None:
+    hooks = [house.hook(kinds=["no.such"]) for _ in range(5)]
+    house.happen("test.ran")
+    commits: list[int] = []
+    listen(house.registry.books.engine, "commit", lambda _: commits.append(1))
+
+    assert webhook_delivery.due(house.registry.books, house.at) == []
+
+    assert len(commits) == 1
+    assert len({house.state(hook)["cursor"] for hook in hooks}) == 1
+    assert webhook_delivery.due(house.registry.books, house.at) == []
+    assert len(commits) == 1, "a log that did not move is not looked at again"
 
 
 def test_a_pause_loses_nothing(house: House) -> None:
