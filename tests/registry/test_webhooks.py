@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conftest import Registry
 from sqlalchemy.event import listen
 from webhook_house import URL, House, Receiver
 
-from registry import db, identity, webhook_delivery, webhook_signing
+from registry import db, identity, webhook_delivery, webhook_pings, webhook_signing, webhooks
 from registry.webhook_guard import Answered
 
 
@@ -325,18 +326,97 @@ def test_whoever_has_others_told_must_be_allowed_to_and_every_change_is_one_even
     assert house.admin.get("/v1/webhooks/nobody").status_code == 404
 
 
-def test_nobody_has_others_told_what_they_may_not_read(house: House) -> None:
+def _narrow_token(house: House) -> str:
+    """Of somebody who may read everything, for webhooks alone."""
     with house.registry.books.writing() as session:
-        token = identity.create_token(
+        return identity.create_token(
             session, "user:ops", ["platform-admins"], "all", life=timedelta(hours=1), now=db.utc_now(),
             scopes=["webhook-admin"],
         )  # fmt: skip
-    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {token}"})
+
+
+def test_nobody_has_others_told_what_they_may_not_read(house: House) -> None:
+    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {_narrow_token(house)}"})
 
     reply = narrow.post("/v1/webhooks", json={"url": URL, "kinds": ["*"], "business_unit": "all"})
 
     assert (reply.status_code, reply.json()["reason_code"]) == (403, "not-in-scope")
     assert house.admin.get("/v1/webhooks").json()["items"] == []
+
+
+def test_what_widens_or_moves_a_webhook_takes_the_right_to_read_what_is_sent(house: House) -> None:
+    path = f"/v1/webhooks/{house.hook()['id']}"
+    (event,) = house.happen("test.one")
+    house.turn()
+    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {_narrow_token(house)}"})
+
+    assert narrow.patch(path, json={"state": "paused"}).status_code == 200, "a pause tells nobody more"
+    replies = [
+        narrow.patch(path, json={"kinds": ["*"]}),
+        narrow.patch(path, json={"state": "active"}),
+        narrow.post(f"{path}:replay", params={"from": event}),
+        narrow.post(f"{path}:rotate-secret"),
+    ]
+
+    assert [(reply.status_code, reply.json()["reason_code"]) for reply in replies] == [(403, "not-in-scope")] * 4
+
+
+def test_a_test_is_refused_while_one_is_under_way_or_too_many_are(house: House) -> None:
+    first, *others = [house.hook()["id"] for _ in range(webhook_pings.AT_ONCE + 1)]
+    *busy, free = others
+    with webhook_pings.one(first):
+        again = house.admin.post(f"/v1/webhooks/{first}:test")
+        with ExitStack() as tests:
+            for hook in busy:
+                tests.enter_context(webhook_pings.one(hook))
+            too_many = house.admin.post(f"/v1/webhooks/{free}:test")
+
+    assert [reply.status_code for reply in (again, too_many)] == [429, 429]
+    assert again.headers["Retry-After"] == "15"
+    assert house.registry.events("webhook.tested") == [], "nothing was sent"
+    with webhook_pings.one(free):
+        pass
+
+
+def test_a_task_type_that_there_is_not_is_said_and_an_alias_is_stored_as_what_it_stands_for(house: House) -> None:
+    body = {"url": URL, "kinds": ["*"], "business_unit": "all"}
+
+    unknown = house.admin.post("/v1/webhooks", json={**body, "task_type": "dpoo"})
+
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-task-type")
+    assert house.hook(task_type="seq-cls")["task_type"] == "sequence-classification"
+
+
+def test_the_path_of_an_address_may_be_a_secret_and_is_in_no_event(house: House) -> None:
+    house.hook(url="https://hooks.example/services/T0/very-secret")
+
+    (event,) = house.registry.events("webhook.created")
+
+    assert "very-secret" not in json.dumps(event.detail)
+    assert event.detail["host"] == "hooks.example"
+    assert event.detail["url_digest"].startswith("sha256:")
+
+
+def test_a_unit_has_no_more_webhooks_than_may_be(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "MOST_OF_A_UNIT", 2)
+    first = house.hook()["id"]
+    house.hook()
+    body = {"url": URL, "kinds": ["*"], "business_unit": "all"}
+
+    assert house.admin.post("/v1/webhooks", json=body).status_code == 409
+    house.hook(business_unit="retail")
+    house.admin.delete(f"/v1/webhooks/{first}")
+    house.hook()
+
+
+def test_a_key_that_cannot_be_used_is_the_services_fault_and_sends_nothing(house: House) -> None:
+    path = f"/v1/webhooks/{house.hook()['id']}"
+    (house.registry.settings.keys_dir / "webhooks.key").chmod(0o644)
+
+    reply = house.admin.post(f"{path}:test")
+
+    assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+    assert house.registry.events("webhook.tested") == []
 
 
 def test_the_key_file_is_private_and_a_bad_one_is_refused(tmp_path: Path) -> None:
