@@ -2,10 +2,12 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint
+from sqlalchemy import CheckConstraint, Index, text
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
+
+_IS_PARKED = text("state = 'parked'")
 
 
 class Webhook(SQLModel, table=True):
@@ -36,7 +38,10 @@ class WebhookDelivery(SQLModel, table=True):
     """What came of telling one receiver of one event; of a replay, the newest outcome."""
 
     __tablename__ = "webhook_delivery"
-    __table_args__ = (CheckConstraint("state in ('delivered', 'parked')", name="webhook_delivery_state"),)
+    __table_args__ = (
+        CheckConstraint("state in ('delivered', 'parked')", name="webhook_delivery_state"),
+        Index("webhook_deliveries_parked", "webhook_id", sqlite_where=_IS_PARKED, postgresql_where=_IS_PARKED),
+    )
 
     webhook_id: str = Field(primary_key=True, foreign_key="webhook.id")
     id: str = Field(primary_key=True, foreign_key="event.id")
