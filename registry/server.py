@@ -40,6 +40,7 @@ from registry import (
     tickets,
     webhook_couriers,
     webhook_delivery,
+    webhooks,
 )
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -255,6 +256,7 @@ def _keep_delivering(books: Books) -> None:
     couriers, swept = webhook_couriers.Couriers(books), time.monotonic()
     while True:
         try:
+            webhooks.pause_of_disabled(books)
             couriers.send_out()
             if time.monotonic() - swept > SWEEP_EVERY_S:
                 swept = time.monotonic()

@@ -21,8 +21,9 @@ class Webhook(SQLModel, table=True):
     kinds: list[str] = json_column()
     business_unit: str
     task_type: str | None
+    holder: str  # who made or resumed it last
     state: str
-    reason: str | None  # why it is not active, where the receiver wanted that
+    reason: str | None  # why it is not active, where none of its admins wanted that
     generation: int  # of its secret
     old_secret_until: datetime | None = moment(nullable=True)
     created_at: datetime = moment()

@@ -86,6 +86,17 @@ def test_somebody_who_was_erased_before_the_delivery_is_not_named_in_it(house: H
     assert house.receiver.bodies[0]["authid"] == "erased"
 
 
+def test_who_made_a_webhook_is_erased_from_it_and_it_goes_on(house: House) -> None:
+    hook = house.hook()
+    officer = house.registry.as_("officer", "privacy-officers", unit="all")
+    asked = {"actor": "user:ops", "business_unit": "all", "reason": "they asked for it"}
+    assert officer.post("/v1/audit:erase", json=asked).status_code == 200
+
+    seen = house.registry.as_("chief", "platform-admins", unit="all").get(f"/v1/webhooks/{hook['id']}").json()
+
+    assert (seen["holder"], seen["state"]) == ("erased", "active")
+
+
 def test_only_what_was_asked_for_is_sent(house: House) -> None:
     house.hook(kinds=["test.*", "exact.one"], business_unit="retail", task_type="dpo")
     house.happen("test.ran", unit="ai", task_type="dpo")
@@ -417,6 +428,26 @@ def test_a_key_that_cannot_be_used_is_the_services_fault_and_sends_nothing(house
 
     assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
     assert house.registry.events("webhook.tested") == []
+
+
+def test_a_webhook_of_somebody_who_is_disabled_pauses_until_somebody_else_answers_for_it(house: House) -> None:
+    hook, path = house.hook(), "/v1/principals/user:ops"
+    assert webhooks.pause_of_disabled(house.registry.books) == 0
+    other = house.registry.as_("chief", "platform-admins", unit="all")
+    assert other.post(f"{path}:disable", json={"reason": "they left the house"}).status_code == 200
+
+    assert [webhooks.pause_of_disabled(house.registry.books) for _ in range(2)] == [1, 0]
+
+    paused = other.get(f"/v1/webhooks/{hook['id']}").json()
+    assert (paused["state"], paused["reason"], paused["holder"]) == (
+        "paused",
+        "whoever made or resumed it last is disabled",
+        "user:ops",
+    )
+    assert [event.actor for event in house.registry.events("webhook.paused")] == ["system:registry"]
+    resumed = other.patch(f"/v1/webhooks/{hook['id']}", json={"state": "active"}).json()
+    assert (resumed["holder"], resumed["reason"]) == ("user:chief", None)
+    assert webhooks.pause_of_disabled(house.registry.books) == 0
 
 
 def test_the_key_file_is_private_and_a_bad_one_is_refused(tmp_path: Path) -> None:

@@ -641,6 +641,7 @@ def upgrade() -> None:
     sa.Column('kinds', sa.JSON(), nullable=False),
     sa.Column('business_unit', sa.String(), nullable=False),
     sa.Column('task_type', sa.String(), nullable=True),
+    sa.Column('holder', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=True),
     sa.Column('generation', sa.Integer(), nullable=False),
