@@ -20,7 +20,17 @@ from enforcer import tlog, wire
 from enforcer.problems import ErasureRefused, Held, NotFound
 from registry import audit, db
 from registry.identity import Actor
-from registry.tables import OPEN_RUNS, ApiToken, Event, IdempotentAnswer, LegalHold, Principal, Run, StoredAnswer
+from registry.tables import (
+    OPEN_RUNS,
+    ApiToken,
+    Event,
+    IdempotentAnswer,
+    LegalHold,
+    Principal,
+    Run,
+    StoredAnswer,
+    Webhook,
+)
 
 BATCH = 500
 HOLDS = "legal hold"  # what placing a hold and erasing queue for: none is placed between the check and the change
@@ -59,6 +69,7 @@ def erase(
         facts: dict[str, Any] = {"business_unit": unit, "digest": digest, **provenance}
         audit.record(session, "audit.erased", by, reason=asked.reason, **facts)
         _end_tokens(session, person, unit)
+        _forget_holder(session, person, unit)
 
     events = 0
     for ids in _naming(engine, person, unit):
@@ -222,6 +233,13 @@ def older_than(engine: Engine, moment: datetime) -> Iterator[list[tuple[str, str
 def _end_tokens(session: Session, person: str, unit: str) -> None:
     ended = delete(ApiToken).where(col(ApiToken.actor) == person)
     session.exec(ended if unit == "all" else ended.where(col(ApiToken.business_unit) == unit))
+
+
+def _forget_holder(session: Session, person: str, unit: str) -> None:
+    """A webhook is its unit's, and goes on."""
+    theirs = update(Webhook).where(col(Webhook.holder) == person)
+    held = theirs if unit == "all" else theirs.where(col(Webhook.business_unit) == unit)
+    session.connection().execute(held.values(holder=tlog.ERASED["actor"]))
 
 
 def _erase_runs(engine: Engine, person: str, unit: str) -> int:

@@ -10,13 +10,23 @@ from datetime import datetime
 from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import CollectorRegistry
+from sqlalchemy import text
 from sqlmodel import Session, col, func, select
 
 from enforcer.policy.reference import Sampler
 from enforcer.policy.snapshot import Snapshot
 from registry import exceptions, quotas, shadow
 from registry.books import Books
-from registry.tables import KnownException, LogCheckpoint, PendingEntry, PolicyHead, Proposal, Run
+from registry.tables import (
+    KnownException,
+    LogCheckpoint,
+    PendingEntry,
+    PolicyHead,
+    Proposal,
+    Run,
+    Webhook,
+    WebhookDelivery,
+)
 from registry.tables.runs import OPEN_RUNS
 
 
@@ -49,6 +59,7 @@ def _of_the_books(books: Books) -> Iterator[Metric]:
         yield from _of_proposals(session)
         yield _runs(session)
         yield from _of_the_log(session, books)
+        yield from _of_webhooks(session)
     yield from _of_keys(books)
     taken = time.perf_counter() - began
     yield GaugeMetricFamily("tagwarden_scrape_seconds", "How long it took to read the books for this.", taken)
@@ -161,6 +172,21 @@ def _of_the_log(session: Session, books: Books) -> Iterator[Metric]:
     yield GaugeMetricFamily("tagwarden_log_size", "Events under the newest signed head of the log.", size)
     doubt = float(books.log_alarm is not None)
     yield GaugeMetricFamily("tagwarden_log_in_doubt", "1: the log is not what was signed; nothing is given out.", doubt)
+
+
+def _of_webhooks(session: Session) -> Iterator[Metric]:
+    size = session.exec(select(func.max(LogCheckpoint.size))).first() or 0
+    telling = select(func.count(col(Webhook.failing_since)), func.coalesce(func.min(Webhook.cursor), size))
+    failing, furthest = session.exec(telling.where(Webhook.state == "active")).one()
+    yield GaugeMetricFamily("tagwarden_webhooks_failing", "Webhooks whose receiver takes nothing now.", failing)
+    behind = max(0, size - furthest)
+    yield GaugeMetricFamily(
+        "tagwarden_webhook_events_behind", "Events of the log that the webhook furthest behind has ahead.", behind
+    )
+    parked = select(func.count()).select_from(WebhookDelivery).where(text("state = 'parked'"))
+    yield GaugeMetricFamily(
+        "tagwarden_webhook_deliveries_parked", "Events that receivers refused for good.", session.exec(parked).one()
+    )
 
 
 def _of_keys(books: Books) -> Iterator[Metric]:

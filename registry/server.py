@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -39,7 +38,9 @@ from registry import (
     tag_life,
     tags,
     tickets,
+    webhook_couriers,
     webhook_delivery,
+    webhooks,
 )
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
@@ -251,22 +252,19 @@ def _keep_telling_what_ended(books: Books) -> None:
 
 
 def _keep_delivering(books: Books) -> None:
-    """Tell webhooks of events, four at a time: a receiver that does not answer must not keep others waiting."""
-    swept = time.monotonic()
-    with ThreadPoolExecutor(4, "webhook") as pool:
-        while True:
-            try:
-                told = list(
-                    pool.map(partial(webhook_delivery.deliver, books), webhook_delivery.due(books, db.utc_now()))
-                )
-                if time.monotonic() - swept > SWEEP_EVERY_S:
-                    swept = time.monotonic()
-                    webhook_delivery.forget_old(books, db.utc_now())
-            except Exception:
-                log.exception("webhooks were not told; it is tried again")
-                told = []
-            if not any(told):
-                time.sleep(DELIVER_EVERY_S)
+    """Tell webhooks of events; a receiver that does not answer keeps no other waiting."""
+    couriers, swept = webhook_couriers.Couriers(books), time.monotonic()
+    while True:
+        try:
+            webhooks.pause_of_disabled(books)
+            couriers.send_out()
+            if time.monotonic() - swept > SWEEP_EVERY_S:
+                swept = time.monotonic()
+                webhook_delivery.forget_old(books, db.utc_now())
+        except Exception:
+            log.exception("webhooks were not told; it is tried again")
+            time.sleep(DELIVER_EVERY_S)
+        couriers.rest(DELIVER_EVERY_S)
 
 
 def tell_of_exceptions(books: Books) -> int:

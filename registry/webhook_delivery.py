@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import rfc8785
-from sqlalchemy import update
+from sqlalchemy import tuple_, update
 from sqlmodel import Session, col, delete, or_, select
 
 from registry import audit, db, log as tlog, webhook_guard, webhook_signing
@@ -34,7 +34,7 @@ from registry.webhook_guard import Allowed, Answered, Unreachable
 
 log = logging.getLogger("tagwarden")
 LEASE = timedelta(seconds=60)  # four times what one request can take
-TURN = 50  # events in a row for one webhook, before others have theirs
+TURN, TURN_FOR = 50, timedelta(seconds=10)  # for one webhook in a row, before others have theirs
 PARK_AFTER = 8
 FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_ASKED_S = 5.0, 900.0, 3_600.0
 ALARM_AFTER = timedelta(hours=1)
@@ -54,24 +54,30 @@ class Said:
 
 
 def due(books: Books, now: datetime) -> list[str]:
-    """The webhooks that something may be told, and that nobody tells."""
+    """The webhooks that wait to be told something and that nobody tells, the longest waiting first. Those that nothing
+    of the log's news is for pass over it, all by one write."""
     with books.reading() as session:
         head = tlog.newest(session)
-        query = select(Webhook.id).where(_may_be_told(now), col(Webhook.cursor) < (head.size if head else 0))
-        return list(session.exec(query))
+        size = head.size if head else 0
+        query = select(Webhook).where(_may_be_told(now), col(Webhook.cursor) < size)
+        behind = session.exec(query.order_by(col(Webhook.next_attempt_at), col(Webhook.id))).all()
+        waiting = [hook.id for hook in behind if session.exec(_waiting(hook, size)).first() is not None]
+    if idle := [(hook.id, hook.cursor) for hook in behind if hook.id not in waiting]:
+        as_seen = tuple_(col(Webhook.id), col(Webhook.cursor)).in_(idle)  # a replay meanwhile has its way
+        with books.writing() as session:
+            session.connection().execute(update(Webhook).where(as_seen).values(cursor=size))
+    return waiting
 
 
 def deliver(books: Books, webhook_id: str, *, now: Clock = db.utc_now, post: Post = webhook_guard.post) -> int:
-    """Tell a webhook of what waits for it, up to `TURN` events; returns how many it took. None, where somebody else
-    does this already."""
-    lease, taken = db.uuid7(), 0
+    """Tell a webhook of what waits for it, one turn long; returns how many it took. None, where somebody else does
+    this already."""
+    lease, taken, began = db.uuid7(), 0, now()
     with books.writing() as session:
-        free = update(Webhook).where(col(Webhook.id) == webhook_id, _may_be_told(now()))
-        if session.connection().execute(free.values(lease=lease, leased_until=now() + LEASE)).rowcount == 0:
+        free = update(Webhook).where(col(Webhook.id) == webhook_id, _may_be_told(began))
+        if session.connection().execute(free.values(lease=lease, leased_until=began + LEASE)).rowcount == 0:
             return 0
-    for _ in range(TURN):
-        if not _tell_next(books, webhook_id, lease, now, post):
-            break
+    while taken < TURN and now() - began < TURN_FOR and _tell_next(books, webhook_id, lease, now, post):
         taken += 1
     with books.writing() as session:
         _move(session, webhook_id, lease, lease=None, leased_until=None)
@@ -111,8 +117,6 @@ def _tell_next(books: Books, webhook_id: str, lease: str, now: Clock, post: Post
             return False
         found = session.exec(_waiting(webhook, head.size)).first()
     if found is None:
-        with books.writing() as session:
-            _move(session, webhook_id, lease, cursor=head.size)
         return False
     index, event = found
     said = send(books, webhook, event, now=now(), post=post)

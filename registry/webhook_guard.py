@@ -1,15 +1,19 @@
 """Requests to addresses that users name, and never to what only this machine can reach.
 
-Where a name leads is asked once and checked; the socket goes to that address, and who answers there is checked again:
-a name that leads elsewhere a moment later gains nothing. No redirect is followed, no proxy of the environment is used,
-and the whole exchange has one deadline, however slowly the receiver drips.
+Where a name leads is asked once and checked; the socket goes to one of those addresses, and who answers there is
+checked again: a name that leads elsewhere a moment later gains nothing. No redirect is followed, no proxy of the
+environment is used, and the whole exchange has one deadline, however slowly the receiver drips.
 """
 
+import functools
 import ipaddress
+import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +22,7 @@ import httpcore2
 
 from enforcer.problems import Invalid
 
+log = logging.getLogger("tagwarden")
 CONNECT_S, TOTAL_S = 5.0, 15.0
 MAX_ANSWER_BYTES = 64 * 1024
 PORTS = (443, 8443)
@@ -26,6 +31,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolve = Callable[[str, int], list[str]]
 # Addresses that carry another one inside: 6to4, Teredo, and both prefixes of NAT64.
 _CARRIERS = [ipaddress.ip_network(net) for net in ("2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48")]
+# What `ipaddress` takes for global, or does in some of its versions, and no public receiver has: site-local,
+# documentation, SIDs of segment routing, protocol assignments, and the relays of 6to4.
+_NO_RECEIVERS = [
+    ipaddress.ip_network(net) for net in ("fec0::/10", "3fff::/20", "5f00::/16", "192.0.0.0/24", "192.88.99.0/24")
+]
 
 
 class Unreachable(Exception):
@@ -94,11 +104,19 @@ def is_public(address: Address) -> bool:
             return is_public(address.ipv4_mapped)
         if any(address in carrier for carrier in _CARRIERS):
             return False
+    if any(address in network for network in _NO_RECEIVERS):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def resolve(host: str, port: int) -> list[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all: reading the system's authorities takes longer than the rest of a request."""
+    return ssl.create_default_context()
 
 
 def post(
@@ -115,7 +133,7 @@ def post(
         backend = _Guarded(allowed, resolve, deadline)
         timeouts = {"connect": CONNECT_S, "read": TOTAL_S, "write": TOTAL_S, "pool": TOTAL_S}
         with (
-            httpcore2.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=backend) as pool,
+            httpcore2.ConnectionPool(ssl_context=_tls(), network_backend=backend) as pool,
             pool.stream(
                 "POST", url, headers=list(headers.items()), content=body, extensions={"timeout": timeouts}
             ) as answer,
@@ -148,16 +166,24 @@ class _Guarded(httpcore2.SyncBackend):
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:  # fmt: skip
-        found = self._resolve(host, port)
+        found = list(dict.fromkeys(_resolved(self._resolve, host, port, min(CONNECT_S, _left(self._deadline)))))
         for one in found:  # one that is refused refuses the name: an honest one does not lead to both
             self._check(host, one)
-        if not found:
-            raise Unreachable(f"`{host}` leads nowhere")
-        timeout = min(CONNECT_S, _left(self._deadline))
-        stream = super().connect_tcp(found[0], port, timeout, local_address, socket_options)
+        failure: Exception = Unreachable(f"`{host}` leads nowhere")
+        for one in found:
+            timeout = min(CONNECT_S, _left(self._deadline))
+            try:
+                stream = super().connect_tcp(one, port, timeout, local_address, socket_options)
+            except (httpcore2.NetworkError, httpcore2.TimeoutException) as error:
+                failure = error
+                continue
+            return self._checked(host, stream)
+        raise failure
+
+    def _checked(self, host: str, stream: httpcore2.NetworkStream) -> httpcore2.NetworkStream:
         try:
             self._check(host, stream.get_extra_info("socket").getpeername()[0])
-        except Unreachable:
+        except (Unreachable, OSError):
             stream.close()
             raise
         return _Bounded(stream, self._deadline)
@@ -167,7 +193,22 @@ class _Guarded(httpcore2.SyncBackend):
         if address is None:
             raise Unreachable(f"`{host}` leads to what is no address")
         if host.lower() not in self._allowed.hosts and not self._allowed.address(address) and not is_public(address):
-            raise Unreachable(f"`{host}` leads to `{text}`, which is not public; see TAGWARDEN_WEBHOOK_ALLOW")
+            log.warning("a webhook's `%s` leads to `%s`, which is not public", host, text)  # for the operator alone
+            raise Unreachable(f"`{host}` leads to an address that is not public; see TAGWARDEN_WEBHOOK_ALLOW")
+
+
+def _resolved(resolve: Resolve, host: str, port: int, timeout: float) -> list[str]:
+    """The system's resolver has no deadline that we could set: one that hangs is left behind in a thread of its own."""
+    answer: Future[list[str]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(resolve(host, port))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    return answer.result(timeout)
 
 
 class _Bounded(httpcore2.NetworkStream):

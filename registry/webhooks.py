@@ -1,18 +1,24 @@
 """Webhooks: who is told of which events. How they are told: `webhook_delivery.py`."""
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from enforcer import wire
 from enforcer.problems import Conflict, Invalid, NotFound, UnknownEvent
 from registry import audit, db, log, tags, webhook_guard
 from registry.access import Permit
-from registry.tables import Event, LogEntry, Webhook
+from registry.books import Books
+from registry.identity import Actor
+from registry.tables import Event, LogEntry, Principal, Webhook
 from registry.webhook_guard import Allowed
 
 BOTH_SIGN = timedelta(hours=24)
+MOST_OF_A_UNIT = 100
+SERVICE = Actor("system:registry", (), "all")
 
 
 def create(session: Session, asked: wire.WebhookRequest, by: Permit, allowed: Allowed) -> Webhook:
@@ -20,15 +26,19 @@ def create(session: Session, asked: wire.WebhookRequest, by: Permit, allowed: Al
 
     Raises:
         Invalid: an address that events are not sent to.
+        UnknownTaskType
+        Conflict: its unit has as many as it may have.
     """
     webhook_guard.check_url(asked.url, allowed)
+    _refuse_too_many(session, by.unit)
     head, now = log.newest(session), db.utc_now()
     row = Webhook(
         id=db.uuid7(now),
         url=asked.url,
         kinds=asked.kinds,
         business_unit=by.unit,
-        task_type=tags.canonical(session, asked.task_type) if asked.task_type else None,
+        task_type=tags.find(session, asked.task_type).name if asked.task_type else None,
+        holder=by.actor.id,
         state="active",
         reason=None,
         lease=None,
@@ -39,7 +49,8 @@ def create(session: Session, asked: wire.WebhookRequest, by: Permit, allowed: Al
         next_attempt_at=now,
     )
     session.add(row)
-    _record(session, "webhook.created", row, by, url=row.url, kinds=row.kinds, task_type=row.task_type)
+    told = {"host": urlsplit(row.url).hostname, "url_digest": _digest(row.url)}  # its path may be a secret
+    _record(session, "webhook.created", row, by, **told, kinds=row.kinds, task_type=row.task_type)
     return row
 
 
@@ -62,12 +73,30 @@ def change(session: Session, webhook_id: str, asked: wire.WebhookChange, by: Per
     if all(getattr(row, name) == value for name, value in said.items()):
         return row
     if "state" in said and said["state"] != row.state:
-        row.next_attempt_at, row.failing_since, row.attempts = db.utc_now(), None, 0
+        row.next_attempt_at, row.failing_since, row.attempts, row.reason = db.utc_now(), None, 0, None
+        row.holder = by.actor.id if said["state"] == "active" else row.holder
     for name, value in said.items():
         setattr(row, name, value)
     _interrupt(row)
     _record(session, "webhook.changed", row, by, **said)
     return row
+
+
+def pause_of_disabled(books: Books) -> int:
+    """Pause what is told on behalf of somebody who is let in no longer; returns how many. Somebody else may resume it,
+    and then it is theirs."""
+    theirs = select(Webhook).join(Principal, col(Principal.id) == col(Webhook.holder)).where(Webhook.state == "active")
+    with books.reading() as session:
+        if session.exec(theirs).first() is None:  # nearly always: no write lock is taken
+            return 0
+    with books.writing() as session:
+        paused = session.exec(theirs.with_for_update(of=Webhook)).all()
+        for row in paused:
+            row.state, row.reason = "paused", "whoever made or resumed it last is disabled"
+            _interrupt(row)
+            detail = {"webhook": row.id, "because": row.reason, "principal": row.holder}
+            audit.record(session, "webhook.paused", SERVICE, business_unit=row.business_unit, detail=detail)
+        return len(paused)
 
 
 def end(session: Session, webhook_id: str, by: Permit) -> None:
@@ -139,6 +168,18 @@ def _going_on(session: Session, webhook_id: str) -> Webhook:
     if row.state == "ended":
         raise Conflict(f"webhook `{row.id}` has ended ({row.reason or 'by its owner'}); make another")
     return row
+
+
+def _refuse_too_many(session: Session, unit: str) -> None:
+    """Each that goes on is looked at whenever the log moves."""
+    db.queue_for(session, f"webhooks of {unit}")
+    query = select(func.count()).select_from(Webhook).where(Webhook.business_unit == unit, Webhook.state != "ended")
+    if session.exec(query).one() >= MOST_OF_A_UNIT:
+        raise Conflict(f"`{unit}` has {MOST_OF_A_UNIT} webhooks, the most there may be; end one that is not needed")
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _interrupt(row: Webhook) -> None:

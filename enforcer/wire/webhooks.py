@@ -38,14 +38,15 @@ class WebhookChange(Request):
 
 
 class Webhook(Answer):
-    """`cursor` is the index in the log of the next event that it is told of, `attempts` how often that was tried in
-    vain, since `failing_since`."""
+    """`holder` made it or resumed it last; `cursor` is the index in the log of the next event that it is told of,
+    `attempts` how often that was tried in vain, since `failing_since`."""
 
     id: str
     url: str
     kinds: list[str]
     business_unit: str
     task_type: str | None
+    holder: str
     state: Literal["active", "paused", "ended"]
     reason: str | None
     generation: int

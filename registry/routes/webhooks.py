@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from enforcer import wire
 from enforcer.keys import KeyUnusable
 from enforcer.problems import Unavailable
-from registry import access, db, etags, webhook_delivery, webhook_signing, webhooks
+from registry import access, db, etags, webhook_delivery, webhook_pings, webhook_signing, webhooks
 from registry.access import THE_HOUSE, Matter, May, Permit
 from registry.books import Books, TheBooks
 from registry.etags import IfNoneMatch, MayMatch
@@ -46,6 +46,15 @@ _may = Depends(May("webhook-admin", about=_unit_of_webhook))
 Admin = Annotated[Permit, _may]
 
 
+def _may_read(request: Request, books: Books, admin: Permit) -> None:
+    """Whoever has others told of more, or gets what they trust, must be allowed to read it.
+
+    Raises:
+        NotPermitted
+    """
+    access.permit(request, books, admin.actor, "audit-read", Matter(unit=admin.unit))
+
+
 @router.post("", status_code=201, operation_id="createWebhook", dependencies=[ToldOnce])
 def create_webhook(
     request: Request,
@@ -56,7 +65,7 @@ def create_webhook(
 ) -> wire.WebhookMade:
     """Tell an address of a unit's events from now on. Whoever has it told must be allowed to read them (`audit-read`).
     The secret is shown once."""
-    access.permit(request, books, admin.actor, "audit-read", Matter(unit=admin.unit))
+    _may_read(request, books, admin)
     with books.writing() as session:
         row = webhooks.create(session, asked, admin, books.settings.webhook_allowed)
         return _with_secret(books, row, response)
@@ -85,10 +94,13 @@ def get_webhook(webhook_id: str, books: TheBooks, if_none_match: IfNoneMatch = N
 
 @router.patch("/{webhook_id}", operation_id="changeWebhook", response_model=wire.Webhook)
 def change_webhook(
-    webhook_id: str, asked: wire.WebhookChange, admin: Admin, change: OneChange, seen: MayMatch
-) -> Response:
-    """Pause it, resume it where it was, or choose other kinds of events. Its ETag moves with every delivery, so
-    `If-Match` is welcome here and not required."""
+    request: Request, webhook_id: str, asked: wire.WebhookChange, admin: Admin, books: TheBooks, change: OneChange,
+    seen: MayMatch,
+) -> Response:  # fmt: skip
+    """Pause it, resume it where it was, or choose other kinds of events; all but a pause takes `audit-read`, too. Its
+    ETag moves with every delivery, so `If-Match` is welcome here and not required."""
+    if asked.kinds is not None or asked.state == "active":
+        _may_read(request, books, admin)
     with change.writing() as session:
         seen.refuse_stale(wire.Webhook.model_validate(webhooks.get(session, webhook_id)))
         changed = wire.Webhook.model_validate(webhooks.change(session, webhook_id, asked, admin))
@@ -103,31 +115,40 @@ def end_webhook(webhook_id: str, admin: Admin, books: TheBooks) -> None:
 
 
 @router.post("/{webhook_id}:rotate-secret", operation_id="rotateWebhookSecret", dependencies=[ToldOnce])
-def rotate_webhook_secret(webhook_id: str, admin: Admin, books: TheBooks, response: Response) -> wire.WebhookMade:
-    """The next secret, shown once. For a day every message carries a signature by either."""
+def rotate_webhook_secret(
+    request: Request, webhook_id: str, admin: Admin, books: TheBooks, response: Response
+) -> wire.WebhookMade:
+    """The next secret, shown once; takes `audit-read`, too. For a day every message carries a signature by either."""
+    _may_read(request, books, admin)
     with books.writing() as session:
         return _with_secret(books, webhooks.rotate_secret(session, webhook_id, admin), response)
 
 
 @router.post("/{webhook_id}:test", operation_id="testWebhook")
 def ping_webhook(webhook_id: str, admin: Admin, books: TheBooks) -> wire.WebhookTest:
-    """Send the event of this very test, at once, and say what came back."""
-    with books.writing() as session:
-        row, event = webhooks.ping(session, webhook_id, admin)
-        session.flush()
-        session.expunge_all()
-    said = webhook_delivery.send(books, row, event, now=db.utc_now())
+    """Send the event of this very test, at once, and say what came back. One at a time for each webhook, and few for
+    all of them."""
+    _root_key(books)
+    with webhook_pings.one(webhook_id):
+        with books.writing() as session:
+            row, event = webhooks.ping(session, webhook_id, admin)
+            session.flush()
+            session.expunge_all()
+        said = webhook_delivery.send(books, row, event, now=db.utc_now())
     return wire.WebhookTest(delivered=said.outcome == "delivered", answer=said.answer)
 
 
 @router.post("/{webhook_id}:replay", operation_id="replayWebhook", response_model=wire.Webhook)
 def replay_webhook(
+    request: Request,
     webhook_id: str,
     since: Annotated[str, Query(alias="from", max_length=100, description="an event's id, or a time with its zone")],
     admin: Admin,
+    books: TheBooks,
     change: OneChange,
 ) -> Response:
-    """Tell it again of everything since an event or a moment, under the same ids."""
+    """Tell it again of everything since an event or a moment, under the same ids; takes `audit-read`, too."""
+    _may_read(request, books, admin)
     with change.writing() as session:
         return change.answer(session, wire.Webhook.model_validate(webhooks.replay(session, webhook_id, since, admin)))
 
@@ -147,9 +168,13 @@ def list_webhook_deliveries(
 
 def _with_secret(books: Books, row: Webhook, response: Response) -> wire.WebhookMade:
     response.headers["Cache-Control"] = "no-store"
-    try:
-        root = webhook_signing.root_key(books.settings.keys_dir)
-    except KeyUnusable as error:
-        raise Unavailable(f"no secret can be made: {error}") from error
-    secret = webhook_signing.secret(root, row.id, row.generation)
+    secret = webhook_signing.secret(_root_key(books), row.id, row.generation)
     return wire.WebhookMade.model_validate({**row.model_dump(), "secret": secret})
+
+
+def _root_key(books: Books) -> bytes:
+    """Raises Unavailable."""
+    try:
+        return webhook_signing.root_key(books.settings.keys_dir)
+    except KeyUnusable as error:
+        raise Unavailable(f"nothing can be signed for webhooks: {error}") from error

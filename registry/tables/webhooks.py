@@ -2,10 +2,12 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint
+from sqlalchemy import CheckConstraint, Index, text
 from sqlmodel import Field, SQLModel
 
 from registry.tables.columns import json_column, moment
+
+_IS_PARKED = text("state = 'parked'")
 
 
 class Webhook(SQLModel, table=True):
@@ -19,8 +21,9 @@ class Webhook(SQLModel, table=True):
     kinds: list[str] = json_column()
     business_unit: str
     task_type: str | None
+    holder: str  # who made or resumed it last
     state: str
-    reason: str | None  # why it is not active, where the receiver wanted that
+    reason: str | None  # why it is not active, where none of its admins wanted that
     generation: int  # of its secret
     old_secret_until: datetime | None = moment(nullable=True)
     created_at: datetime = moment()
@@ -36,7 +39,10 @@ class WebhookDelivery(SQLModel, table=True):
     """What came of telling one receiver of one event; of a replay, the newest outcome."""
 
     __tablename__ = "webhook_delivery"
-    __table_args__ = (CheckConstraint("state in ('delivered', 'parked')", name="webhook_delivery_state"),)
+    __table_args__ = (
+        CheckConstraint("state in ('delivered', 'parked')", name="webhook_delivery_state"),
+        Index("webhook_deliveries_parked", "webhook_id", sqlite_where=_IS_PARKED, postgresql_where=_IS_PARKED),
+    )
 
     webhook_id: str = Field(primary_key=True, foreign_key="webhook.id")
     id: str = Field(primary_key=True, foreign_key="event.id")

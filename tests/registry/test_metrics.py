@@ -14,9 +14,10 @@ from fastapi.testclient import TestClient
 from offices import OfficeInTime, an_office
 from prometheus_client.parser import text_string_to_metric_families
 from revised import with_rule
+from webhook_house import House
 
 from enforcer.keys import SigningKey
-from registry import policies, server
+from registry import policies, server, webhook_delivery
 from registry.identity import Actor
 from registry.settings import Settings
 
@@ -128,6 +129,25 @@ def test_a_scraper_that_asks_for_openmetrics_gets_it(registry: Registry) -> None
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
+
+
+def test_webhooks_that_fail_fall_behind_or_refuse_are_told(registry: Registry) -> None:
+    house = House(registry, registry.as_("ops", "platform-admins", unit="all"))
+    house.hook(kinds=["test.down"])
+    house.hook(kinds=["test.poison"])
+    house.happen("test.poison")
+    house.receiver.script = [422] * webhook_delivery.PARK_AFTER
+    for _ in range(webhook_delivery.PARK_AFTER):
+        house.turn(minutes=16)
+    house.receiver.down = True
+    house.happen("test.down", "test.other")
+    house.turn()
+
+    series = scrape(registry)
+
+    assert value(series, "tagwarden_webhooks_failing") == 1
+    assert value(series, "tagwarden_webhook_events_behind") == 2
+    assert value(series, "tagwarden_webhook_deliveries_parked") == 1
 
 
 def test_every_alert_watches_something_that_exists(office: OfficeInTime) -> None:

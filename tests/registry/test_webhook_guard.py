@@ -77,8 +77,9 @@ def test_public_addresses_are_taken_and_others_when_an_operator_names_them() -> 
 
 @pytest.mark.parametrize("inside", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "10.0.0.1"])
 def test_a_public_name_that_leads_inside_gets_no_connection(inside: str) -> None:
-    with pytest.raises(Unreachable, match="not public"):
+    with pytest.raises(Unreachable, match="not public") as refused:
         post("https://hooks.example/", {}, b"{}", NOBODY, resolve=lambda host, port: ["93.184.216.34", inside])
+    assert inside not in str(refused.value), "where a name leads inside is nothing for who made the webhook"
 
 
 def test_who_answers_is_looked_at_again_on_the_connected_socket(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ def test_who_answers_is_looked_at_again_on_the_connected_socket(port: int, monke
     looks = iter([True, False])
     monkeypatch.setattr(webhook_guard, "is_public", lambda address: next(looks))
 
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1"):
+    with pytest.raises(Unreachable, match="not public"):
         post(f"http://allowed.example:{port}/", {}, b"{}", _only_by_name_in_urls(), resolve=lambda *_: ["127.0.0.1"])
 
     assert seen == []
@@ -122,6 +123,36 @@ def test_a_receiver_that_drips_is_left_at_the_deadline(port: int, monkeypatch: p
 
     with pytest.raises(Unreachable):
         post(f"http://127.0.0.1:{port}/in", {}, b"{}", Allowed.parse("127.0.0.1"))
+
+
+def test_each_address_of_a_name_is_tried(port: int) -> None:
+    allowed = Allowed.parse("hooks.internal")
+
+    def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.2", "127.0.0.1"]  # nobody listens at the first
+
+    assert post(f"http://hooks.internal:{port}/in", {}, b"{}", allowed, resolve=resolve).status == 200
+
+
+def test_a_resolver_that_hangs_is_left_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_guard, "CONNECT_S", 0.1)
+    let_go = threading.Event()
+
+    def hang(host: str, port: int) -> list[str]:
+        let_go.wait(20)
+        return []
+
+    with pytest.raises(Unreachable, match="TimeoutError"):
+        post("https://hooks.example/", {}, b"{}", NOBODY, resolve=hang)
+    assert not let_go.is_set()
+    let_go.set()
+
+
+def test_the_authorities_of_tls_are_read_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    webhook_guard._tls()
+    monkeypatch.setattr(webhook_guard.ssl, "create_default_context", lambda: pytest.fail("read again"))
+
+    assert post(f"http://127.0.0.1:{port}/in", {}, b"{}", Allowed.parse("127.0.0.1")).status == 200
 
 
 def test_a_network_that_is_none_is_said_at_the_start() -> None:

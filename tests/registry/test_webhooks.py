@@ -4,88 +4,18 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Registry
-from fastapi.testclient import TestClient
+from sqlalchemy.event import listen
+from webhook_house import URL, House, Receiver
 
-from registry import audit, db, identity, log, webhook_delivery, webhook_signing
-from registry.identity import Actor
-from registry.webhook_guard import Allowed, Answered, Unreachable
-
-EVE = Actor("user:eve", ("trainers",), "retail")
-URL = "https://hooks.example/in"
-
-
-@dataclass
-class Receiver:
-    """Takes the place of the network: answers by `script`, then 204, and remembers what it got."""
-
-    script: list[int | Answered] = field(default_factory=list)
-    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
-    meanwhile: Callable[[], object] = lambda: None
-    down: bool = False
-
-    def __call__(self, url: str, headers: Mapping[str, str], body: bytes, allowed: Allowed) -> Answered:
-        if self.down:
-            raise Unreachable("no answer: ConnectError")
-        self.got.append((headers, body))
-        self.meanwhile()
-        answer = self.script.pop(0) if self.script else 204
-        return answer if isinstance(answer, Answered) else Answered(answer, None)
-
-    @property
-    def ids(self) -> list[str]:
-        return [headers["webhook-id"] for headers, _ in self.got]
-
-    @property
-    def bodies(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for _, body in self.got]
-
-
-@dataclass
-class House:
-    registry: Registry
-    admin: TestClient
-    at: datetime = field(default_factory=db.utc_now)
-    receiver: Receiver = field(default_factory=Receiver)
-
-    def hook(self, **change: Any) -> dict[str, Any]:
-        body = {"url": URL, "kinds": ["test.*"], "business_unit": "all", **change}
-        reply = self.admin.post("/v1/webhooks", json=body)
-        assert reply.status_code == 201, reply.text
-        made: dict[str, Any] = reply.json()
-        self.at = db.utc_now()
-        return made
-
-    def happen(self, *kinds: str, unit: str = "retail", **facts: Any) -> list[str]:
-        with self.registry.books.writing() as session:
-            ids = [audit.record(session, kind, EVE, business_unit=unit, **facts).id for kind in kinds]
-        log.integrate(self.registry.books)
-        with self.registry.books.reading() as session:
-            order = [json.loads(entry)["id"] for entry in log.entries(session, 0, 1_000_000)]
-        return sorted(ids, key=order.index)
-
-    def turn(self, **later: float) -> int:
-        self.at += timedelta(**later)
-        books = self.registry.books
-        return sum(
-            webhook_delivery.deliver(books, hook, now=lambda: self.at, post=self.receiver)
-            for hook in webhook_delivery.due(books, self.at)
-        )
-
-    def state(self, hook: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self.admin.get(f"/v1/webhooks/{hook['id']}").json()
-        return found
-
-    def deliveries(self, hook: dict[str, Any]) -> dict[str, str]:
-        reply = self.admin.get(f"/v1/webhooks/{hook['id']}/deliveries")
-        return {one["id"]: one["state"] for one in reply.json()["items"]}
+from registry import db, identity, webhook_delivery, webhook_pings, webhook_signing, webhooks
+from registry.webhook_guard import Answered
 
 
 @pytest.fixture
@@ -154,6 +84,17 @@ def test_somebody_who_was_erased_before_the_delivery_is_not_named_in_it(house: H
     house.turn(hours=1)
 
     assert house.receiver.bodies[0]["authid"] == "erased"
+
+
+def test_who_made_a_webhook_is_erased_from_it_and_it_goes_on(house: House) -> None:
+    hook = house.hook()
+    officer = house.registry.as_("officer", "privacy-officers", unit="all")
+    asked = {"actor": "user:ops", "business_unit": "all", "reason": "they asked for it"}
+    assert officer.post("/v1/audit:erase", json=asked).status_code == 200
+
+    seen = house.registry.as_("chief", "platform-admins", unit="all").get(f"/v1/webhooks/{hook['id']}").json()
+
+    assert (seen["holder"], seen["state"]) == ("erased", "active")
 
 
 def test_only_what_was_asked_for_is_sent(house: House) -> None:
@@ -295,6 +236,44 @@ def test_a_worker_that_lost_its_lease_does_not_move_the_place(house: House) -> N
     assert house.receiver.ids == [first, second, third, first, second, third]
 
 
+def test_a_turn_ends_by_time_so_that_others_have_theirs(house: House) -> None:
+    house.hook()
+    happened = house.happen("test.one", "test.two", "test.three")
+
+    def dawdle() -> None:
+        house.at += timedelta(seconds=6)
+
+    house.receiver.meanwhile = dawdle
+
+    assert [house.turn(), house.turn()] == [2, 1]
+    assert house.receiver.ids == happened
+
+
+def test_whoever_waits_the_longest_is_told_first(house: House) -> None:
+    first, second = house.hook()["id"], house.hook()["id"]
+    house.happen("test.ran")
+    assert webhook_delivery.due(house.registry.books, house.at) == [first, second]
+    webhook_delivery.deliver(house.registry.books, first, now=lambda: house.at, post=house.receiver)
+
+    house.happen("test.ran")
+
+    assert webhook_delivery.due(house.registry.books, house.at) == [second, first]
+
+
+def test_webhooks_that_the_news_is_not_for_cost_one_write_together(house: House) -> None:
+    hooks = [house.hook(kinds=["no.such"]) for _ in range(5)]
+    house.happen("test.ran")
+    commits: list[int] = []
+    listen(house.registry.books.engine, "commit", lambda _: commits.append(1))
+
+    assert webhook_delivery.due(house.registry.books, house.at) == []
+
+    assert len(commits) == 1
+    assert len({house.state(hook)["cursor"] for hook in hooks}) == 1
+    assert webhook_delivery.due(house.registry.books, house.at) == []
+    assert len(commits) == 1, "a log that did not move is not looked at again"
+
+
 def test_a_pause_loses_nothing(house: House) -> None:
     hook = house.hook()
     path = f"/v1/webhooks/{hook['id']}"
@@ -358,18 +337,117 @@ def test_whoever_has_others_told_must_be_allowed_to_and_every_change_is_one_even
     assert house.admin.get("/v1/webhooks/nobody").status_code == 404
 
 
-def test_nobody_has_others_told_what_they_may_not_read(house: House) -> None:
+def _narrow_token(house: House) -> str:
+    """Of somebody who may read everything, for webhooks alone."""
     with house.registry.books.writing() as session:
-        token = identity.create_token(
+        return identity.create_token(
             session, "user:ops", ["platform-admins"], "all", life=timedelta(hours=1), now=db.utc_now(),
             scopes=["webhook-admin"],
         )  # fmt: skip
-    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {token}"})
+
+
+def test_nobody_has_others_told_what_they_may_not_read(house: House) -> None:
+    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {_narrow_token(house)}"})
 
     reply = narrow.post("/v1/webhooks", json={"url": URL, "kinds": ["*"], "business_unit": "all"})
 
     assert (reply.status_code, reply.json()["reason_code"]) == (403, "not-in-scope")
     assert house.admin.get("/v1/webhooks").json()["items"] == []
+
+
+def test_what_widens_or_moves_a_webhook_takes_the_right_to_read_what_is_sent(house: House) -> None:
+    path = f"/v1/webhooks/{house.hook()['id']}"
+    (event,) = house.happen("test.one")
+    house.turn()
+    narrow = house.registry.anonymous(headers={"Authorization": f"Bearer {_narrow_token(house)}"})
+
+    assert narrow.patch(path, json={"state": "paused"}).status_code == 200, "a pause tells nobody more"
+    replies = [
+        narrow.patch(path, json={"kinds": ["*"]}),
+        narrow.patch(path, json={"state": "active"}),
+        narrow.post(f"{path}:replay", params={"from": event}),
+        narrow.post(f"{path}:rotate-secret"),
+    ]
+
+    assert [(reply.status_code, reply.json()["reason_code"]) for reply in replies] == [(403, "not-in-scope")] * 4
+
+
+def test_a_test_is_refused_while_one_is_under_way_or_too_many_are(house: House) -> None:
+    first, *others = [house.hook()["id"] for _ in range(webhook_pings.AT_ONCE + 1)]
+    *busy, free = others
+    with webhook_pings.one(first):
+        again = house.admin.post(f"/v1/webhooks/{first}:test")
+        with ExitStack() as tests:
+            for hook in busy:
+                tests.enter_context(webhook_pings.one(hook))
+            too_many = house.admin.post(f"/v1/webhooks/{free}:test")
+
+    assert [reply.status_code for reply in (again, too_many)] == [429, 429]
+    assert again.headers["Retry-After"] == "15"
+    assert house.registry.events("webhook.tested") == [], "nothing was sent"
+    with webhook_pings.one(free):
+        pass
+
+
+def test_a_task_type_that_there_is_not_is_said_and_an_alias_is_stored_as_what_it_stands_for(house: House) -> None:
+    body = {"url": URL, "kinds": ["*"], "business_unit": "all"}
+
+    unknown = house.admin.post("/v1/webhooks", json={**body, "task_type": "dpoo"})
+
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-task-type")
+    assert house.hook(task_type="seq-cls")["task_type"] == "sequence-classification"
+
+
+def test_the_path_of_an_address_may_be_a_secret_and_is_in_no_event(house: House) -> None:
+    house.hook(url="https://hooks.example/services/T0/very-secret")
+
+    (event,) = house.registry.events("webhook.created")
+
+    assert "very-secret" not in json.dumps(event.detail)
+    assert event.detail["host"] == "hooks.example"
+    assert event.detail["url_digest"].startswith("sha256:")
+
+
+def test_a_unit_has_no_more_webhooks_than_may_be(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "MOST_OF_A_UNIT", 2)
+    first = house.hook()["id"]
+    house.hook()
+    body = {"url": URL, "kinds": ["*"], "business_unit": "all"}
+
+    assert house.admin.post("/v1/webhooks", json=body).status_code == 409
+    house.hook(business_unit="retail")
+    house.admin.delete(f"/v1/webhooks/{first}")
+    house.hook()
+
+
+def test_a_key_that_cannot_be_used_is_the_services_fault_and_sends_nothing(house: House) -> None:
+    path = f"/v1/webhooks/{house.hook()['id']}"
+    (house.registry.settings.keys_dir / "webhooks.key").chmod(0o644)
+
+    reply = house.admin.post(f"{path}:test")
+
+    assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+    assert house.registry.events("webhook.tested") == []
+
+
+def test_a_webhook_of_somebody_who_is_disabled_pauses_until_somebody_else_answers_for_it(house: House) -> None:
+    hook, path = house.hook(), "/v1/principals/user:ops"
+    assert webhooks.pause_of_disabled(house.registry.books) == 0
+    other = house.registry.as_("chief", "platform-admins", unit="all")
+    assert other.post(f"{path}:disable", json={"reason": "they left the house"}).status_code == 200
+
+    assert [webhooks.pause_of_disabled(house.registry.books) for _ in range(2)] == [1, 0]
+
+    paused = other.get(f"/v1/webhooks/{hook['id']}").json()
+    assert (paused["state"], paused["reason"], paused["holder"]) == (
+        "paused",
+        "whoever made or resumed it last is disabled",
+        "user:ops",
+    )
+    assert [event.actor for event in house.registry.events("webhook.paused")] == ["system:registry"]
+    resumed = other.patch(f"/v1/webhooks/{hook['id']}", json={"state": "active"}).json()
+    assert (resumed["holder"], resumed["reason"]) == ("user:chief", None)
+    assert webhooks.pause_of_disabled(house.registry.books) == 0
 
 
 def test_the_key_file_is_private_and_a_bad_one_is_refused(tmp_path: Path) -> None:

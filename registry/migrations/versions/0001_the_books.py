@@ -641,6 +641,7 @@ def upgrade() -> None:
     sa.Column('kinds', sa.JSON(), nullable=False),
     sa.Column('business_unit', sa.String(), nullable=False),
     sa.Column('task_type', sa.String(), nullable=True),
+    sa.Column('holder', sa.String(), nullable=False),
     sa.Column('state', sa.String(), nullable=False),
     sa.Column('reason', sa.String(), nullable=True),
     sa.Column('generation', sa.Integer(), nullable=False),
@@ -668,6 +669,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('webhook_id', 'id')
     )
     op.create_index('ix_webhook_delivery_at', 'webhook_delivery', ['at'], unique=False)
+    _add_partial_index('webhook_deliveries_parked', 'webhook_delivery', ['webhook_id'], "state = 'parked'")
     op.execute("insert into stamp (id, value, names) values (1, 1, '')")
     _add_triggers()
     _move_the_stamp()
