@@ -283,7 +283,8 @@ class StaleBase(Conflict):
 
 
 class BreakGlassRefused(Conflict):
-    """What cannot be undone does not take effect before others agree; nor does anything twice that was undone."""
+    """What cannot be undone does not take effect before others agree, nor does anything twice that was not agreed to;
+    and nothing else takes effect beside what is in effect provisionally."""
 
     code, title = "break-glass-refused", "this does not take effect before others agree"
 

@@ -47,12 +47,13 @@ def about_tag(session: Session, name: str | None) -> Matter:
 
 
 def base_of(session: Session, tag: str) -> dict[str, Any] | None:
-    """The version of a task type that is in force, which a change of it is made from; None where there is none yet."""
+    """The version of a task type that is in force, with its mode, which a change of it is made from; None where there
+    is none yet."""
     known = session.get(Tag, tag)
     if known is None:
         return None
     digest = tags.version(session, tag).profile_digest
-    return {"tag": tag, "version": known.version, "digest": digest}
+    return {"tag": tag, "version": known.version, "digest": digest, "compatibility": known.compatibility}
 
 
 def units_that_run(session: Session, tag: str) -> tuple[str, ...]:

@@ -1,26 +1,29 @@
 """Break-glass: in an incident a change takes effect before others agree, and is undone unless they do in time.
 
 - It takes effect when it is opened, and stays an open proposal: others review it as any other, by the same terms.
-- Ratified by those, it stays. Rejected, withdrawn, superseded, or 72 hours old, it is undone with the same step.
+- Ratified by those, it stays. Rejected, withdrawn, or 72 hours old, it is undone with the same step.
 - A number or a name that was given is not taken away: what was in force comes back as what follows (`revert`).
-- What somebody changed meanwhile is not overwritten: then nothing is undone, and an alarm says so.
-- Only what can be undone takes effect like this, and nothing that was undone does so again soon.
+- What was changed meanwhile all the same is not overwritten: people cannot end it then, and when its time is over, an
+  alarm says that it stays.
+- Only what can be undone takes effect like this, and nothing that was not agreed to does so again soon.
+- Nothing else is done meanwhile to the same task type, or directly below it: it would rest on what may be undone.
 """
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session, col, select
 
 from enforcer import wire
-from enforcer.policy.rules import PolicyInvalid
-from enforcer.problems import AlreadyDecided, BreakGlassRefused, Invalid, Problem
-from registry import audit, db
+from enforcer.problems import AlreadyDecided, BreakGlassRefused, Invalid, Problem, StaleBase
+from registry import audit, db, tags
 from registry.access import Permit
 from registry.changes import Draft
 from registry.identity import Actor
-from registry.tables import Proposal
+from registry.tables import Proposal, Tag
 
 log = logging.getLogger(__name__)
 PROVISIONAL = timedelta(hours=72)
@@ -34,24 +37,46 @@ def refuse_unfit(session: Session, request: wire.ProposalRequest, made: Draft, k
 
     Raises:
         Invalid: it would not take effect now anyway.
-        BreakGlassRefused: it cannot be undone; or something of the same is in effect already, or was undone lately.
+        BreakGlassRefused: it cannot be undone; or something of the same was not agreed to lately.
     """
     if request.draft or request.not_before is not None:
         raise Invalid("`break_glass` is for what takes effect now; leave out `draft` and `not_before`")
     what = request.change.kind
     if not hasattr(kind, "revert"):
-        raise BreakGlassRefused(f"a change of kind `{what}` cannot be undone, so others agree before it takes effect")
+        night = "; for one night there is `POST /v1/policies:override`" if what in ("policy", "exception") else ""
+        raise BreakGlassRefused(
+            f"a change of kind `{what}` cannot be undone, so others agree before it takes effect{night}"
+        )
     query = select(Proposal).where(Proposal.subject == made.subject, col(Proposal.provisional).is_not(None))
     for earlier in session.exec(query.order_by(col(Proposal.id))):
-        if earlier.provisional == IN_EFFECT:
-            raise BreakGlassRefused(
-                f"`{earlier.id}` is in effect for `{made.subject}` provisionally; have that ratified or withdrawn first"
-            )
-        if earlier.state in ("expired", "rejected") and _since(earlier) < NOT_AGAIN_FOR:
+        if earlier.provisional != RATIFIED and _since(earlier) < NOT_AGAIN_FOR:
             raise BreakGlassRefused(
                 f"`{earlier.id}` took effect like this and was not agreed to; for {NOT_AGAIN_FOR.days} days others "
                 f"agree to a change of `{made.subject}` before it takes effect"
             )
+
+
+def refuse_beside(session: Session, subject: str, change: Mapping[str, Any]) -> None:
+    """Raises BreakGlassRefused: what the change is about, or stands on directly, is in effect provisionally."""
+    resting = [f"tag:{name}" for name in _rests_on(session, subject, change)]
+    query = select(Proposal).where(col(Proposal.subject).in_(resting), Proposal.provisional == IN_EFFECT)
+    earlier = session.exec(query.order_by(col(Proposal.id))).first()
+    if earlier is not None:
+        raise BreakGlassRefused(
+            f"`{earlier.id}` is in effect for `{earlier.subject}` provisionally, and may be undone until "
+            f"{earlier.provisional_until:%Y-%m-%d %H:%M} UTC; have it ratified or withdrawn first"
+        )
+
+
+def _rests_on(session: Session, subject: str, change: Mapping[str, Any]) -> set[str]:
+    """Its task type, and those that this one is below, or ends in favour of. None for the policy, exceptions and
+    reserved words."""
+    named = [change.get(one) for one in ("tag", "parent", "replaced_by")]
+    if not subject.startswith(("tag:", "alias:")):
+        return set()
+    found = {tags.canonical(session, name) for name in named if name}
+    about = session.get(Tag, tags.canonical(session, change["tag"]))
+    return found | ({about.parent} if about is not None and about.parent else set())
 
 
 def refuse_other(proposal: Proposal) -> None:
@@ -78,12 +103,21 @@ def take_effect(session: Session, proposal: Proposal, kind: Any, asked: wire.Bre
     )
 
 
-def undo(session: Session, proposal: Proposal, kind: Any, by: Actor) -> None:
-    """Bring back what was in force before, where nobody changed it meanwhile."""
+def undo(session: Session, proposal: Proposal, kind: Any, by: Actor, *, or_alarm: bool) -> None:
+    """Bring back what was in force before, where nobody changed it meanwhile; otherwise raise an alarm, `or_alarm`.
+
+    Raises:
+        StaleBase: it cannot be undone.
+    """
     try:
         with session.begin_nested():
             kind.revert(session, proposal, by)
-    except (Problem, PolicyInvalid) as error:
+    except OperationalError:  # the database could not, this time
+        raise
+    except (Problem, DBAPIError) as error:
+        if not or_alarm:
+            why = error.detail if isinstance(error, Problem) else "what it changed was changed again"
+            raise StaleBase(f"`{proposal.id}` cannot be undone: {why}; have it ratified, or put that right") from error
         proposal.provisional = NOT_REVERTED
         log.critical("%s stays in effect although it was not agreed to: %s", proposal.id, error)
         _record(session, "proposal.not-reverted", by, proposal, outcome="refused", reason=str(error)[:1_000])

@@ -19,7 +19,7 @@ from enforcer.gates import Gate, Score, Verdict
 from enforcer.profile_changes import diff
 from enforcer.profiles import Profile
 from registry import db, spellings, tag_versions, tags
-from registry.tables import Proposal, Run, Tag
+from registry.tables import Proposal, Run, Tag, TagVersion
 
 OF_LATE = timedelta(days=90)
 TAGS, RUNS, JUDGED = 200, 5_000, 10
@@ -46,13 +46,14 @@ def of(session: Session, proposal: Proposal) -> wire.Impact:
     tag = session.get(Tag, proposal.subject.removeprefix("tag:"))
     concerned = _concerned(session, tag.name) if tag is not None else Concerned((), complete=True)
     units, whole = _units(session, concerned.names)
+    before = _before(session, proposal)
     return wire.Impact(
         **_of_nothing(proposal)
         | {
-            "compared_with": _base(session, tag, change),
-            "changes": _changes(session, tag, change, after),
-            "compatibility": _compatibility(session, tag, change, after),
-            "names": _names(session, change) if tag is None else [],
+            "compared_with": f"{before.tag}@{before.version}" if before else None,
+            "changes": _changes(before, after),
+            "compatibility": _compatibility(session, proposal, after),
+            "names": _names(session, change) if proposal.kind == "new-tag" else [],
             "gates": _gate_effect(session, concerned.names, after.gates),
             "in_flight": _in_flight(session, concerned.names),
             "units": units,
@@ -80,39 +81,40 @@ def _of_nothing(proposal: Proposal) -> dict[str, Any]:
 # --- what changes -----------------------------------------------------------------------------------------------------
 
 
-def _base(session: Session, tag: Tag | None, change: Mapping[str, Any]) -> str | None:
-    """A new version is compared with the one in force, a new task type with its parent."""
-    if tag is not None:
-        return f"{tag.name}@{tag.version}"
-    if change.get("parent") is None:
-        return None
-    parent = tags.find(session, change["parent"])
-    return f"{parent.name}@{parent.version}"
+def _before(session: Session, proposal: Proposal) -> TagVersion | None:
+    """A new task type is compared with its parent; a new version with the one in force or, once it has taken effect
+    itself, with the one that it was made from."""
+    change = proposal.change
+    if proposal.kind == "new-tag":
+        return tags.version(session, change["parent"]) if change.get("parent") else None
+    return tags.version(session, change["tag"], (_base(proposal) or {}).get("version"))
 
 
-def _changes(session: Session, tag: Tag | None, change: Mapping[str, Any], after: Profile) -> list[wire.FieldChange]:
-    base = tag.name if tag is not None else change.get("parent")
-    if base is None:
+def _base(proposal: Proposal) -> Mapping[str, Any] | None:
+    return proposal.base if proposal.version is not None else None
+
+
+def _changes(before: TagVersion | None, after: Profile) -> list[wire.FieldChange]:
+    if before is None:
         return []
-    before = tag_versions.parsed(tags.version(session, base)).profile
-    return [wire.FieldChange.model_validate(found) for found in diff(before, after)]
+    return [wire.FieldChange.model_validate(found) for found in diff(tag_versions.parsed(before).profile, after)]
 
 
-def _compatibility(
-    session: Session, tag: Tag | None, change: Mapping[str, Any], after: Profile
-) -> wire.CompatibilityCheck | None:
-    if tag is None:
+def _compatibility(session: Session, proposal: Proposal, after: Profile) -> wire.CompatibilityCheck | None:
+    if proposal.kind == "new-tag":
         return None
-    asked = change.get("compatibility")
-    found = tag_versions.check(session, tag, after, Compatibility(asked) if asked else None)
+    tag, asked = tags.find(session, proposal.change["tag"]), proposal.change.get("compatibility")
+    mode = Compatibility(asked) if asked else None
+    found = tag_versions.check(session, tag, after, mode, base=_base(proposal))
     return found.model_copy(update={"changes": None})
 
 
 def _names(session: Session, change: Mapping[str, Any]) -> list[wire.NameCheck]:
-    """What the check of names says now, of the name and of each alias, with what the author declared."""
+    """What the check of names says now, of the name and of each alias, with what the author declared; where the task
+    type stands already, as if it did not."""
     said = [wire.DistinctFrom.model_validate(one) for one in change.get("distinct_from") or []]
     asked = [(change["tag"], change.get("parent")), *((alias, change["tag"]) for alias in change.get("aliases", []))]
-    found = [spellings.check(session, name, parent=parent, distinct_from=said) for name, parent in asked]
+    found = [spellings.check(session, one, parent=up, distinct_from=said, aside=change["tag"]) for one, up in asked]
     return [wire.NameCheck.model_validate(one) for one in found]
 
 

@@ -26,7 +26,7 @@ from registry.tables import Event, PolicyHead, PolicyPublication, Tag
 __all__ = ["Source", "head", "keep", "live", "live_revision", "load", "publish", "said", "seen"]
 
 SYSTEM = Actor("system:policy", (), "all")
-Source = Literal["folder", "proposal", "override", "revocation", "break-glass", "reversion"]
+Source = Literal["folder", "proposal", "override", "revocation"]
 
 
 def publish(

@@ -8,21 +8,20 @@ revision's files: they have proposals of their own, and go on under the new rule
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from enforcer import wire
 from enforcer.policy import folder
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import Directory, PolicyInvalid
-from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleBase, StaleReview
+from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleReview
 from enforcer.runspec import digest
 from registry import db, exceptions, policies, policy_trials, replay
 from registry.access import THE_HOUSE, Matter, Permit
 from registry.books import Books
 from registry.changes import Draft
 from registry.identity import Actor
-from registry.tables import PolicyPublication, Proposal, ProposedFile
+from registry.tables import Proposal, ProposedFile
 
 PROPOSE, REVIEW = "policy-write", "policy-approve"
 SUBJECT = "policy"
@@ -104,7 +103,7 @@ def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor
     """Whoever answers for the policy approves any of its revisions but their own."""
 
 
-def apply(session: Session, proposal: Proposal, permit: Permit, approvers: list[str], /) -> None:
+def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list[str], /) -> None:
     """The revision is live, with the exceptions that go on.
 
     Raises:
@@ -118,50 +117,14 @@ def apply(session: Session, proposal: Proposal, permit: Permit, approvers: list[
     policies.publish(
         session,
         policy,
-        source="proposal" if approvers else "break-glass",
+        source="proposal",
         author=proposal.author,
-        approver=permit.actor.id if approvers else None,
+        approver=permit.actor.id,
         seen=policies.seen(session),
         proposal_id=proposal.id,
         by=permit.actor,
     )
     proposal.policy_revision = policy.revision
-
-
-def revert(session: Session, proposal: Proposal, by: Actor, /) -> None:
-    """The revision before it is live again, with the exceptions that go on.
-
-    Raises:
-        StaleBase: another one went live since.
-        PolicyRefused, PolicyInvalid: it has no place for an exception that was granted meanwhile, or does not compile.
-    """
-    db.queue_for(session, "policy")
-    live, ours = policies.live(session), policies.load(session, str(proposal.policy_revision))
-    if live.with_exceptions(()).revision != ours.with_exceptions(()).revision:
-        raise StaleBase("another policy went live since")
-    policies.publish(
-        session,
-        _with_those_that_go_on(_before(session, proposal), live),
-        source="reversion",
-        author=by.id,
-        approver=None,
-        seen=policies.seen(session),
-        proposal_id=proposal.id,
-        by=by,
-    )
-
-
-def gate_before(session: Session, proposal: Proposal, gate: Snapshot) -> Snapshot:
-    """What decided before a policy that was published by this proposal."""
-    return Snapshot(_before(session, proposal), gate.tag_parents)
-
-
-def _before(session: Session, proposal: Proposal) -> Policy:
-    """Exceptions aside."""
-    made = PolicyPublication.proposal_id == proposal.id, col(PolicyPublication.source) != "reversion"
-    published = session.exec(select(PolicyPublication).where(*made)).one()
-    assert published.parent is not None  # there was one that allowed the proposal
-    return policies.load(session, published.parent).with_exceptions(())
 
 
 def as_it_would_be(given: Mapping[str, str], live: Policy) -> Policy:

@@ -1,17 +1,19 @@
 """What happens to proposals by the clock: reminders, escalations, ends, and what was agreed to for a later time."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import Session, col, select
 
-from enforcer.problems import Problem
+from enforcer.problems import BreakGlassRefused, Problem
 from registry import approvals, db, glass, proposals
 from registry.books import Books
 from registry.identity import Actor
 from registry.tables import Proposal
 
+log = logging.getLogger(__name__)
 CLOCK = Actor("system:registry", (), "all")
 
 
@@ -20,8 +22,7 @@ def tend(books: Books) -> int:
     end_provisional(books)
     with books.reading() as session:  # nearly always nothing: a look takes no write lock
         due = list(session.exec(select(Proposal.id).where(_due(db.utc_now())).order_by(col(Proposal.id))))
-    for proposal_id in due:
-        _tend(books, proposal_id)
+    _tend_each(books, due)
     return len(due)
 
 
@@ -31,9 +32,17 @@ def end_provisional(books: Books) -> int:
     over = (col(Proposal.provisional) == glass.IN_EFFECT) & (col(Proposal.provisional_until) <= db.utc_now())
     with books.reading() as session:
         due = list(session.exec(select(Proposal.id).where(over).order_by(col(Proposal.id).desc())))
-    for proposal_id in due:
-        _tend(books, proposal_id)
+    _tend_each(books, due)
     return len(due)
+
+
+def _tend_each(books: Books, due: Iterable[str]) -> None:
+    """Whatever is wrong with one, the others have their time: it is tried again with the next look."""
+    for proposal_id in due:
+        try:
+            _tend(books, proposal_id)
+        except Exception:
+            log.exception("%s is due, and could not be tended", proposal_id)
 
 
 def _tend(books: Books, proposal_id: str) -> None:
@@ -44,6 +53,8 @@ def _tend(books: Books, proposal_id: str) -> None:
                 proposals.apply(session, proposal, books.gate(session))
             elif proposal.state == "open":
                 _tell(session, proposal)
+    except BreakGlassRefused:
+        return  # it waits until what is in effect provisionally is ratified or undone
     except Problem as problem:
         _reopen(books, proposal_id, problem)
 

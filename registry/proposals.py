@@ -33,7 +33,6 @@ from enforcer.problems import (
 )
 from enforcer.runspec import canonical_bytes, digest
 from registry import (
-    access,
     approvals,
     audit,
     db,
@@ -118,13 +117,14 @@ def open_(
 
     Raises:
         Problem: it could never be applied.
-        BreakGlassRefused: it could not be undone.
+        BreakGlassRefused: it could not be undone, or what it rests on may be undone yet.
         StaleBase: it was made from what is not in force now.
         ApprovalUnsatisfiable: there are too few people who could approve it.
     """
     db.queue_for(session, "vocabulary")
     made = KINDS[request.change.kind].draft(session, request, checks)
     _refuse_other_base(request.base, made)
+    glass.refuse_beside(session, made.subject, made.change)
     if request.break_glass is not None:
         glass.refuse_unfit(session, request, made, KINDS[request.change.kind])
     proposal = Proposal(
@@ -175,6 +175,7 @@ def edit(
     made = KINDS[proposal.kind].draft(session, request, checks)
     if (made.subject, request.change.kind) != (proposal.subject, proposal.kind):
         raise Invalid(f"`{proposal.id}` is about `{proposal.subject}` ({proposal.kind}); propose another change anew")
+    glass.refuse_beside(session, made.subject, made.change)
     proposal.sqlmodel_update({**_content(request, made), "round": proposal.round + 1})
     _keep_files(session, proposal, made)
     if permit.actor.id not in (proposal.author, *approvals.contributors(session, proposal)):
@@ -208,6 +209,7 @@ def submit(
     _refuse_others(proposal, permit, "submits")
     request = edited(session, proposal, wire.ProposalEdit())
     made = KINDS[proposal.kind].draft(session, request, checks)
+    glass.refuse_beside(session, made.subject, made.change)
     if made.base != proposal.base:
         raise StaleBase(
             f"`{proposal.subject}` changed since `{proposal.id}` was drafted; edit it, so that it is made from what is "
@@ -298,20 +300,12 @@ def drop_lost(session: Session, proposal: Proposal, gate: Snapshot, by: Actor) -
 
 
 def asked_of(session: Session, proposal: Proposal, gate: Snapshot) -> Asked:
-    """The right to review this proposal. A policy that is in effect provisionally does not say who agrees to it: the
-    one before it has to let them, too."""
+    """The right to review this proposal."""
     kind, directory = KINDS[proposal.kind], gate.policy.directory
     matter = kind.matter(session, proposal.change)
-    provisional = proposal.kind == "policy" and proposal.provisional == glass.IN_EFFECT
-    before = policy_changes.gate_before(session, proposal, gate) if provisional else None
 
     def refuse(who: Actor) -> None:
         kind.refuse_reviewer(directory, proposal, who)
-        if before is not None and not access.decide(before, who, kind.REVIEW, matter).allowed:
-            raise NotPermitted(
-                f"by the policy before `{proposal.id}`, which is only provisional, `{who.id}` may not agree to it",
-                reason_code="not-before",
-            )
 
     return Asked(kind.REVIEW, matter, refuse, approvals.excluded(session, proposal, approvals.terms(proposal)))
 
@@ -325,6 +319,7 @@ def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit |
 
     Raises:
         ApprovalLost: the approvals that count do not suffice any more.
+        BreakGlassRefused: it waits for the end of what is in effect provisionally.
         Problem: what was agreed to is not what would apply.
     """
     given, _ = approvals.count(session, proposal, gate, asked_of(session, proposal, gate))
@@ -335,6 +330,7 @@ def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit |
         proposal.provisional = glass.RATIFIED
         turn(session, proposal, "applied", permit.actor, told="ratified", version=proposal.version)
     else:
+        glass.refuse_beside(session, proposal.subject, proposal.change)
         _refuse_moved(session, proposal)
         KINDS[proposal.kind].apply(session, proposal, permit, [who for one in given for who in one.people])
         turn(session, proposal, "applied", permit.actor, version=proposal.version)
@@ -345,14 +341,22 @@ def apply(session: Session, proposal: Proposal, gate: Snapshot, permit: Permit |
 def turn(
     session: Session, proposal: Proposal, state: str, by: Actor, told: str | None = None, **facts: Any
 ) -> Proposal:
-    """Into another state, with the one event that tells of it. Whatever ended, and was in effect, is undone before."""
-    if proposal.provisional == glass.IN_EFFECT and state not in PENDING:
-        glass.undo(session, proposal, KINDS[proposal.kind], by)
+    """Into another state, with the one event that tells of it. Whatever ended, and was in effect, is undone before;
+    what was made from it is over with it.
+
+    Raises:
+        StaleBase: it was not undone, so that people cannot end it. The clock can.
+    """
+    undone = proposal.provisional == glass.IN_EFFECT and state not in PENDING
+    if undone:
+        glass.undo(session, proposal, KINDS[proposal.kind], by, or_alarm=state == "expired")
     proposal.state = state
     proposal.decided_at = None if state in PENDING else db.utc_now()
     session.add(proposal)
     session.flush()
     record(session, f"proposal.{told or state}", by, proposal, **facts)
+    if undone:
+        _supersede_rivals(session, proposal, by)
     return proposal
 
 
@@ -394,14 +398,18 @@ def _begin(proposal: Proposal, terms: Terms, now: datetime) -> None:
     proposal.expires_at = now + terms.expires_after
 
 
-def _supersede_rivals(session: Session, applied: Proposal, by: Actor) -> None:
-    """The others of the same kind on the same subject, and what was made from the version that is replaced."""
+def _supersede_rivals(session: Session, ended: Proposal, by: Actor) -> None:
+    """What was made from the version that is replaced and, where that was agreed to, the others of the same kind on the
+    same subject. What is in effect itself is not made from what it replaced: it ends by people or by the clock."""
     rivals = select(Proposal).where(
-        Proposal.subject == applied.subject, Proposal.id != applied.id, col(Proposal.state).in_(("open", "approved"))
+        Proposal.subject == ended.subject,
+        Proposal.id != ended.id,
+        col(Proposal.state).in_(("open", "approved")),
+        col(Proposal.provisional).is_(None),
     )
     for rival in session.exec(rivals.order_by(col(Proposal.id))).all():
-        if rival.kind == applied.kind or _has_moved(session, rival):
-            turn(session, rival, "superseded", by, more={"by": applied.id})
+        if _has_moved(session, rival) or (ended.state == "applied" and rival.kind == ended.kind):
+            turn(session, rival, "superseded", by, more={"by": ended.id})
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -57,11 +57,20 @@ def _build(session: Session) -> names.KnownNames:
 
 
 def check(
-    session: Session, name: str, *, parent: str | None = None, distinct_from: Iterable[wire.DistinctFrom] = ()
+    session: Session,
+    name: str,
+    *,
+    parent: str | None = None,
+    distinct_from: Iterable[wire.DistinctFrom] = (),
+    aside: str | None = None,
 ) -> names.NameVerdict:
-    """What the rules say of a new name."""
+    """What the rules say of a new name, or said before the tag `aside` was there."""
     said = {one.tag: one.because for one in distinct_from}
-    return names.check_name(name, known(session), now=db.utc_now(), parent=parent, distinct_from=said)
+    all_names = known(session)
+    if aside is not None and aside in all_names.spellings:
+        others = (one for one in all_names.spellings.values() if one.tag != aside)
+        all_names = names.KnownNames.of(all_names.rules, others)
+    return names.check_name(name, all_names, now=db.utc_now(), parent=parent, distinct_from=said)
 
 
 def refuse_bad_name(

@@ -9,6 +9,7 @@ from typing import Any
 from sqlmodel import Session
 
 from enforcer import names, wire
+from enforcer.compatibility import Compatibility
 from enforcer.inheritance import refuse_cycle
 from enforcer.policy.rules import Directory
 from enforcer.problems import StaleBase, StaleReview
@@ -46,7 +47,9 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
             f"tag:{tag.name}",
             said,
             result,
-            change_class=tag_versions.change_class(tag, before, profile, change.compatibility),
+            change_class=tag_versions.change_class(
+                Compatibility(tag.compatibility), before, profile, change.compatibility
+            ),
             tag_kind=tag.kind,
             base=base_of(session, tag.name),
             affected_units=units_that_run(session, tag.name),
@@ -103,8 +106,8 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
 
 
 def revert(session: Session, proposal: Proposal, by: Actor, /) -> None:
-    """The profile that was in force is so again, as the next version: a number never means another content later. A
-    task type that is taken back is archived, so that its name never means anything else.
+    """Profile and mode that were in force are so again, as the next version: a number never means another content
+    later. A task type that is taken back is archived, so that its name never means anything else.
 
     Raises:
         StaleBase: another version came after it, or task types below it.
@@ -124,6 +127,7 @@ def revert(session: Session, proposal: Proposal, by: Actor, /) -> None:
         description=tag.description,
         aliases=[],
         profile=Profile.model_validate(tags.version(session, tag.name, proposal.base["version"]).profile),
+        compatibility=Compatibility(proposal.base["compatibility"]),
         by=by,
         event="tag.reverted",
         proposal_id=proposal.id,

@@ -135,7 +135,8 @@ def take_back(session: Session, tag: Tag, by: Actor, **facts: Any) -> None:
         raise StaleBase(f"`{others[0]}` came to stand on `{tag.name}` meanwhile")
     tag.deprecated_at = tag.deprecated_at or db.utc_now()
     tag.sunset_at, tag.replaced_by, tag.deprecation_reason = db.utc_now(), None, "taken back: it was not agreed to"
-    for state in ("deprecated", "sunset", "archived"):
+    steps = ("deprecated", "sunset", "archived")
+    for state in steps[steps.index(tag.state) + 1 :] if tag.state in steps else steps:  # what is ahead of it
         tag.state = state
         session.add(tag)
         session.flush()

@@ -4,7 +4,9 @@ A version is never changed, and its profile is found by its digest: what was par
 the process, with its canonical bytes.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -74,17 +76,26 @@ def compare(session: Session, tag: Tag, before: int | None, after: int) -> wire.
     )
 
 
-def check(session: Session, tag: Tag, following: Profile, mode: Compatibility | None) -> wire.CompatibilityCheck:
-    """What a proposal of this profile as the next version would meet."""
-    earlier, mode = profiles(session, tag.name), mode or Compatibility(tag.compatibility)
-    changes = diff(earlier[tag.version], following)
+def check(
+    session: Session,
+    tag: Tag,
+    following: Profile,
+    mode: Compatibility | None,
+    base: Mapping[str, Any] | None = None,
+) -> wire.CompatibilityCheck:
+    """What a proposal of this profile as the next version would meet; or what it met at its `base`, where it has taken
+    effect itself."""
+    before = base or {"version": tag.version, "compatibility": tag.compatibility}
+    version, old = before["version"], Compatibility(before["compatibility"])
+    earlier, mode = {n: one for n, one in profiles(session, tag.name).items() if n <= version}, mode or old
+    changes = diff(earlier[version], following)
     broken = incompatibilities(mode, earlier, following)
     return wire.CompatibilityCheck(
         tag=tag.name,
-        version=tag.version,
+        version=version,
         mode=mode,
         compatible=not broken,
-        change_class=change_class(tag, earlier[tag.version], following, mode),
+        change_class=change_class(old, earlier[version], following, mode),
         incompatibilities=[wire.Incompatibility.model_validate(one) for one in broken],
         changes=[wire.FieldChange.model_validate(change) for change in changes],
     )
@@ -106,10 +117,9 @@ def refuse_incompatible(session: Session, tag: Tag, following: Profile, mode: Co
         )
 
 
-def change_class(tag: Tag, before: Profile, after: Profile, mode: Compatibility | None) -> ChangeClass:
+def change_class(old: Compatibility, before: Profile, after: Profile, mode: Compatibility | None) -> ChangeClass:
     """Of the profile and of the mode: protecting less is a loosening, protecting more a tightening."""
     classes = [change.change_class for change in diff(before, after)]
-    old = Compatibility(tag.compatibility)
     if mode is not None and mode is not old:
         classes.append(ChangeClass.TIGHTENING if mode.covers(old) else ChangeClass.LOOSENING)
     return heaviest(classes)

@@ -112,9 +112,9 @@ def new_tag(name: str) -> dict[str, Any]:
     return {**kind, "description": "Sorts fruit.", "overrides": {}}
 
 
-def new_version(bar: int, tag: str = KNOWN) -> dict[str, Any]:
+def new_version(bar: int, tag: str = KNOWN, compatibility: str | None = None) -> dict[str, Any]:
     gate = {"metric": "macro_f1", "value": 0.9 + bar / 1_000, "min_n": 100, "confidence": 0.95}
-    return {"kind": "new-version", "tag": tag, "overrides": {"gates": [gate]}}
+    return {"kind": "new-version", "tag": tag, "overrides": {"gates": [gate]}, "compatibility": compatibility}
 
 
 def named(principal: str | None) -> str | None:

@@ -59,7 +59,7 @@ class PolicyPublication(Answer):
     version: int
     revision: Digest
     parent: Digest | None
-    source: Literal["folder", "proposal", "override", "revocation", "break-glass", "reversion"]
+    source: Literal["folder", "proposal", "override", "revocation"]
     folder: Digest | None
     author: str
     approver: str | None

@@ -71,9 +71,7 @@ class PolicyPublication(SQLModel, table=True):
 
     __tablename__ = "policy_publication"
     __table_args__ = (
-        CheckConstraint(
-            "source in ('folder', 'proposal', 'override', 'revocation', 'break-glass', 'reversion')", name="source"
-        ),
+        CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name="source"),
         CheckConstraint("approver is null or approver <> author", name="nobody_approves_their_own"),
         CheckConstraint(
             "source <> 'proposal' or (approver is not null and proposal_id is not null)", name="proposal_is_approved"

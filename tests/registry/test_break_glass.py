@@ -12,14 +12,18 @@ import httpx2
 import pytest
 from conftest import Registry
 from fastapi.testclient import TestClient
+from mutants import mutant
 from policy_folders import as_yaml, changed_policy
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import select, text
+from sqlmodel import Session, select, text
 
-from registry import db, policies, proposal_clock, tags
+from enforcer.profiles import Kind, Profile
+from registry import db, glass, proposal_clock, tag_changes, tag_life, tags
 from registry.books import Books
+from registry.identity import Actor
+from registry.server import let_sunsets_come
 from registry.settings import Settings
-from registry.tables import TagVersion
+from registry.tables import Proposal, Tag, TagVersion
 
 REAL_NOW = db.utc_now
 LEAD = ("incident-leads", "trainers")
@@ -175,72 +179,214 @@ def test_a_new_task_type_that_is_not_agreed_to_is_archived_and_its_name_is_taken
     assert registry.propose(registry.as_("li", "trainers")).json()["code"] == "name-is-variant"
 
 
-def test_what_somebody_changed_meanwhile_is_not_overwritten_and_an_alarm_says_so(
+def agreed(registry: Registry, author: TestClient, change: dict[str, Any]) -> httpx2.Response:
+    """What became of it when two stewards approved it, or why it was not opened."""
+    reply = author.post("/v1/proposals", json={"change": change, "reason": "higher yet"})
+    for steward in ("first", "second"):
+        if reply.status_code == 201:
+            reply = registry.review(registry.as_(steward, "tag-stewards"), reply.json())
+    return reply
+
+
+def ending(tag: str = "message-tone") -> dict[str, Any]:
+    return {"kind": "deprecation", "tag": tag, "sunset_at": (REAL_NOW() + timedelta(days=20)).isoformat()}
+
+
+def withdraw(client: TestClient, proposal: dict[str, Any]) -> httpx2.Response:
+    return client.post(f"/v1/proposals/{proposal['id']}:withdraw", headers={"If-Match": "*"})
+
+
+def ended_behind_our_back(registry: Registry, tag: str = "message-tone") -> None:
+    """As nothing of the service does while it is provisional."""
+    with registry.books.writing() as session:
+        row, steward = session.get_one(Tag, tag), Actor("user:sten", ("tag-stewards",), "all")
+        tag_life.deprecate(session, row, db.utc_now() + timedelta(hours=2), None, "it ends", steward)
+
+
+def stood_upon(registry: Registry, tag: str = "message-tone") -> None:
+    """As nothing of the service does while it is provisional: a task type below it."""
+    with registry.books.writing() as session:
+        tags.activate(
+            session,
+            name="hotel-sentiment",
+            kind=Kind.BUSINESS,
+            parent=tag,
+            description="Below what may be undone.",
+            aliases=[],
+            profile=Profile.model_validate(tags.version(session, tag).profile),
+            by=Actor("user:sten", ("tag-stewards",), "all"),
+            event="tag.activated",
+        )
+
+
+BELOW = {**NEW_TAG, "tag": "hotel-sentiment", "parent": "message-tone"}
+BESIDE: list[dict[str, Any]] = [
+    with_bar(0.95),
+    ending(),
+    {"kind": "alias", "tag": "message-tone", "alias": "chat-mood"},
+    BELOW,
+    {**ending("sequence-classification"), "replaced_by": "message-tone"},
+]
+
+
+@pytest.mark.parametrize("first", [NEW_TAG, NEW_VERSION], ids=lambda change: str(change["kind"]))
+def test_nothing_comes_to_stand_on_what_is_provisional(registry: Registry, first: dict[str, Any]) -> None:
+    if first is NEW_VERSION:
+        registry.approve_tag()
+    lead, steward = registry.as_("lead", *LEAD), registry.as_("sten", "tag-stewards", "trainers")
+    broken = break_glass(lead, first).json()
+
+    replies = [agreed(registry, steward, change) for change in BESIDE] + [break_glass(lead, BELOW)]
+
+    assert [reply.json()["code"] for reply in replies] == ["break-glass-refused"] * len(replies)
+    assert [reply for reply in replies if broken["id"] not in reply.json()["detail"]] == []
+    with later(hours=73):
+        proposal_clock.tend(registry.books)
+    assert state_of(registry, broken) == ("expired", "reverted")
+
+
+def test_what_was_open_before_waits_and_is_over_when_its_version_is(registry: Registry, lead: TestClient) -> None:
+    li = registry.as_("li", "trainers")
+    body = {"change": with_bar(0.95), "reason": "higher yet"}
+    before, draft = (li.post("/v1/proposals", json=body | {"draft": so}).json() for so in (False, True))
+    broken = break_glass(lead, NEW_VERSION).json()
+
+    held = [registry.review(registry.as_(steward, "tag-stewards"), before) for steward in ("first", "second")][1]
+    edited = li.patch(f"/v1/proposals/{before['id']}", json={"reason": "please"}, headers={"If-Match": "*"})
+    submitted = li.post(f"/v1/proposals/{draft['id']}:submit", headers={"If-Match": "*"})
+
+    assert [reply.json()["code"] for reply in (held, edited, submitted)] == ["break-glass-refused"] * 3
+    assert withdraw(lead, broken).json()["provisional"] == "reverted"
+    assert state_of(registry, before) == ("superseded", None)
+    assert kinds(registry, before)[-1] == "proposal.superseded"
+
+
+def test_what_is_agreed_to_for_later_waits_for_the_end_of_what_is_provisional(
     registry: Registry, lead: TestClient
 ) -> None:
+    """It is not opened again each minute, and is told once."""
+    soon = (db.utc_now() + timedelta(hours=1)).isoformat()
+    body = {"change": {"kind": "alias", "tag": "message-tone", "alias": "chat-mood"}, "reason": "so they say"}
+    alias = registry.as_("li", "trainers").post("/v1/proposals", json=body | {"not_before": soon}).json()
+    for steward in ("first", "second")[: alias["approvals_needed"]]:
+        registry.review(registry.as_(steward, "tag-stewards"), alias)
     broken = break_glass(lead, NEW_VERSION).json()
-    after = registry.as_("li", "trainers").post(
-        "/v1/proposals", json={"change": with_bar(0.95), "reason": "higher yet"}
-    )
-    for steward in ("first", "second"):
-        assert registry.review(registry.as_(steward, "tag-stewards"), after.json()).status_code == 201
 
+    with later(hours=2):
+        proposal_clock.tend(registry.books)
+        assert state_of(registry, alias) == ("approved", None)
+        withdraw(lead, broken)
+        proposal_clock.tend(registry.books)
+
+    assert state_of(registry, alias) == ("applied", None)
+
+
+def test_people_end_nothing_that_cannot_be_undone_and_the_clock_raises_an_alarm(registry: Registry) -> None:
+    lead = registry.as_("lead", *LEAD)
+    broken = break_glass(lead, NEW_TAG).json()
+    stood_upon(registry)
+
+    ends = [withdraw(lead, broken), registry.review(registry.as_("first", "tag-stewards"), broken, "reject")]
+
+    assert [reply.json()["code"] for reply in ends] == ["stale-base"] * 2
+    assert "`hotel-sentiment` came to stand on it" in ends[0].json()["detail"].replace("on `message-tone`", "on it")
+    assert state_of(registry, broken) == ("open", "in-effect")
+    with later(hours=73):
+        proposal_clock.tend(registry.books)
+    assert state_of(registry, broken) == ("expired", "not-reverted")
+    (alarm,) = registry.events("proposal.not-reverted")
+    assert (alarm.outcome, alarm.reason) == ("refused", "`hotel-sentiment` came to stand on `message-tone` meanwhile")
+
+
+def test_what_the_database_refuses_is_an_alarm_too(registry: Registry, lead: TestClient) -> None:
+    def refused(session: Session, _proposal: object, _by: object) -> None:
+        session.connection().execute(text("insert into tag_version select * from tag_version"))
+
+    broken = break_glass(lead, NEW_VERSION).json()
+    with patch.object(tag_changes, "revert", refused):
+        assert withdraw(lead, broken).json()["code"] == "stale-base"
+        with later(hours=73):
+            proposal_clock.tend(registry.books)
+
+    assert state_of(registry, broken) == ("expired", "not-reverted")
+    assert in_force(registry)[0] == 2
+
+
+def test_one_that_cannot_be_tended_holds_up_no_other_and_no_start(registry: Registry, lead: TestClient) -> None:
+    def poisoned(session: Session, proposal: Proposal, by: Actor) -> None:
+        if proposal.kind == "new-tag":
+            raise RuntimeError("nobody thought of this")
+        revert(session, proposal, by)
+
+    revert = tag_changes.revert
+    version = break_glass(lead, NEW_VERSION).json()
+    poison = break_glass(lead, {**NEW_TAG, "tag": "apple-sorting"}).json()
+    with patch.object(tag_changes, "revert", poisoned), later(hours=73):
+        proposal_clock.end_provisional(registry.books)  # as when the service starts
+        proposal_clock.tend(registry.books)
+
+    assert state_of(registry, version) == ("expired", "reverted")
+    assert state_of(registry, poison) == ("open", "in-effect")
+    with later(hours=73):
+        proposal_clock.tend(registry.books)
+    assert state_of(registry, poison) == ("expired", "reverted")
+
+
+@pytest.mark.parametrize("hours", [1, 3], ids=["deprecated", "sunset"])
+def test_a_task_type_is_taken_back_from_where_its_life_is(registry: Registry, hours: int) -> None:
+    broken = break_glass(registry.as_("lead", *LEAD), NEW_TAG).json()
+    ended_behind_our_back(registry)
+    with later(hours=hours):
+        let_sunsets_come(registry.books)
     with later(hours=73):
         proposal_clock.tend(registry.books)
 
-    assert in_force(registry)[0] == 3
-    assert state_of(registry, broken) == ("superseded", "not-reverted")
-    (alarm,) = registry.events("proposal.not-reverted")
-    assert (alarm.outcome, alarm.reason) == (
-        "refused",
-        "version 3 of `message-tone` came after the provisional 2",
-    )
+    assert state_of(registry, broken) == ("expired", "reverted")
+    assert registry.as_("eve").get("/v1/tags/message-tone").json()["state"] == "archived"
 
 
-def test_a_task_type_with_others_below_it_is_not_taken_back_before_them(registry: Registry) -> None:
+def test_the_compatibility_that_was_in_force_is_so_again(registry: Registry) -> None:
     lead = registry.as_("lead", *LEAD)
-    above = break_glass(lead, NEW_TAG).json()
-    below = {**NEW_TAG, "tag": "hotel-sentiment", "parent": "message-tone"}
-    child = break_glass(lead, below).json()
+    profile = lead.get("/v1/tags/sequence-classification").json()["profile"]
+    change = {"kind": "new-version", "tag": "sequence-classification", "profile": profile, "compatibility": "NONE"}
+    broken = break_glass(lead, change).json()
+    assert lead.get("/v1/tags/sequence-classification").json()["compatibility"] == "NONE"
 
-    with later(hours=73):  # both are over when the service comes back: newest first
-        proposal_clock.tend(registry.books)
+    withdraw(lead, broken)
 
-    assert (state_of(registry, above), state_of(registry, child)) == (("expired", "reverted"),) * 2
-    assert registry.events("proposal.not-reverted") == []
-
-
-def test_a_policy_is_as_it_was_when_nobody_ratified_it(office: Registry) -> None:
-    before = office.policy.revision
-    lead = office.as_("lead", "platform-admins", "incident-leads")
-    broken = break_glass(lead, next_policy(office, PILOT, CASE)).json()
-    assert office.policy.revision == broken["policy_revision"] != before
-
-    with later(hours=72):
-        proposal_clock.tend(office.books)
-        proposal_clock.tend(office.books)
-
-    assert office.policy.revision == before
-    assert state_of(office, broken) == ("expired", "reverted")
-    sources = [event.detail["source"] for event in office.events("policy.published")]
-    assert sources[-2:] == ["break-glass", "reversion"]
+    assert lead.get("/v1/tags/sequence-classification").json()["compatibility"] == "BACKWARD"
 
 
-def test_a_provisional_policy_does_not_say_who_ratifies_it(office: Registry) -> None:
-    """Otherwise one person could hand out the right to agree with them."""
-    friends = {**PILOT, "id": "friends-approve", "who": ["group:nlp"], "may": ["policy-approve"], "tag": ["any"]}
-    case = {**CASE, "who": ["group:nlp"], "do": "policy-approve", "tag": "any", "because": "friends-approve"}
-    lead = office.as_("lead", "platform-admins", "incident-leads")
-    broken = break_glass(lead, next_policy(office, friends, case))
-    assert broken.status_code == 201, broken.text
+def test_a_version_of_its_own_supersedes_no_change_that_is_provisional(registry: Registry, lead: TestClient) -> None:
+    """Were another agreed to meanwhile: the provisional one ends by people or by the clock."""
+    broken = break_glass(lead, NEW_VERSION).json()
 
-    friend = ratify(office.as_("friend", "nlp", unit="all"), broken.json())
+    with mutant(glass, "refuse_beside", "if earlier is not None:", "if False:"):
+        alias = {"kind": "alias", "tag": "message-tone", "alias": "chat-mood"}
+        later_one = agreed(registry, registry.as_("li", "trainers"), with_bar(0.95))
+        agreed(registry, registry.as_("li", "trainers"), alias)
 
-    assert (friend.status_code, friend.json()["code"]) == (403, "not-permitted")
-    assert "by the policy before" in friend.json()["detail"]
-    for admin in ("hu", "sun", "gao")[: broken.json()["approvals_needed"]]:
-        assert office.review(office.as_(admin, "platform-admins"), broken.json()).status_code == 201
-    assert state_of(office, broken.json()) == ("applied", "ratified")
+    assert later_one.json()["state"] == "applied"
+    assert state_of(registry, broken) == ("open", "in-effect")
+
+
+def test_those_who_decide_see_what_a_provisional_change_was_made_from(registry: Registry, lead: TestClient) -> None:
+    steward = registry.as_("sten", "tag-stewards")
+
+    def impact(change: dict[str, Any]) -> Any:
+        return steward.get(f"/v1/proposals/{break_glass(lead, change).json()['id']}/impact").json()
+
+    version = impact(NEW_VERSION)
+    named = impact({**NEW_TAG, "tag": "apple-sorting", "aliases": ["pear-sorting"]})
+
+    assert version["compared_with"] == "message-tone@1"
+    assert [change["path"] for change in version["changes"]] != []
+    assert (version["compatibility"]["version"], version["compatibility"]["change_class"]) == (1, "tightening")
+    assert named["compared_with"].startswith("sequence-classification@")
+    assert [(one["name"], one["verdict"]) for one in named["names"]] == [
+        ("apple-sorting", "ok"),
+        ("pear-sorting", "ok"),
+    ]
 
 
 def test_breaking_the_glass_takes_the_right_and_is_on_record(registry: Registry, lead: TestClient) -> None:
@@ -280,6 +426,36 @@ def test_what_cannot_be_undone_waits_for_others(registry: Registry) -> None:
     assert "`exception`" in reply.json()["detail"]
 
 
+def test_a_policy_breaks_no_glass_and_is_told_what_there_is_for_a_night(office: Registry) -> None:
+    """It would say itself who agrees to it, and what is frozen into other proposals meanwhile."""
+    before = office.policy.revision
+    reply = break_glass(office.as_("lead", "platform-admins", "incident-leads"), next_policy(office, PILOT, CASE))
+
+    assert (reply.status_code, reply.json()["code"]) == (409, "break-glass-refused")
+    assert "`policy`" in reply.json()["detail"]
+    assert "`POST /v1/policies:override`" in reply.json()["detail"]
+    assert office.policy.revision == before
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "rejected", "expired"])
+def test_however_it_ended_without_agreement_the_next_waits_for_others(
+    registry: Registry, lead: TestClient, how: str
+) -> None:
+    registry.as_("li", "trainers")
+    first = break_glass(lead, NEW_VERSION).json()
+    if how == "withdrawn":
+        withdraw(lead, first)
+    elif how == "rejected":
+        registry.review(registry.as_("first", "tag-stewards"), first, "reject")
+    with later(hours=73):
+        proposal_clock.tend(registry.books)
+        again = break_glass(registry.as_("other", *LEAD), NEW_VERSION)
+
+    assert state_of(registry, first) == (how, "reverted")
+    assert again.json()["code"] == "break-glass-refused"
+    assert first["id"] in again.json()["detail"]
+
+
 def test_seventy_two_hours_are_not_prolonged_by_breaking_it_again(registry: Registry, lead: TestClient) -> None:
     first = break_glass(lead, NEW_VERSION).json()
     at_once = break_glass(lead, NEW_VERSION)
@@ -307,21 +483,6 @@ def test_the_database_lets_nothing_end_while_it_is_in_effect(registry: Registry,
 
     with pytest.raises(DBAPIError, match="no_end_in_effect"), registry.books.writing() as session:
         session.connection().execute(text("update proposal set state = 'expired' where provisional = 'in-effect'"))
-
-
-def test_the_policy_of_an_office_is_live_again_for_everybody(office: Registry) -> None:
-    """The gate of this process, too, not only the books."""
-    lead = office.as_("lead", "platform-admins", "incident-leads")
-    broken = break_glass(lead, next_policy(office, PILOT, CASE)).json()
-    wang = office.as_("wang", "retail-ds")
-    question = {"resource": {"type": "task-type", "id": "dpo"}, "action": {"name": "submit"}}
-    assert wang.post("/access/v1/evaluation", json=question).json()["decision"] is True
-
-    office.review(office.as_("hu", "platform-admins"), broken, "reject")
-
-    assert wang.post("/access/v1/evaluation", json=question).json()["decision"] is False
-    with office.books.reading() as session:
-        assert policies.live_revision(session) == office.policy.revision
 
 
 @pytest.mark.postgresql

@@ -36,6 +36,7 @@ NAMES = ["apple-sorting", "grape-sorting"]
 AUTHOR = st.sampled_from(["ann", "lee", "sue"])
 WHICH = st.integers(0, 5)
 VERDICT = st.sampled_from(["approve", "approve", "approve", "approve", "reject"])
+MODE = st.sampled_from([None, "BACKWARD"])
 DAYS = st.sampled_from([1, 29])
 
 
@@ -44,7 +45,7 @@ class ProposalLife(RuleBasedStateMachine):
     def open_a_registry(self) -> None:
         self.world = World(Path(tempfile.mkdtemp()))
         self.seen: dict[str, dict[str, Any]] = {}
-        self.before: dict[str, str | None] = {}  # what was in force when the glass was broken
+        self.before: dict[str, tuple[str, str] | None] = {}  # what was in force when the glass was broken
         self.editors: dict[str, set[str]] = {}
         self.lent: list[tuple[str, str]] = []  # who holds whose
         self.ends: dict[str, datetime] = {}  # of delegations that nobody ended before
@@ -65,11 +66,17 @@ class ProposalLife(RuleBasedStateMachine):
         change = new_tag(tag) if tag else new_version(bar)
         self._answers(self.world.propose(name, change, draft=how == "draft"))
 
-    @rule(name=st.sampled_from(["lee", "sid", "ann"]), bar=st.integers(1, 9), tag=st.sampled_from([None, None, *NAMES]))
-    def break_glass(self, name: str, bar: int, tag: str | None) -> None:
+    @rule(
+        name=st.sampled_from(["lee", "sid", "ann"]),
+        bar=st.integers(1, 9),
+        tag=st.sampled_from([None, None, *NAMES]),
+        mode=MODE,
+    )
+    def break_glass(self, name: str, bar: int, tag: str | None, mode: str | None) -> None:
         before = self._in_force(tag or KNOWN)
         reason = {"incident": "INC-1", "reason": "it burns"}
-        reply = self._answers(self.world.propose(name, new_tag(tag) if tag else new_version(bar), break_glass=reason))
+        change = new_tag(tag) if tag else new_version(bar, compatibility=mode)
+        reply = self._answers(self.world.propose(name, change, break_glass=reason))
         if reply.status_code == 201:
             assert "incident-leads" in self.world.groups[name]
             assert name not in self.world.shut_out
@@ -175,7 +182,8 @@ class ProposalLife(RuleBasedStateMachine):
             self._nothing_else_is_in_force(session)
 
     def _was_agreed_to(self, session: Session, proposal: Proposal) -> None:
-        """By two stewards of two units, at the moment, on this content, none of whom wrote any of it."""
+        """By as many stewards and units as were asked when it was opened, at the moment, on this content, none of whom
+        wrote any of it."""
         wrote = {named(proposal.author), *self.editors.get(proposal.id, ())}
         people: list[str] = []
         units: set[str] = set()
@@ -196,8 +204,8 @@ class ProposalLife(RuleBasedStateMachine):
                 people += {hand, voice}
                 units.add(PEOPLE[voice][1])
         assert len(people) == len(set(people)), "each person once"
-        assert votes >= 2, "two of those who may agree now"
         assert proposal.terms is not None
+        assert votes >= proposal.terms["approvals"] >= 1, "as many as were asked of those who may agree now"
         assert len(units) >= proposal.terms["distinct_units"]
 
     def _is_as_it_was(self, session: Session, proposal: Proposal) -> None:
@@ -206,7 +214,7 @@ class ProposalLife(RuleBasedStateMachine):
         if before is None:
             assert tag.state == "archived"
         else:
-            assert session.get_one(TagVersion, (tag.name, tag.version)).profile_digest == before
+            assert (session.get_one(TagVersion, (tag.name, tag.version)).profile_digest, tag.compatibility) == before
 
     def _is_told_once(self, session: Session, proposal: Proposal, told: Counter[str], alarms: int) -> None:
         def rows(table: Any) -> int:
@@ -243,7 +251,7 @@ class ProposalLife(RuleBasedStateMachine):
         for version in session.exec(select(TagVersion).where(col(TagVersion.tag).in_([KNOWN, *NAMES]))):
             assert version.proposal_id is not None
             proposal = session.get_one(Proposal, version.proposal_id)
-            assert proposal.state == "applied" or proposal.provisional is not None
+            assert proposal.state == "applied" or proposal.provisional in ("in-effect", "reverted")
 
     # --- what stands in the books -------------------------------------------------------------------------------------
 
@@ -264,10 +272,12 @@ class ProposalLife(RuleBasedStateMachine):
         pending.sort(key=lambda one: self.seen[one]["state"] != "draft")  # which nobody reviews
         return self.world.get(pending[-1 - which % len(pending)])
 
-    def _in_force(self, tag: str) -> str | None:
+    def _in_force(self, tag: str) -> tuple[str, str] | None:
         with self.world.registry.books.reading() as session:
             found = session.get(Tag, tag)
-            return session.get_one(TagVersion, (tag, found.version)).profile_digest if found else None
+            if found is None:
+                return None
+            return session.get_one(TagVersion, (tag, found.version)).profile_digest, found.compatibility
 
 
 TestProposalLife = ProposalLife.TestCase

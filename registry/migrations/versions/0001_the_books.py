@@ -599,7 +599,7 @@ def upgrade() -> None:
     sa.Column('approver', sa.String(), nullable=True),
     sa.Column('proposal_id', sa.String(), nullable=True),
     sa.Column('at', sa.DateTime(timezone=True), nullable=False),
-    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation', 'break-glass', 'reversion')", name='source'),
+    sa.CheckConstraint("source in ('folder', 'proposal', 'override', 'revocation')", name='source'),
     sa.CheckConstraint("approver is null or approver <> author", name='nobody_approves_their_own'),
     sa.CheckConstraint(
         "source <> 'proposal' or (approver is not null and proposal_id is not null)", name='proposal_is_approved'
