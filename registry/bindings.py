@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from sqlalchemy import create_engine
-from sqlmodel import Session, SQLModel, col, select
+from sqlalchemy import StaticPool, create_engine
+from sqlmodel import Session, col, select
 
 from enforcer import bindings, wire
 from enforcer.bindings import BoundTag
@@ -52,8 +52,8 @@ def bound_tags(session: Session) -> list[BoundTag]:
 
 def of_folder(policies_dir: Path) -> list[BoundTag]:
     """The same of the registry that a policy folder would seed. Raises PolicyInvalid, or the Problem of a tag."""
-    engine = create_engine("sqlite://")
-    SQLModel.metadata.create_all(engine)
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    db.migrate(engine)
     with Session(engine) as session:
         tags.seed(session, policies_dir)
         return bound_tags(session)

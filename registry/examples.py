@@ -23,6 +23,7 @@ REQUESTS: dict[str, Any] = {
     "createWebhook": {"url": "https://hooks.example.org/tagwarden", "kinds": ["proposal.*", "run.finished"]},
     "changeWebhook": {"state": "paused"},
     "checkTagName": {"name": "dpo-v2-final"},
+    "checkCompatibility": {"overrides": {"limits": {"max_gpus": 1, "max_runtime_s": 3600}}},
     "openProposal": {"change": _NEW_TAG, "reason": "we train this every week"},
     "editProposal": {"reason": "we train this every day by now"},
     "reviewProposal": {"verdict": "approve", "digest": DIGEST, "reason": "two teams need it, and no tag says it yet"},
@@ -98,6 +99,7 @@ ANSWERS: dict[str, Any] = {
                 "state": "active",
                 "version": 1,
                 "profile_digest": "sha256:5db18c49645acf0614cc8ff9719caeedb5f3d1a28fc763645064abebe360e8f4",
+                "compatibility": "BACKWARD",
                 "deprecation": None,
             }
         ],
@@ -105,7 +107,7 @@ ANSWERS: dict[str, Any] = {
     },
     "checkTagName": {
         "name": "dpo-v2-final",
-        "ruling": "block",
+        "verdict": "block",
         "matches": [{"rule": "noise", "evidence": "without its version and noise words it is `dpo`", "tag": "dpo"}],
         "suggestion": "dpo",
     },
@@ -120,6 +122,7 @@ ANSWERS: dict[str, Any] = {
             "parent": "sequence-classification",
             "description": "Which desk a complaint belongs to.",
             "aliases": [],
+            "distinct_from": [],
             "profile": None,
             "overrides": {
                 "recipe": None,
@@ -137,6 +140,7 @@ ANSWERS: dict[str, Any] = {
             },
         },
         "checks": None,
+        "name_matches": [],
         "base": None,
         "digest": "sha256:a46a8b58bbea79c827616dbc6c0c94b94f59c27d7ab8b0ea7a5e176afce7d023",
         "reason": "we train this every week",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import sqlalchemy as core
 import yaml
-from pydantic import BaseModel, ConfigDict, Field as Member, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, and_, true
 from sqlmodel import Session, SQLModel, col, exists, select
 
@@ -18,6 +18,7 @@ from enforcer.inheritance import inherit, refuse_contradictions, refuse_cycle
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.problems import NotFound, ProfileInvalid, TaskTypeArchived, TaskTypeNotActive, UnknownTaskType
 from enforcer.profiles import Kind, Profile, ProfileOverrides
+from enforcer.vocabulary import Entry
 from registry import audit, db, spellings, tag_life, tag_versions
 from registry.filters import Field, Listing
 from registry.identity import Actor
@@ -286,20 +287,6 @@ def activate(
 # --- the seed ---------------------------------------------------------------------------------------------------------
 
 
-class _SeedTag(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    kind: Kind
-    parent: str | None = None
-    description: str
-    aliases: list[str] = Member(default_factory=list)
-    distinct_from: list[wire.DistinctFrom] = Member(default_factory=list)
-    profile: Profile | None = None
-    overrides: ProfileOverrides | None = None
-    compatibility: Compatibility | None = None
-
-
 def seed(session: Session, policies_dir: Path) -> list[str]:
     """Write the vocabulary of an empty registry; a tag that exists is left as it is. Returns the names added.
 
@@ -315,7 +302,7 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
             # Keys beginning with `x-` hold YAML anchors.
             if not isinstance(content, dict) or [key for key in content if key != "tags" and not key.startswith("x-")]:
                 raise ValueError("a vocabulary file holds `tags:` and anchors under `x-...:`")
-            entries = [_SeedTag.model_validate(entry) for entry in content["tags"]]
+            entries = [Entry.model_validate(entry) for entry in content["tags"]]
         except (OSError, ValueError, KeyError, yaml.YAMLError, ValidationError) as error:
             raise PolicyInvalid(f"{file.name}: {error}") from error
         refuse_cycle({entry.name: entry.parent for entry in entries})
@@ -326,7 +313,7 @@ def seed(session: Session, policies_dir: Path) -> list[str]:
     return added
 
 
-def _plant(session: Session, entry: _SeedTag) -> None:
+def _plant(session: Session, entry: Entry) -> None:
     spellings.refuse_bad_name(
         session, entry.name, entry.aliases, parent=entry.parent, distinct_from=entry.distinct_from
     )

@@ -50,7 +50,18 @@ class TrainingArguments(BaseModel):
     normalize_embeddings: bool | None = None
     use_inbatch_negatives: bool | None = None
     temperature: float | None = None
+    loss_type: str | None = None
     beta: float | None = None
+    cpo_alpha: float | None = None
+    simpo_gamma: float | None = None
+    desirable_weight: float | None = None
+    undesirable_weight: float | None = None
+    center_rewards_coefficient: float | None = None
+    num_generations: int | None = None
+    max_completion_length: int | None = None
+    reward_functions: list[str] | None = None
+    teacher_model: str | None = None
+    lmbda: float | None = None
     use_lora: bool | None = None
     lora_rank: int | None = None
     lora_alpha: int | None = None
@@ -63,6 +74,8 @@ class TrainingArguments(BaseModel):
     per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
+    gradient_checkpointing: bool | None = None
+    packing: bool | None = None
     warmup_ratio: float | None = None
     weight_decay: float | None = None
     lr_scheduler_type: str | None = None

@@ -2,7 +2,8 @@
 
 - Words are those of YAML 1.2: `off`, `on`, `yes` and `no` are words, not booleans, so `level: off` says what it says.
 - A key stands once. YAML lets the last one win, and a rule would silently lose its first `when`.
-- No anchors, aliases or tags: a rule says all it says where it stands, and ten lines cannot grow into a gigabyte.
+- No anchors, aliases or tags: a rule says all it says where it stands, and ten lines cannot grow into a gigabyte. The
+  vocabulary, where task types share most of what they say, has anchors, and a bound to what they may grow into.
 - An unknown key is refused, and the one that was probably meant is named.
 """
 
@@ -20,6 +21,7 @@ from enforcer.policy.rules import Fault, PolicyInvalid, did_you_mean
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 16
+MAX_VALUES = 500_000  # once every alias is written out
 Model = TypeVar("Model", bound=BaseModel)
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
@@ -88,21 +90,25 @@ class Document(NamedTuple):
         return Fault(_say(error, keys, words), file=self.name, line=line)
 
 
-def text_of(file: Path, name: str | None = None) -> str:
+def text_of(file: Path, name: str | None = None, *, most: int = MAX_BYTES) -> str:
     """Raises PolicyInvalid: it cannot be read, is not UTF-8, or is larger than a person would write."""
     try:
         with file.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-        return _bounded(content, name or file.name).decode("utf-8")
+            content = stream.read(most + 1)
+        return _bounded(content, name or file.name, most).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyInvalid(Fault(f"cannot be read: {error}", file=name or str(file))) from error
 
 
-def read(content: str, name: str) -> Document:
-    """Raises PolicyInvalid: it is no YAML, or more of it than is taken here."""
+def read(content: str, name: str, *, anchors: bool = False, most: int = MAX_BYTES) -> Document:
+    """With `anchors`, what they stand for and what `<<` merges is written out.
+
+    Raises:
+        PolicyInvalid: it is no YAML, or more of it than is taken here.
+    """
     try:
-        _bounded(content.encode("utf-8"), name)
-        return Document(name, _Builder(name, yaml.parse(content, Loader=_LOADER)).document())
+        _bounded(content.encode("utf-8"), name, most)
+        return Document(name, _Builder(name, yaml.parse(content, Loader=_LOADER), anchors=anchors).document())
     except UnicodeEncodeError as error:
         raise PolicyInvalid(Fault(f"is not Unicode: {error}", file=name)) from error
     except yaml.MarkedYAMLError as error:
@@ -120,18 +126,20 @@ def parse(kind: type[Model], file: Path) -> Model:
     return read(text_of(file), file.name).as_(kind)
 
 
-def _bounded(content: bytes, name: str) -> bytes:
-    if len(content) > MAX_BYTES:
-        raise PolicyInvalid(Fault(f"is larger than {MAX_BYTES >> 20} MiB; split it", file=name))
+def _bounded(content: bytes, name: str, most: int) -> bytes:
+    if len(content) > most:
+        raise PolicyInvalid(Fault(f"is larger than {most >> 20} MiB; split it", file=name))
     return content
 
 
 class _Builder:
     """Values from the parser's events: half the time of PyYAML's own way over nodes, and lines are at hand."""
 
-    def __init__(self, name: str, events: Iterator[Any]) -> None:
+    def __init__(self, name: str, events: Iterator[Any], *, anchors: bool = False) -> None:
         self._name = name
         self._events = events
+        self._anchored: dict[str, tuple[Any, int]] | None = {} if anchors else None  # with how many values each is
+        self._values = 0
 
     def document(self) -> Any:
         next(self._events)  # the start of the stream
@@ -147,10 +155,29 @@ class _Builder:
     def _value(self, event: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise self._fault(event, f"is nested more than {MAX_DEPTH} deep")
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        if self._anchored is None and (isinstance(event, yaml.AliasEvent) or event.anchor is not None):
             raise self._fault(
                 event, "anchors (`&`) and aliases (`*`) are not read here; write it out, or quote the `*`"
             )
+        if isinstance(event, yaml.AliasEvent):
+            return self._anchor(event)
+        before = self._values
+        self._values += 1
+        value = self._plain_value(event, depth)
+        if self._anchored is not None and event.anchor is not None:
+            self._anchored[event.anchor] = value, self._values - before
+        return value
+
+    def _anchor(self, event: Any) -> Any:
+        value, size = (self._anchored or {}).get(event.anchor, (None, 0))
+        if not size:
+            raise self._fault(event, f"`*{event.anchor}` stands for nothing: there is no `&{event.anchor}` above it")
+        self._values += size
+        if self._values > MAX_VALUES:
+            raise self._fault(event, f"holds more than {MAX_VALUES:,} values once its aliases (`*`) are written out")
+        return value
+
+    def _plain_value(self, event: Any, depth: int) -> Any:
         if event.tag not in {None, "!"}:
             raise self._fault(event, f"the tag `{event.tag}` is not read here")
         if isinstance(event, yaml.ScalarEvent):
@@ -159,15 +186,29 @@ class _Builder:
 
     def _keys(self, start: Any, depth: int) -> Keys:
         found = Keys(start.start_mark.line + 1)
+        merged: list[Keys] = []
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key = self._value(event, depth + 1)
             if isinstance(key, Keys | Items):
                 raise self._fault(event, "a key is a word; quote it when it begins with `{` or `[`")
+            if key == "<<" and self._anchored is not None:
+                merged += self._merged(next(self._events), depth)
+                continue
             if key in found:
                 raise self._fault(event, f"`{key}` stands twice, first in line {found.lines[key]}")
             found.lines[key] = event.start_mark.line + 1
             found[key] = self._value(next(self._events), depth + 1)
+        for other in merged:  # what stands here wins, and of what is merged, what comes first
+            for key in other.keys() - found.keys():
+                found[key], found.lines[key] = other[key], other.lines[key]
         return found
+
+    def _merged(self, event: Any, depth: int) -> list[Keys]:
+        value = self._value(event, depth + 1)
+        parts = value if isinstance(value, Items) else [value]
+        if not all(isinstance(part, Keys) for part in parts):
+            raise self._fault(event, "`<<` merges mappings, one or a list of them")
+        return list(parts)
 
     def _items(self, start: Any, depth: int) -> Items:
         found = Items(start.start_mark.line + 1)

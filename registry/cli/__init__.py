@@ -26,6 +26,7 @@ COMMANDS = {  # name: (where it lives, its first line of help)
         "registry.cli.policy:policy",
         "Policies as code: lint, test, coverage, fmt, diff, simulate, can, who-can.",
     ),
+    "vocabulary": ("registry.cli.vocabulary:vocabulary", "Task types in files: import, export, diff, sync."),
     "bindings": ("registry.cli.bindings:bindings", "How other frameworks spell the task types: drift, lint."),
     "audit": ("registry.cli.audit:audit", "The audit log: verify, export, erase, retain, hold, vkey."),
     "witness": ("registry.cli.witness:witness", "Witness another registry's log."),

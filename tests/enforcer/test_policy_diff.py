@@ -20,6 +20,7 @@ FILES = folder.files_of(POLICIES)
 TAGS = folder.tag_tree(POLICIES)
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 OLD = Snapshot(folder.read(FILES), TAGS)
+PREFERENCES = ("cpo", "dpo", "gkd", "grpo", "kto", "orpo", "reward-modeling", "simpo")
 Edit = Callable[[dict[str, str]], None]
 
 
@@ -70,7 +71,7 @@ def test_what_a_word_in_a_rule_grants() -> None:
 def test_a_condition_changes_and_its_corner_is_told(find: str, put: str, outcome: str, when: str) -> None:
     change = the_only(edited(("rules/nlp.yaml", find, put)))
 
-    assert (change.who, change.outcome, change.tags) == (("group:nlp",), outcome, ("dpo",))
+    assert (change.who, change.outcome, change.tags) == (("group:nlp",), outcome, PREFERENCES)
     assert when in change.when
 
 

@@ -22,6 +22,7 @@ HEAVY = "pydantic sqlalchemy fastapi yaml cryptography casbin".split()
         ["audit", "hold", "--help"],
         ["policy", "diff", "--help"],
         ["bindings", "drift", "--help"],
+        ["vocabulary", "import", "--help"],
     ],
 )
 def test_what_only_talks_about_itself_imports_nothing_heavy(command: list[str]) -> None:

@@ -73,6 +73,7 @@ class ExceptionLife(RuleBasedStateMachine):
     def propose(self, author: str, who: str, days: int) -> Asked:
         until = (db.utc_now() + timedelta(days=days)).replace(microsecond=0)
         client = self.office.as_(author, "trainers", GROUPS[author])
+        self.office.welcome()  # tokens are for a day, and days go by
         reply = self.office.propose_exception(client, id=f"x{len(self.known)}", who=[who], until=until.isoformat())
         assert reply.status_code == 201, reply.text
         self.known.append(Asked(reply.json(), author, who, until))

@@ -102,7 +102,7 @@ def _spoil(registry: Registry) -> None:
         connection.execute(
             text(
                 "insert into policy_revision select 'sha256:spoiled', model, directory, 'sha256:no-rules', exceptions, "
-                "quotas, kept_at from policy_revision limit 1"
+                "quotas, approvals, kept_at from policy_revision limit 1"
             )
         )
         connection.execute(text("update policy_head set revision = 'sha256:spoiled', version = version + 1"))

@@ -278,10 +278,10 @@ FORBIDDEN = [
     "insert into known_name (spelling, kind, tag) values ('other-name', 'tag', 'dpo')",
     "insert into known_name (spelling, kind) values ('of-nothing', 'alias')",
     "insert into known_name (spelling, kind, tag) values ('default-of', 'reserved', 'dpo')",
-    "insert into tag (name, kind, parent, description, state, version, created_at) "
-    "values ('cls', 'head', null, 'd', 'active', 1, '2026-01-01')",
-    "insert into tag (name, kind, parent, description, state, version, created_at) "
-    "values ('default', 'head', null, 'd', 'active', 1, '2026-01-01')",
+    "insert into tag (name, kind, parent, description, state, version, created_at, compatibility) "
+    "values ('cls', 'head', null, 'd', 'active', 1, '2026-01-01', 'NONE')",
+    "insert into tag (name, kind, parent, description, state, version, created_at, compatibility) "
+    "values ('default', 'head', null, 'd', 'active', 1, '2026-01-01', 'NONE')",
     "delete from name_rules",
 ]
 
@@ -296,8 +296,8 @@ def test_every_tag_stands_in_the_index_whoever_writes_it(either: Registry) -> No
     with either.books.engine.begin() as connection:
         connection.execute(
             text(
-                "insert into tag (name, kind, parent, description, state, version, created_at) "
-                "values ('by-hand', 'head', null, 'd', 'active', 0, '2026-01-01')"
+                "insert into tag (name, kind, parent, description, state, version, created_at, compatibility) "
+                "values ('by-hand', 'head', null, 'd', 'active', 0, '2026-01-01', 'NONE')"
             )
         )
 

@@ -148,7 +148,7 @@ def test_rows_that_do_not_say_what_their_digest_says_are_no_policy(registry: Reg
         connection.execute(
             text(
                 "insert into policy_revision select 'sha256:other', model, directory, rule_set, "
-                "exceptions, quotas, kept_at from policy_revision limit 1"
+                "exceptions, quotas, approvals, kept_at from policy_revision limit 1"
             )
         )
 

@@ -37,7 +37,9 @@ def test_a_wrong_gate_is_on_record_once_for_a_revision(tmp_path: Path, monkeypat
     )
     registry = registry_checking(tmp_path, every=1)
 
-    use(registry)
+    for client in (registry.as_("bob", "trainers"), registry.as_("eve", "trainers", "suspended")):
+        ask(client, ticket_request())
+        ask(client, ticket_request("embedding", arguments={}))
     registry.books.watch.wait()
 
     (event,) = registry.events("policy.differs")

@@ -56,10 +56,13 @@ def test_lint_names_the_line_of_what_refuses_a_policy(policies: Path) -> None:
     assert "rules/nlp.yaml:8: error: unknown key `when.max_gpu` (did you mean `max_gpus`?)" in done.output
 
 
-def test_lint_fails_on_errors_and_when_asked_on_warnings(tmp_path: Path) -> None:
-    assert tagwarden("lint").exit_code == 0
-    assert tagwarden("lint", "--strict").exit_code == 1
-    assert tagwarden("lint", policies=with_a_deny(tmp_path)).exit_code == 1
+def test_lint_fails_on_errors_and_when_asked_on_warnings(policies: Path, tmp_path: Path) -> None:
+    assert tagwarden("lint", "--strict").exit_code == 0
+    edit(policies / "rules" / "nlp.yaml", "kto", "ktoo")
+    assert tagwarden("lint", policies=policies).exit_code == 0
+    assert tagwarden("lint", "--strict", policies=policies).exit_code == 1
+    (tmp_path / "deny").mkdir()
+    assert tagwarden("lint", policies=with_a_deny(tmp_path / "deny")).exit_code == 1
 
 
 def test_lint_speaks_to_machines_and_to_github(tmp_path: Path) -> None:
@@ -199,7 +202,9 @@ def test_diff_tells_who_gains_what(policies: Path) -> None:
     told = json.loads(tagwarden("diff", "policies", "--json", policies=policies).stdout)
 
     assert done.exit_code == 0
-    assert done.output.startswith("group:nlp GRANTED cancel, submit on dpo, 9 to 16 GPUs, in their own unit (")
+    assert done.output.startswith(
+        "group:nlp GRANTED cancel, submit on cpo, dpo, gkd, grpo, kto, orpo, reward-modeling, simpo, 9 to 16 GPUs, "
+    )
     assert "rules that changed: nlp-trains-preference-alignment" in done.output
     assert told["granted"] > told["revoked"] == 0
     assert tagwarden("diff", "policies", "--exit-code", policies=policies).exit_code == 1
@@ -229,7 +234,7 @@ def test_diff_with_what_is_live(policies: Path, tmp_path: Path, monkeypatch: pyt
     other = tagwarden("diff", "--live", policies=policies)
 
     assert same.output == "the two are the same revision\n"
-    assert "group:nlp REVOKED cancel, submit on dpo, 5 to 8 GPUs, in their own unit" in other.output
+    assert "5 to 8 GPUs, in their own unit" in other.output
 
 
 def test_fmt_writes_the_one_form_or_says_what_it_would_write(policies: Path) -> None:

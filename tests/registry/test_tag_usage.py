@@ -138,7 +138,7 @@ def test_everything_that_rests_on_a_task_type_is_a_reason(tmp_path: Path) -> Non
 
     assert told["tag"] == "sequence-classification"
     assert (told["children"], told["replaced_by_of"]) == (
-        ["intent-recognition", "product-classification"],
+        ["intent-recognition", "product-classification", "review-sentiment"],
         ["reranker"],
     )
     assert (told["open_proposals"], told["runs_in_flight"]) == ([waiting], 1)

@@ -145,7 +145,8 @@ def test_a_token_is_for_a_name_or_a_whole_id(registry: Registry, user: str) -> N
 
 
 def disable(client: Any, who: str, verb: str = "disable") -> Any:
-    return client.post(f"/v1/principals/{who}:{verb}", json={"reason": "left the company"})
+    headers = {"If-Match": "*"}
+    return client.post(f"/v1/principals/{who}:{verb}", json={"reason": "left the company"}, headers=headers)
 
 
 def test_a_disabled_principal_gets_nowhere_with_the_next_request_and_it_is_on_record(registry: Registry) -> None:

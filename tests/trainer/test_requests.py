@@ -145,8 +145,8 @@ def test_a_version_is_compared_and_its_impact_shown_before_it_is_agreed_to(
 
     opened = desk.json("tags", "propose", proposal(profile))
     shown = desk.cli("requests", "show", opened["id"], "--impact").stdout
-    for name in ("ana", "bo"):
-        desk.token = live_registry.token(name, "tag-stewards")
+    for name, unit in (("ana", "retail"), ("bo", "search")):
+        desk.token = live_registry.token(name, "tag-stewards", unit=unit)
         desk.cli("requests", "approve", opened["id"], "--digest", opened["digest"], "--reason", "read it")
     told = desk.cli("tags", "diff", "cls").stdout
     back = desk.cli("tags", "diff", "cls", "--from", "2", "--to", "1").stdout

@@ -20,7 +20,7 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "auth": ("trainer.cli.auth:auth", "Sign in and out: login, logout, status, token."),
     "can-i": ("trainer.cli.can_i:can_i", "Ask the policy whether you may do something."),
     "why": ("trainer.cli.can_i:why", "Why the policy allowed or refused something, and what it would say now."),
-    "tags": ("trainer.cli.tags:tags", "Task types: list, show, who uses one, check a name, propose."),
+    "tags": ("trainer.cli.tags:tags", "Task types: list, show, compare, who uses one, propose."),
     "requests": ("trainer.cli.requests:requests", "Proposals: of task types, of the policy, of exceptions from it."),
     "delegations": ("trainer.cli.delegations:delegations", "Who reviews in whose name: list, make, revoke."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def tags() -> None:
-    """Task types: list, show, compare, check a name, propose."""
+    """Task types: list, show, compare, who uses one, propose."""
 
 
 @tags.command("list")
