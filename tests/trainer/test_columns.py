@@ -201,7 +201,7 @@ TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {r
 @pytest.mark.parametrize(
     ("kind", "fits", "strange", "says"),
     [
-        ("score", [1, 0.5, -2], [True, "1", float("nan"), []], "it holds a number"),
+        ("score", [1, 0.5, -2], [True, "1", []], "it holds a number"),
         ("flag", [True, False], [0, "true"], "it holds true or false"),
         ("labels", [["bad", "good"]], ["bad", [], [1]], "it holds a list of labels, by name"),
         ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "it holds a list of texts"),
