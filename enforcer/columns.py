@@ -44,4 +44,11 @@ class CleaningRule(_Frozen):
     def compares_something(self) -> Self:
         if (self.check == "equal") != (len(self.columns) > 1):
             raise ValueError("`equal` compares at least two `columns`; the other checks look at the whole row")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("`columns` names one column twice")
         return self
+
+    @property
+    def looks_for(self) -> tuple[str, ...]:
+        """What makes it one rule: a profile has none of these twice. The order of columns makes no difference."""
+        return self.check, *sorted(self.columns)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from enforcer import problems, profile_probes
+from enforcer.bindings import Binding
 from enforcer.problems import BoundsContradict, ParentCycle, ProfileInvalid, ProfileWidens
 from enforcer.profile_changes import diff
 from enforcer.profiles import Profile, ProfileOverrides
@@ -35,10 +36,10 @@ def inherit(parent: Profile, child: ProfileOverrides) -> Profile:
             "parameters": {name: _merged(parent, child, name) for name in parent.parameters},
             "columns": {**parent.columns, **child.columns},
             "forms": child.forms or parent.forms,
-            "cleaning": list({(r.check, *r.columns): r for r in [*parent.cleaning, *child.cleaning]}.values()),
+            "cleaning": list({r.looks_for: r for r in [*parent.cleaning, *child.cleaning]}.values()),
             "metrics": [*parent.metrics, *(metric for metric in child.metrics if metric not in parent.metrics)],
             "artifacts": [*parent.artifacts, *(name for name in child.artifacts if name not in parent.artifacts)],
-            "bindings": parent.bindings if child.bindings is None else child.bindings,
+            "bindings": _bindings(parent, child),
             "recipe": child.recipe or parent.recipe,
             "gates": list(gates.values()),
             "limits": child.limits or parent.limits,
@@ -88,6 +89,13 @@ def refuse_cycle(parents: Mapping[str, str | None]) -> None:
             way[at] = None
             at = parents.get(at)
         free.update(way)
+
+
+def _bindings(parent: Profile, child: ProfileOverrides) -> list[Binding]:
+    """Of a framework that the child speaks of, the child's own; of the others, the parent's."""
+    own = child.bindings or []
+    spoken_of = {binding.framework for binding in own}
+    return [*(binding for binding in parent.bindings if binding.framework not in spoken_of), *own]
 
 
 def _merged(parent: Profile, child: ProfileOverrides, name: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The metrics that a profile may name: what each says, and whether more of it is better.
 
-A name outside of this list is refused, so that no gate waits for a score that nothing measures. `@k` looks at the first
-k results of each query.
+A name outside of this list is refused, so that two task types that name a metric mean the same by it, and no gate waits
+for a misspelt one. That a name stands here does not say that a recipe measures it yet: a gate without a score does not
+pass. `@k` looks at the first k results of each query.
 """
 
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ that ask for more; another default is breaking, and every configuration stays va
 A field that no rule is for is breaking, loses and widens.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from enforcer import profile_probes
 from enforcer.bindings import Binding
-from enforcer.columns import Column
+from enforcer.columns import CleaningRule, Column
 from enforcer.gates import Gate
 from enforcer.profiles import Parameter, Profile
 
@@ -306,46 +306,88 @@ def _maturity(field: str, before: Profile, after: Profile) -> Iterator[FieldChan
 
 
 def _forms(field: str, before: Profile, after: Profile) -> Iterator[FieldChange]:
-    """Each form is one more way to give a row; without any the required columns are the only one."""
-    olds, news = ({tuple(form) for form in profile.forms} for profile in (before, after))
+    """Each form is one more way to give a row, and a row may have more columns than it asks for; without any form the
+    required columns are the only way."""
+    olds, news = ({tuple(sorted(form)) for form in profile.forms} for profile in (before, after))
     if olds == news:
         yield _reordered(field, before.forms, after.forms)
-    for form in sorted(olds - news):
-        yield _breaking(
-            f"{field}.{'+'.join(form)}", list(form), None, f"rows of {_joined(form)} are refused", loses=True
-        )
-    for form in sorted(news - olds):
-        said, path = f"rows of {_joined(form)} are taken", f"{field}.{'+'.join(form)}"
-        if olds:
-            yield FieldChange(path, None, list(form), ChangeClass.LOOSENING, said, widens=True)
-        else:
-            yield _breaking(path, None, list(form), f"only {said}", loses=True)
+    elif not news:
+        said = "rows may be of any form"
+        yield FieldChange(field, before.forms, after.forms, ChangeClass.LOOSENING, said, widens=True)
+    else:
+        for form in sorted(olds ^ news):
+            yield _form_in_or_out(f"{field}.{'+'.join(form)}", form, olds, news)
+
+
+def _form_in_or_out(
+    path: str, form: tuple[str, ...], olds: Set[tuple[str, ...]], news: Set[tuple[str, ...]]
+) -> FieldChange:
+    """Where another form asks for less than this one, the same rows are taken with it and without."""
+    goes, others = form in olds, news if form in olds else olds
+    said = f"rows of {_joined(form)} are {'no form' if goes else 'taken'}"
+    old, new = (list(form) if form in forms else None for forms in (olds, news))
+    if any(set(other) < set(form) for other in others):
+        return FieldChange(path, old, new, ChangeClass.EDITORIAL, f"{said}, and were taken with fewer columns")
+    if goes:
+        return _breaking(path, old, new, f"{said} any more", loses=True)
+    if not olds:
+        return _breaking(path, old, new, f"only {said}", loses=True)
+    return FieldChange(path, old, new, ChangeClass.LOOSENING, said, widens=True)
 
 
 def _cleaning(field: str, before: Profile, after: Profile) -> Iterator[FieldChange]:
-    """What is dropped is not trained on, so it is another run; what is refused raises the bar."""
-    olds, news = ({(r.check, *r.columns): r for r in profile.cleaning} for profile in (before, after))
-    if olds == news:
+    """What is dropped is not trained on, so it is another run, and later rules do not see it; too much of it is
+    refused. What is refused raises the bar. A rule that only reports does as much as none."""
+    olds, news = ({rule.looks_for: rule for rule in profile.cleaning} for profile in (before, after))
+    both = {key for key, rule in olds.items() if _acts(rule) and _acts(news.get(key))}
+    orders = [[key for key in rules if key in both] for rules in (olds, news)]
+    if orders[0] != orders[1]:
+        said = "rules are applied in another order: what one of them drops, the next does not see"
+        yield _breaking(field, _plain(before.cleaning), _plain(after.cleaning), said, loses=True, widens=True)
+    elif {key: _comparable(rule) for key, rule in olds.items()} == {k: _comparable(rule) for k, rule in news.items()}:
         yield _reordered(field, before.cleaning, after.cleaning)
     for key in sorted({*olds, *news}):
         old, new = olds.get(key), news.get(key)
-        if old == new:
-            continue
-        was, now = (rule.action if rule else "report" for rule in (old, new))
-        path, said = f"{field}.{key[0]}", f"{key[0]} rows: {was} -> {now}"
-        if was == now:
-            yield FieldChange(path, _plain(old), _plain(new), ChangeClass.EDITORIAL, f"{said} (said or left out)")
-        elif now == "refuse":
-            yield FieldChange(path, _plain(old), _plain(new), ChangeClass.TIGHTENING, said, loses=True)
-        elif was == "refuse":
-            yield FieldChange(path, _plain(old), _plain(new), ChangeClass.LOOSENING, said, widens=True)
-        else:
-            yield _breaking(path, _plain(old), _plain(new), said, widens=now == "report")
+        if _comparable(old) != _comparable(new):
+            yield _rule_change(
+                f"{field}.{'.'.join(key)}", old, new, any(_follows(rules, key) for rules in (olds, news))
+            )
+
+
+def _rule_change(path: str, old: CleaningRule | None, new: CleaningRule | None, followed: bool) -> FieldChange:
+    """`followed`: rules that act come after it."""
+    was, now = (rule.action if rule else "report" for rule in (old, new))
+    said, before, after = f"`{path.partition('.')[2]}` rows: {was} -> {now}", _plain(old), _plain(new)
+    if old is not None and new is not None and _comparable(old, "action") != _comparable(new, "action"):
+        return _unknown(path, old, new)
+    if was == now:
+        return FieldChange(path, before, after, ChangeClass.EDITORIAL, f"{said} (said or left out)")
+    if now == "refuse":
+        return FieldChange(path, before, after, ChangeClass.TIGHTENING, said, loses=True)
+    if was == "refuse":
+        return FieldChange(path, before, after, ChangeClass.LOOSENING, said, widens=True)
+    return _breaking(path, before, after, said, loses=now == "drop" or followed, widens=now == "report" or followed)
+
+
+def _comparable(rule: CleaningRule | None, *but: str) -> Any:
+    return rule and {**rule.model_dump(exclude={*but}), "columns": sorted(rule.columns)}
+
+
+def _acts(rule: CleaningRule | None) -> bool:
+    return rule is not None and rule.action != "report"
+
+
+def _follows(rules: Mapping[tuple[str, ...], CleaningRule], key: tuple[str, ...]) -> bool:
+    names = list(rules)
+    return key in rules and any(_acts(rules[name]) for name in names[names.index(key) + 1 :])
 
 
 def _max_dropped_share(field: str, before: Profile, after: Profile) -> Iterator[FieldChange]:
     old, new = before.max_dropped_share, after.max_dropped_share
     said = f"cleaning may drop {new:.0%} of the rows, and might {old:.0%}"
+    if all(rule.action != "drop" for rule in after.cleaning):
+        yield FieldChange(field, old, new, ChangeClass.EDITORIAL, f"{said}; no rule drops any")
+        return
     change_class = ChangeClass.TIGHTENING if new < old else ChangeClass.LOOSENING
     yield FieldChange(field, old, new, change_class, said, loses=new < old, widens=new > old)
 

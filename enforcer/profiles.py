@@ -100,8 +100,9 @@ class Profile(_Frozen):
     """The whole contract of one version.
 
     `experimental`: the library below may change or drop it in any release. `forms` are the sets of columns that make a
-    row, where there are several. `loss_mask` says which tokens carry loss: `all`, those of the `completion`, or those
-    that the `assistant` says. A run whose cleaning drops more than `max_dropped_share` of its rows is refused.
+    row, where there are several: a row has all columns of one of them. `loss_mask` says which tokens carry loss: `all`,
+    those of the `completion`, or those that the `assistant` says. A run whose cleaning drops more than
+    `max_dropped_share` of its rows is refused. `maturity` and `loss_mask` are told, and bind no recipe yet.
     """
 
     recipe: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
@@ -137,6 +138,11 @@ class Profile(_Frozen):
         for name in named:
             if name not in self.columns:
                 raise ValueError(f"`forms` or `cleaning` speak of a column `{name}`, which there is not")
+        ways = {frozenset(form) for form in self.forms}
+        if len(ways) != len(self.forms) or sum(map(len, ways)) != sum(map(len, self.forms)) or frozenset() in ways:
+            raise ValueError("`forms` holds an empty form, one that stands there twice, or a column twice in one")
+        if len({rule.looks_for for rule in self.cleaning}) != len(self.cleaning):
+            raise ValueError("`cleaning` has two rules for the same rows; one of them would never say anything")
         return self
 
     @model_validator(mode="after")

@@ -297,6 +297,7 @@ def _claims_of(request: Request, books: Books, jti: str, token: str, keys: KeySe
         request.url.path.rpartition(":")[2],
         Actor(who, (), claims.business_unit),
         task_type=claims.task_type,
+        business_unit=claims.business_unit,
         version=claims.task_version,
         run_id=claims.txn,
         ticket_id=claims.jti,
@@ -336,7 +337,13 @@ def lease_holder(
         if run is None or stored is None or not hmac.compare_digest(stored, lease_hash(token)):
             raise Unauthenticated("this lease token does not belong to this run")
         actor = Actor(run.actor, (), run.business_unit)
-        facts = {"task_type": run.task_type, "version": run.version, "run_id": run.id, "ticket_id": run.jti}
+        facts = {
+            "task_type": run.task_type,
+            "business_unit": run.business_unit,
+            "version": run.version,
+            "run_id": run.id,
+            "ticket_id": run.jti,
+        }
     attempt(request, request.url.path.rpartition("/")[2], actor, **facts)
     admit(request, actor, counted=run_id)
     return HeldLease(run_id)

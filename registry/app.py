@@ -130,10 +130,13 @@ def _refused(request: Request, problem: Exception) -> JSONResponse:
     wait_s = problem.facts.get("retry_after_s")
     headers = None if wait_s is None else {"Retry-After": str(wait_s)}
     attempt: Attempt | None = getattr(request.state, "attempt", None)
+    books: Books = request.app.state.books
+    if isinstance(problem, RateLimited):  # each of them counts, though few are put on record
+        books.counts.refused("rate-limit", problem.code, {})
     if attempt is not None:
-        books: Books = request.app.state.books
         event_id = audit.record_refusal(books.engine, attempt.action, attempt.actor, problem, **attempt.facts)
-        books.counts.refused(attempt.action, problem.code, attempt.facts)
+        if not isinstance(problem, RateLimited):
+            books.counts.refused(attempt.action, problem.code, attempt.facts)
         document["decision_id"] = event_id
     elif _worth_a_line(request, problem):
         log.warning("refused %s %s from %s: %s", request.method, request.url.path, address(request.scope), problem.code)

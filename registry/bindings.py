@@ -12,7 +12,7 @@ from enforcer.bindings import BoundTag
 from enforcer.drift import Unbound
 from enforcer.policy.rules import PolicyInvalid
 from enforcer.profiles import Profile
-from registry import db, tags
+from registry import db, tag_life, tags
 from registry.tables import Tag, TagVersion
 
 _UNBOUND: TypeAdapter[dict[str, dict[str, dict[str, str]]]] = TypeAdapter(
@@ -34,7 +34,7 @@ def resolve(session: Session, name: str, framework: str, framework_version: str)
         name=name,
         tag=tag.name,
         version=version.version,
-        state=tag.state,
+        state=tag_life.state_at(tag, db.utc_now()),
         profile_digest=version.profile_digest,
         framework_version=framework_version,
         **bound.model_dump(exclude={"recorded"}),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import text
 from sqlmodel import Session, col, select
 
 from enforcer import gates, wire
@@ -18,14 +17,12 @@ from enforcer.compatibility import Compatibility
 from enforcer.gates import Gate, Score, Verdict
 from enforcer.profile_changes import diff
 from enforcer.profiles import Profile
-from registry import db, spellings, tag_versions, tags
+from registry import db, runs, spellings, tag_versions, tags
 from registry.tables import Proposal, Run, Tag, TagVersion
 
 OF_LATE = timedelta(days=90)
 TAGS, RUNS, JUDGED = 200, 5_000, 10
 ACCEPTED = (Verdict.PASS, Verdict.WAIVED)
-# As in the partial index `runs_alive`, word for word, so that SQLite uses it.
-_ALIVE = text("state in ('permitted', 'running', 'lost')")
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,9 @@ def _concerned(session: Session, name: str) -> Concerned:
 def _in_flight(session: Session, task_types: Sequence[str]) -> list[wire.UnitRuns]:
     """Runs that have a permit and have not ended; they end under the version that they began with."""
     # Compared as an expression, so that SQLite does not walk all runs of a task type for the few that are alive.
-    query = select(Run.business_unit).where(_ALIVE, col(Run.task_type).concat("").in_(task_types))
+    query = select(Run.business_unit).where(
+        *runs.in_flight(db.utc_now()), col(Run.task_type).concat("").in_(task_types)
+    )
     return _by_unit(session.exec(query))
 
 
@@ -145,9 +144,9 @@ def _units(session: Session, task_types: Iterable[str]) -> tuple[list[wire.UnitR
     whole = True
     for task_type in task_types:
         query = _recent(select(Run.business_unit), task_type).limit(RUNS)
-        runs = session.exec(query).all()
-        found += runs
-        whole = whole and len(runs) < RUNS
+        some = session.exec(query).all()
+        found += some
+        whole = whole and len(some) < RUNS
     return _by_unit(found), whole
 
 
@@ -168,11 +167,11 @@ def _gate_effect(session: Session, task_types: Sequence[str], proposed: Sequence
     """The last accepted runs, judged again by the proposed gates on the scores that they reported."""
     if not task_types:
         return None
-    runs: list[Run] = []
+    accepted: list[Run] = []
     for task_type in task_types:
         query = _recent(select(Run), task_type).where(col(Run.verdict).in_(ACCEPTED)).limit(JUDGED)
-        runs += session.exec(query)
-    last = sorted(runs, key=lambda run: run.id, reverse=True)[:JUDGED]
+        accepted += session.exec(query)
+    last = sorted(accepted, key=lambda run: run.id, reverse=True)[:JUDGED]
     missed = [missing for run in last if (missing := _missing(run, proposed))]
     return wire.GateEffect(judged=len(last), would_not_pass=len(missed), runs=missed)
 

@@ -3,8 +3,9 @@
 What is counted begins at zero with the process; what is read is the same from every process of a registry.
 """
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from prometheus_client import exposition
@@ -15,7 +16,7 @@ from sqlmodel import Session, col, func, select
 
 from enforcer.policy.reference import Sampler
 from enforcer.policy.snapshot import Snapshot
-from registry import exceptions, quotas, shadow
+from registry import db, exceptions, quotas, runs, shadow
 from registry.books import Books
 from registry.tables import (
     KnownException,
@@ -27,13 +28,22 @@ from registry.tables import (
     Webhook,
     WebhookDelivery,
 )
-from registry.tables.runs import OPEN_RUNS
+
+# Of the text format 0.0.4 and 1.0.0, of OpenMetrics 0.0.1 and 1.0.0.
+VERSIONS = ("0.0.1", "0.0.4", "1.0.0")
 
 
 def exposed(books: Books, accept: str) -> tuple[bytes, str]:
     """The exposition in the format that the scraper asks for, and what that is called."""
-    encode, media_type = exposition.choose_encoder(accept)
+    encode, media_type = _encoder(accept)
     return encode(_Both(books)), media_type
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """A version that is not one of the formats' is as good as none: the library repeats it, or falls over it."""
+    versions = re.findall(r"\bversion\s*=\s*([^;,]*)", accept)
+    known = all(version.strip().strip('"') in VERSIONS for version in versions)
+    return exposition.choose_encoder(accept if known else "")
 
 
 class _Both(CollectorRegistry):
@@ -158,8 +168,10 @@ def _of_proposals(session: Session) -> Iterator[Metric]:
 
 
 def _runs(session: Session) -> Metric:
-    family = GaugeMetricFamily("tagwarden_runs", "Runs that have not ended.", labels=["task_type", "state"])
-    query = select(Run.task_type, Run.state, func.count()).where(col(Run.state).in_(OPEN_RUNS))
+    family = GaugeMetricFamily(
+        "tagwarden_runs", "Runs that are going on, or may yet: permitted, running, lost.", labels=["task_type", "state"]
+    )
+    query = select(Run.task_type, Run.state, func.count()).where(*runs.in_flight(db.utc_now()))
     for task_type, state, count in session.exec(query.group_by(Run.task_type, Run.state)).all():
         family.add_metric([task_type, state], count)
     return family

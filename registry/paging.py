@@ -166,4 +166,6 @@ def _typed(column: Any, value: Any) -> Any:
         raise TypeError
     if kind is int and abs(value) >= 2**63:
         raise ValueError
+    if kind is str:
+        value.encode()  # half of a surrogate pair is JSON, and nothing that a database takes
     return value

@@ -1,8 +1,9 @@
 """Runs: they report, the registry judges. Listing and cancelling."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
+from sqlalchemy import ColumnElement, and_, exists, or_, text
 from sqlmodel import Session, col, select
 
 from enforcer import gates, wire
@@ -14,10 +15,11 @@ from registry.books import Books
 from registry.etags import ANY, Seen
 from registry.filters import Field, Listing
 from registry.identity import Actor
-from registry.tables import OPEN_RUNS, Run, Ticket
+from registry.tables import IS_ALIVE, OPEN_RUNS, Run, Ticket
 
 OPEN = OPEN_RUNS
 SWEEP_AT_ONCE = 200
+LOST_FOR = timedelta(days=7)  # then nobody waits for it any more, though it may still be heard of
 # Sorted by what an index serves, for there may be millions; an id is made of the moment that the run was permitted.
 LISTING = Listing(
     key=Run.id,
@@ -89,6 +91,20 @@ def _silent(grace: timedelta) -> tuple[Any, ...]:
     return col(Run.state) == "running", col(Run.lease_expires_at) < db.utc_now() - grace
 
 
+def in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Which runs are going on, or may yet: a permit counts while its ticket can be redeemed, a lost run for a week.
+
+    The first condition stands as text, since SQLite takes the partial index for nothing less.
+    """
+    redeemable = exists().where(col(Ticket.jti) == Run.jti, col(Ticket.expires_at) > now)
+    expected = or_(
+        col(Run.state) == "running",
+        and_(col(Run.state) == "permitted", redeemable),
+        and_(col(Run.state) == "lost", col(Run.lease_expires_at) > now - LOST_FOR),
+    )
+    return text(IS_ALIVE), expected  # type: ignore[return-value]
+
+
 def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wire.ReportedRun:
     """Take the final report, judge it by the gates of the version that the ticket was issued for, and countersign the
     manifest that came with it.
@@ -153,7 +169,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
 
 def cancel(session: Session, run_id: str, permit: Permit, seen: Seen = ANY) -> Run:
     """Stop a run: one that is running saves a checkpoint and learns of it with its next heartbeat, one that has not
-    started never will.
+    started never will, and for one that is lost nobody waits any more.
 
     Raises:
         RunClosed: it has ended already.
@@ -168,8 +184,9 @@ def cancel(session: Session, run_id: str, permit: Permit, seen: Seen = ANY) -> R
     run.stop = run.stop or f"cancelled by {permit.actor.id}"
     if run.state == "permitted":
         ticket.state, ticket.revoked_at = "revoked", db.utc_now()
-        run.state, run.ended_at = "interrupted", db.utc_now()
         session.add(ticket)
+    if run.state != "running":
+        run.state, run.ended_at = "interrupted", db.utc_now()
     audit.record(
         session,
         "run.cancelled",

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import case
-from sqlmodel import Session, col, func, select, text
+from sqlmodel import Session, col, func, select
 
 from enforcer import wire
 from enforcer.policy.rules import ROOT_UNIT
-from registry import db, tag_life
-from registry.tables import IS_ALIVE, Proposal, Run, Tag
+from registry import db, runs, tag_life
+from registry.tables import Proposal, Run, Tag
 
 ACTIVE_FOR, STALE_FOR, REMEMBERED_FOR = timedelta(days=30), timedelta(days=90), timedelta(days=365)
 NAMED = 500
@@ -149,10 +149,9 @@ def _open_proposals(session: Session, name: str) -> list[str]:
 
 
 def _in_flight(session: Session, name: str) -> int:
-    """Few runs are alive at once. The condition stands as text, since SQLite takes a partial index for nothing less;
-    the task type is compared as an expression, lest it walks through all that ever ran."""
+    """The task type is compared as an expression, lest SQLite walks through all that ever ran."""
     of_tag = col(Run.task_type).concat("") == name
-    return session.exec(select(func.count()).select_from(Run).where(text(IS_ALIVE), of_tag)).one()
+    return session.exec(select(func.count()).select_from(Run).where(*runs.in_flight(db.utc_now()), of_tag)).one()
 
 
 def _reasons(name: str, facts: dict[str, Any]) -> Iterable[str]:

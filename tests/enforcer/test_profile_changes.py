@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from enforcer import profile_probes
 from enforcer.bindings import Binding
+from enforcer.columns import CleaningRule
 from enforcer.compatibility import Compatibility, incompatibilities, losses
 from enforcer.gates import Gate, Score, Verdict, judge
 from enforcer.inheritance import inherit
@@ -17,6 +18,7 @@ from enforcer.problems import ArgumentInvalid, DatasetInvalid, ProfileInvalid
 from enforcer.profile_changes import RULES, class_of, diff
 from enforcer.profiles import Column, Limits, Parameter, ParameterOverride, Profile, ProfileOverrides
 from trainer.inputs import columns
+from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 
 WHOLE = Profile(
@@ -30,6 +32,8 @@ WHOLE = Profile(
     columns={
         "anchor": Column(type="text", help="the query"),
         "negative": Column(type="text", help="what does not fit", required=False),
+        "left": Column(type="text", help="one of two", required=False),
+        "right": Column(type="text", help="the other", required=False),
     },
     metrics=["accuracy", "recall"],
     gates=[Gate(metric="accuracy", value=0.9, min_n=100, confidence=0.95)],
@@ -37,6 +41,13 @@ WHOLE = Profile(
     limits=Limits(max_gpus=4, max_runtime_s=3600),
     serving="/v1/embeddings",
     artifacts=["model", "metrics"],
+    forms=[["left"], ["right", "left"]],
+    cleaning=[
+        CleaningRule(check="duplicate", action="drop"),
+        CleaningRule(check="equal", columns=["left", "right"], action="report"),
+        CleaningRule(check="leaked", action="drop"),
+    ],
+    max_dropped_share=0.2,
     bindings=[Binding(framework="ms-swift", versions=">=4.0,<5", command="sft", args={"task_type": "embedding"})],
 )
 
@@ -58,6 +69,25 @@ def changed(**changes: Any) -> Profile:
 
 WORDS = Parameter(type="bool", help="new", default=False)
 CASES = [
+    ({"maturity": "experimental"}, "loosening", False),
+    ({"loss_mask": "all"}, "breaking", False),
+    ({"forms": [["right", "left"], ["left"]]}, "editorial", False),
+    ({"forms": [["left"], ["left", "right"]]}, "editorial", False),
+    ({"forms": [["left"]]}, "editorial", False),
+    ({"forms": [["left", "right"]]}, "breaking", True),
+    ({"forms": [["left"], ["right", "left"], ["right"]]}, "loosening", False),
+    ({"forms": []}, "loosening", False),
+    ({"cleaning": [WHOLE.cleaning[n] for n in (1, 0, 2)]}, "editorial", False),
+    ({"cleaning": [WHOLE.cleaning[n] for n in (0, 2)]}, "editorial", False),
+    ({"cleaning__1__columns": ["right", "left"]}, "editorial", False),
+    ({"cleaning": [WHOLE.cleaning[n] for n in (2, 1, 0)]}, "breaking", True),
+    ({"cleaning__1__action": "drop"}, "breaking", True),
+    ({"cleaning__1__action": "refuse"}, "tightening", True),
+    ({"cleaning__2__action": "refuse"}, "tightening", True),
+    ({"cleaning__2__action": "report"}, "breaking", False),
+    ({"cleaning__0__action": "report"}, "breaking", True),
+    ({"max_dropped_share": 0.1}, "tightening", True),
+    ({"max_dropped_share": 0.3}, "loosening", False),
     ({"parameters__size__help": "other words"}, "editorial", False),
     ({"metrics": ["recall", "accuracy"]}, "editorial", False),
     ({"artifacts": ["metrics", "model"]}, "editorial", False),
@@ -136,6 +166,7 @@ PARTS: dict[str, tuple[type[Any], Any]] = {
     "columns__anchor": (Column, WHOLE.columns["anchor"]),
     "gates__0": (Gate, WHOLE.gates[0]),
     "limits": (Limits, WHOLE.limits),
+    "cleaning__1": (CleaningRule, WHOLE.cleaning[1]),
 }
 
 
@@ -163,9 +194,13 @@ def _another(value: Any) -> Any:
         case int() | float():
             return value + 1
         case str():
-            return {"int": "float", "text": "label", ">=": "<="}.get(value, value + "x")
+            return {"int": "float", "text": "label", ">=": "<=", "equal": "duplicate", "report": "drop"}.get(
+                value, value + "x"
+            )
         case None:
             return ["a"]
+        case list():
+            return [*value, "name"]
     raise AssertionError(f"say here what else a field of {type(value)} may hold")
 
 
@@ -421,7 +456,7 @@ def test_data_and_gpus_that_were_fine_stay_fine_where_columns_and_limits_are_com
     before: dict[str, Column], after: dict[str, Column], old_gpus: int, new_gpus: int
 ) -> None:
     old, new = (
-        of({}, columns=held, limits=Limits(max_gpus=gpus, max_runtime_s=60))
+        of({}, columns=held, forms=[], limits=Limits(max_gpus=gpus, max_runtime_s=60))
         for held, gpus in ((before, old_gpus), (after, new_gpus))
     )
     found = {path.partition(".")[0] for path, _ in losses(old, new)}
@@ -432,6 +467,76 @@ def test_data_and_gpus_that_were_fine_stay_fine_where_columns_and_limits_are_com
             row = {"text": "t", **{n: v for n, v in (("note", note), ("mark", mark)) if v is not None}}
             mapped = {name: name for name in row} if maps else {}
             assert reads(new, row, mapped) or not reads(old, row, mapped), (row, mapped)
+
+
+# --- cleaning, against what cleans ------------------------------------------------------------------------------------
+
+CHECKS: list[dict[str, Any]] = [{"check": "duplicate"}, {"check": "leaked"}, {"check": "equal", "columns": ["a", "b"]}]
+actions = st.sampled_from(["report", "drop", "refuse"])
+cleanings = st.permutations(CHECKS).flatmap(
+    lambda checks: st.lists(actions, max_size=3).map(
+        lambda chosen: [CleaningRule(**check, action=action) for check, action in zip(checks, chosen, strict=False)]
+    )
+)
+shares = st.sampled_from([0, 0.2, 0.34, 0.5, 1])
+some_rows = st.lists(st.fixed_dictionaries({"a": st.sampled_from("xy"), "b": st.sampled_from("xyz")}), max_size=4)
+
+
+def cleaned(profile: Profile, train: list[Any], held_out: list[Any]) -> Cleaned | None:
+    try:
+        return clean(profile, train, held_out)
+    except DatasetInvalid:
+        return None
+
+
+@settings(max_examples=200)
+@given(cleanings, cleanings, shares, shares, st.lists(st.tuples(some_rows, some_rows), min_size=1, max_size=8))
+def test_what_cleaning_takes_and_leaves_is_told_by_the_diff(
+    before: list[CleaningRule], after: list[CleaningRule], old: float, new: float, data: list[Any]
+) -> None:
+    columns = {name: Column(type="text", help="x") for name in "ab"}
+    pair = [
+        of({}, columns=columns, forms=[], cleaning=rules, max_dropped_share=share)
+        for rules, share in ((before, old), (after, new))
+    ]
+    found = diff(*pair)
+
+    for train, held_out in data:
+        was, now = (cleaned(profile, train, held_out) for profile in pair)
+        assert was is None or now is not None or any(change.loses for change in found), (train, held_out)
+        assert now is None or was is not None or any(change.widens for change in found), (train, held_out)
+        if was is not None and now is not None and (was.train, was.eval) != (now.train, now.eval):
+            assert any(change.change_class == "breaking" for change in found), (train, held_out)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"forms": [[]]},
+        {"forms": [["left"], ["left"]]},
+        {"forms": [["left", "right"], ["right", "left"]]},
+        {"forms": [["left", "left"]]},
+        {"cleaning": [{"check": "duplicate", "action": action} for action in ("drop", "refuse")]},
+        {"cleaning": [{"check": "equal", "action": "drop", "columns": ["left", "left"]}]},
+        {"cleaning": [{"check": "equal", "action": "drop", "columns": list(pair)}
+                      for pair in (("left", "right"), ("right", "left"))]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_forms_and_rules_that_say_nothing_or_two_things_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        changed(**change)
+
+
+def test_a_new_field_of_a_cleaning_rule_is_breaking_until_there_is_a_rule_for_it() -> None:
+    class Wider(CleaningRule):
+        share: int = 1
+
+    old, new = (Wider(check="duplicate", action="report", share=share) for share in (1, 2))
+
+    (found,) = diff(of({}, cleaning=[old]), of({}, cleaning=[new]))
+
+    assert (found.change_class, found.loses, found.widens) == ("breaking", True, True)
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------

@@ -300,6 +300,12 @@ def test_the_service_spells_a_task_type_for_a_framework(registry: Registry) -> N
     assert resolve(registry, name="product-classification").json()["args"] == {"task_type": "seq_cls"}
 
 
+@pytest.mark.parametrize("name", ["text-to-sql", "agent-training"])
+def test_a_child_keeps_the_bindings_to_frameworks_that_it_does_not_speak_of(registry: Registry, name: str) -> None:
+    assert resolve(registry, name=name, framework="trl", framework_version="1.16.0").json()["config"] == "SFTConfig"
+    assert resolve(registry, name=name).json()["command"] == "sft"
+
+
 def test_what_is_not_bound_is_refused_with_what_is(registry: Registry) -> None:
     refusals = [
         ({"name": "dpoo-x"}, 404, "unknown-task-type", "dpoo-x"),

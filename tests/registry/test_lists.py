@@ -188,6 +188,19 @@ def test_a_page_token_that_somebody_made_up_is_refused(reader: Any, said: str) -
     assert (reply.status_code, reply.json()["code"]) == (400, "page-token-invalid")
 
 
+def test_half_of_a_surrogate_pair_is_no_key(reader: Any) -> None:
+    import base64
+    import json
+
+    token = reader.get("/v1/tags", params={"page_size": 1}).json()["next_page_token"]
+    fingerprint, _ = json.loads(base64.urlsafe_b64decode(token + "=="))
+    forged = base64.urlsafe_b64encode(json.dumps([fingerprint, "\ud800"]).encode()).decode().rstrip("=")
+
+    reply = reader.get("/v1/tags", params={"page_size": 1, "page_token": forged})
+
+    assert (reply.status_code, reply.json()["code"]) == (400, "page-token-invalid")
+
+
 def test_more_than_a_page_holds_is_a_page(reader: Any) -> None:
     assert len(names(reader.get("/v1/tags", params={"page_size": 10**9}))) == 500
 

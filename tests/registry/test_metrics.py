@@ -14,12 +14,14 @@ from fastapi.testclient import TestClient
 from offices import OfficeInTime, an_office
 from prometheus_client.parser import text_string_to_metric_families
 from revised import with_rule
+from sqlmodel import select
 from webhook_house import House
 
 from enforcer.keys import SigningKey
-from registry import policies, server, webhook_delivery
+from registry import db, policies, runs, server, webhook_delivery
 from registry.identity import Actor
 from registry.settings import Settings
+from registry.tables import Run
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -115,6 +117,42 @@ def test_an_exception_that_ends_within_a_week_shows_before_it_does(office: Offic
     assert [value(fresh, count, state=state) for state in ("live", "expiring")] == [1, 0]
     assert [value(near, count, state=state) for state in ("live", "expiring")] == [0, 1]
     assert value(near, end) == value(fresh, end)
+
+
+def test_a_run_counts_while_it_may_still_go_on(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    wang, key = registry.as_("wang", "trainers"), SigningKey.generate()
+    granted = [ask(wang, ticket_request(jkt=key.thumbprint)).json() for _ in range(2)]
+    assert redeem(registry, granted[0], key).status_code == 200
+    of_state = {state: {"task_type": "sequence-classification", "state": state} for state in ("permitted", "lost")}
+    assert value(scrape(registry), "tagwarden_runs", **of_state["permitted"]) == 1
+    now = db.utc_now()
+
+    monkeypatch.setattr(db, "utc_now", lambda: now + timedelta(days=1))
+    server.mark_lost(registry.books)
+    next_day = scrape(registry)
+    monkeypatch.setattr(db, "utc_now", lambda: now + timedelta(days=8))
+    next_week = scrape(registry)
+
+    assert value(next_day, "tagwarden_runs", **of_state["lost"]) == 1
+    assert [labels for name, labels in next_day if name == "tagwarden_runs"] == [frozenset(of_state["lost"].items())]
+    assert not [labels for name, labels in next_week if name == "tagwarden_runs"]
+
+
+def test_runs_that_ended_cost_a_scrape_nothing(registry: Registry) -> None:
+    query = select(Run.id).where(*runs.in_flight(db.utc_now()))
+    with registry.books.reading() as session:
+        sql = query.compile(session.connection(), compile_kwargs={"literal_binds": True})
+        plan = session.connection().exec_driver_sql(f"explain query plan {sql}").all()
+
+    assert any("runs_alive" in step.detail for step in plan), plan
+
+
+@pytest.mark.parametrize("version", ["abc", "1.0.0.0.0.x", "9.9.9", "1.0.0\x7f"])
+def test_a_format_that_there_is_not_is_the_plain_one(registry: Registry, version: str) -> None:
+    answer = scraper(registry).get("/metrics", headers={"Accept": f"application/openmetrics-text; version={version}"})
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 def test_only_who_may_reads_them(registry: Registry) -> None:

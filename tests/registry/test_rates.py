@@ -159,6 +159,11 @@ def test_the_next_record_says_how_many_were_left_out(strict: Registry, monkeypat
     [ask(wang, ticket_request()) for _ in range(3)]
 
     assert [event.detail["unrecorded"] for event in strict.events("rate-limit.refused")] == [0, 4]
+    counted = strict.books.counts.registry.get_sample_value(
+        "tagwarden_refusals_total",
+        {"action": "rate-limit", "code": "rate-limited", "task_type": "_other", "business_unit": "_other"},
+    )
+    assert counted == 6
 
 
 def test_guessing_is_slow_and_shuts_out_nobody_who_was_in(strict: Registry) -> None:

@@ -1,6 +1,7 @@
 """Runs: they report evidence, the registry judges it; heartbeats and cancelling."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -9,6 +10,7 @@ import pytest
 from conftest import Registry, ask, redeem, ticket_request
 
 from enforcer.keys import SigningKey
+from registry import db, server
 
 REDEMPTION = "0199e3f0-0000-7000-8000-000000000001"
 GOOD = {"value": 0.80, "n": 400, "low": 0.75, "high": 0.85, "confidence": 0.95}
@@ -154,6 +156,19 @@ def test_a_run_of_another_unit_is_not_shown(registry: Registry, running: dict[st
 
     assert registry.as_("wang", "trainers").get(path).status_code == 200
     assert registry.as_("sun", "trainers", unit="search").get(path).status_code == 403
+
+
+def test_a_lost_run_that_is_cancelled_has_ended(
+    registry: Registry, running: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = db.utc_now()
+    monkeypatch.setattr(db, "utc_now", lambda: now + timedelta(days=1))
+    server.mark_lost(registry.books)
+
+    told = registry.as_("wang", "trainers").post(f"/v1/runs/{running['run_id']}:cancel").json()
+
+    assert told["state"] == "interrupted"
+    assert told["ended_at"]
 
 
 def test_nobody_cancels_a_run_of_another_unit(registry: Registry, running: dict[str, str]) -> None:

@@ -152,10 +152,13 @@ def test_a_sunset_counts_to_the_second_on_both_ways_to_a_ticket(house: House) ->
         after = house.ask()
         planned = ask(house.trainer(), ticket_request("reranker", arguments={}), validate_only="true")
         listed = house.as_("reader").get("/v1/tags", params={"state": "sunset"}).json()["items"]
+        bound = {"name": "reranker", "framework": "ms-swift", "framework_version": "4.6.0"}
+        resolved = house.as_("reader").get("/v1/tags:resolve", params=bound).json()
 
     assert (before.status_code, after.status_code, planned.status_code) == (201, 409, 409)
     assert after.json()["sunset_at"] == f"{sunset_at:%Y-%m-%dT%H:%M:%SZ}"
     assert [(tag["name"], tag["state"]) for tag in listed] == [("reranker", "sunset")]
+    assert resolved["state"] == "sunset"
     assert house.life() == [("tag.deprecated", "reranker")]
 
 

@@ -79,3 +79,11 @@ def test_a_rule_compares_columns_that_there_are() -> None:
         profile({"check": "equal", "columns": ["chosen", "answer"], "action": "drop"})
     with pytest.raises(ValueError, match="`equal` compares at least two"):
         CleaningRule(check="equal", action="drop", columns=["chosen"])
+
+
+def test_what_leaves_nothing_to_evaluate_on_is_refused() -> None:
+    leaky = profile({"check": "leaked", "action": "drop"}, share=1)
+
+    with pytest.raises(DatasetInvalid, match="no row to evaluate on: 1 of 5 rows"):
+        clean(leaky, ROWS, [row("a", "maybe")])
+    assert clean(leaky, ROWS, []).eval == []

@@ -9,7 +9,7 @@ from enforcer.columns import Column
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Limits, Profile
 from trainer.inputs import rows
-from trainer.inputs.columns import alike, content, examples, split
+from trainer.inputs.columns import alike, content, examples, split, subject
 
 NAMES = ["bad", "good"]
 ARGUMENTS = {"label_names": NAMES}
@@ -193,3 +193,44 @@ def test_a_split_of_distinct_rows_has_the_size_that_was_asked_for() -> None:
     assert [len(side) for side in split(found, "text", 0.1, 1)] == [180, 20]
     assert split(found, "text", 0.1, 1) != split(found, "text", 0.1, 2)
     assert split(found, "text", 0.0, 1) == (found, [])
+
+
+TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {role, content}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits", "strange", "says"),
+    [
+        ("score", [1, 0.5, -2], [True, "1", []], "it holds a number"),
+        ("flag", [True, False], [0, "true"], "it holds true or false"),
+        ("labels", [["bad", "good"]], ["bad", [], [1]], "it holds a list of labels, by name"),
+        ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "it holds a list of texts"),
+        ("messages", [[TURN], [TURN, {"role": "assistant", "tool_calls": [{}]}]],
+         ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}]], SAID),
+        ("tools", [[{"type": "function"}]], [{}, [], ["f"]], "it holds a list of JSON schemas"),
+    ],
+)  # fmt: skip
+def test_a_value_is_held_to_the_type_of_its_column(kind: Any, fits: list[Any], strange: list[Any], says: str) -> None:
+    by = profile(it=Column(type=kind, help="x"))
+
+    assert mapped([{"it": value} for value in fits], by) == [{"it": value} for value in fits]
+    for value in strange:
+        refused = refusal([{"it": fits[0]}, {"it": value}], by)
+        assert (refused.facts["row"], refused.facts["pointer"]) == (2, "/it")
+        assert says in refused.detail
+
+
+def test_a_row_has_all_columns_of_one_form() -> None:
+    columns = dict.fromkeys(("prompt", "completion", "note"), OPTIONAL)
+    by = profile(**columns).model_copy(update={"forms": [["prompt", "completion"], ["note"]]})
+
+    assert mapped([{"prompt": "a", "completion": "b", "note": "c"}], by)
+    assert mapped([{"note": "c"}], by)
+    refused = refusal([{"prompt": "a"}], by)
+    assert "row 1 of `in memory`: the row has `prompt`" in refused.detail
+    assert "rows of this task type have `prompt` with `completion`; `note`" in refused.detail
+
+
+def test_a_task_type_whose_rows_need_no_text_cannot_be_split() -> None:
+    with pytest.raises(DatasetInvalid, match="no text stands in every row"):
+        subject(profile(messages=Column(type="messages", help="m")))

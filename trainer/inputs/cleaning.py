@@ -28,7 +28,8 @@ def clean(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Cl
     """Apply the profile's rules, in their order.
 
     Raises:
-        DatasetInvalid: a rule refuses such rows, or more of them would be dropped than the profile allows.
+        DatasetInvalid: a rule refuses such rows, more of them would be dropped than the profile allows, or all
+            that were held out.
     """
     kept, total = (list(train), list(held_out)), len(train) + len(held_out)
     dropped: dict[str, int] = {}
@@ -48,6 +49,11 @@ def clean(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Cl
         elif rule.check == "equal":  # preflight tells of duplicates and leaks whatever the rules say
             findings.append(said)
     _refuse_too_many(profile, sum(dropped.values()), total, findings)
+    if held_out and not kept[1]:
+        raise DatasetInvalid(
+            f"cleaning would leave no row to evaluate on: {'; '.join(findings)}. Hold out rows of other texts",
+            dropped=sum(dropped.values()),
+        )
     return Cleaned(*kept, dropped, findings)
 
 

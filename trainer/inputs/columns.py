@@ -6,11 +6,13 @@ The same code runs in preflight and, on the bytes whose digests the ticket binds
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
 from trainer.inputs.rows import Source
@@ -32,10 +34,10 @@ USUAL_NAMES = {
 
 
 def examples(source: Source, profile: Profile, columns: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Row]:
-    """The rows of one source, keyed by the profile's columns, texts and labels checked.
+    """The rows of one source, keyed by the profile's columns, each value checked by the type of its column.
 
     Raises:
-        DatasetInvalid: a column that is not there, a text or label that is missing, empty or of another kind.
+        DatasetInvalid: a column that is not there, a value that is missing, empty or of another kind, a row of no form.
     """
     names = _file_columns(source, profile, columns)
     label_names: Sequence[str] | None = arguments.get("label_names")
@@ -49,14 +51,16 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
             value = raw.get(column)
             if value is None and not profile.columns[role].required:
                 continue
-            if profile.columns[role].type == "label":
+            kind = profile.columns[role].type
+            if kind == "label":
                 label = _label(value, source, index, column)
                 if label_names is not None and label not in spellings:
                     strangers[str(label)] += 1
                     first_strange.append(index)
                 row[role] = spellings.get(label, str(label))
             else:
-                row[role] = _text(value, source, index, column)
+                row[role] = _value(kind, value, source, index, column)
+        _refuse_formless(profile, row, source, index)
         rows.append(row)
     if strangers:
         raise _unknown_labels(source, strangers, first_strange, label_names or ())
@@ -82,8 +86,18 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
 
 
 def subject(profile: Profile) -> str:
-    """The column that says what a row is about, a text that every row has: the query of a pair, the text of a label."""
-    return next(name for name, column in profile.columns.items() if column.type == "text" and column.required)
+    """The column that says what a row is about, a text that every row has: the query of a pair, the text of a label.
+
+    Raises:
+        DatasetInvalid: rows of this task type have no such column.
+    """
+    for name, column in profile.columns.items():
+        if column.type == "text" and column.required:
+            return name
+    raise DatasetInvalid(
+        "no text stands in every row of this task type, so no rows can be held out by it, or be looked for in both "
+        "parts; its data is not read yet"
+    )
 
 
 def names_in(sources: Sequence[Source], column: str) -> list[str]:
@@ -172,6 +186,64 @@ def _text(value: Any, source: Source, index: int, column: str) -> str:
     else:
         what = f"is `{type(value).__name__}`, not text"
     raise _at(source, index, column, f"`{column}` {what}")
+
+
+def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str) -> Any:
+    """A value of any type but a label."""
+    if kind == "text":
+        return _text(value, source, index, column)
+    fits, expected = KINDS[kind]
+    if value is None:
+        raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
+    if not fits(value):
+        raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
+    return value
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return _is_some(value, lambda text: isinstance(text, str) and bool(text.strip()))
+
+
+def _is_conversation(value: Any) -> bool:
+    return _is_some(value, _is_turn)
+
+
+def _is_turn(turn: Any) -> bool:
+    """What calls a tool may say nothing beside it."""
+    if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+        return False
+    said = turn.get("content")
+    return isinstance(said, str) or (said is None and bool(turn.get("tool_calls")))
+
+
+def _is_schemas(value: Any) -> bool:
+    return _is_some(value, lambda schema: isinstance(schema, dict))
+
+
+def _is_some(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(fits, value))
+
+
+ROLES = ("system", "user", "assistant", "tool")
+KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
+    "score": (_is_score, "a number"),
+    "flag": (lambda value: isinstance(value, bool), "true or false"),
+    "labels": (_is_texts, "a list of labels, by name"),
+    "texts": (_is_texts, "a list of texts, none of them empty"),
+    "messages": (_is_conversation, f"a conversation: a list of {{role, content}}, the role one of {', '.join(ROLES)}"),
+    "tools": (_is_schemas, "a list of JSON schemas, each an object"),
+}
+
+
+def _refuse_formless(profile: Profile, row: Row, source: Source, index: int) -> None:
+    if profile.forms and not any(row.keys() >= set(form) for form in profile.forms):
+        ways = "; ".join(" with ".join(f"`{name}`" for name in form) for form in profile.forms)
+        has = f"has {_quoted(row)}" if row else "has none of the columns"
+        raise _at(source, index, profile.forms[0][0], f"the row {has}; rows of this task type have {ways}")
 
 
 def _spellings(names: Sequence[str], textual: bool) -> dict[str | int, str]:
