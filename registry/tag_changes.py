@@ -57,6 +57,10 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     return Draft(f"tag:{change.tag}", said, result, change_class=change_class, tag_kind=change.tag_kind, root=root)
 
 
+def asked(_session: Session, proposal: Proposal, /) -> dict[str, Any]:
+    return proposal.change
+
+
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever may approve, may approve any."""
 

@@ -389,6 +389,20 @@ def test_what_waits_is_open_again_when_somebody_who_agreed_may_no_longer(house: 
     assert house.review(house.steward("li"), proposal).json()["state"] == "applied"
 
 
+def test_what_is_open_again_is_waited_for_anew(house: House) -> None:
+    proposal = propose_for(house, "lime-sorting", (db.utc_now() + timedelta(days=20)).isoformat())
+    for name in ("ren", "zhao"):
+        house.review(house.steward(name), proposal)
+    house.leaves_the_stewards("ren")
+
+    house.pass_time(days=21)
+    house.pass_time(days=1)
+
+    assert house.shown(proposal)["state"] == "open"
+    assert house.told(proposal)[-1] == "proposal.reopened"
+    assert house.review(house.steward("li"), proposal).json()["state"] == "applied"
+
+
 def test_what_waits_can_still_be_rejected(house: House) -> None:
     proposal = propose_for(house, "fig-sorting", (db.utc_now() + timedelta(days=3)).isoformat())
     for name in ("li", "zhao"):
