@@ -37,6 +37,8 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     near = spellings.as_evidence(_refuse_bad_name(session, change) if isinstance(change, wire.NewTag) else [])
     profile = _resolve(session, change)
     said = change.model_dump(mode="json")
+    if isinstance(change, wire.NewTag):
+        said["parent"] = _parent(session, change)  # by its own name, under which others look for it
     result = {"profile": profile.model_dump(mode="json"), "name_matches": near}
     if isinstance(change, wire.NewVersion):
         tag = tags.find(session, change.tag)
