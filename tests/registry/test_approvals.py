@@ -17,7 +17,8 @@ from sqlmodel import delete
 
 from enforcer.approvals import ApprovalRule, Approvals, ChangeKind, Threshold
 from enforcer.policy.revision import Policy
-from registry import approvals, db, policies, proposal_clock, proposals
+from registry import approvals, audit, db, policies, proposal_clock, proposals
+from registry.identity import Actor
 from registry.settings import Settings
 from registry.tables import ApiToken, Principal
 
@@ -348,6 +349,8 @@ def test_whose_groups_an_issuer_tells_is_known_by_what_they_did_last(house: Hous
     house.review(house.steward("user:corp:77"), proposal)
     with house.books.writing() as session:
         session.exec(delete(ApiToken).where(ApiToken.actor == "user:corp:77"))
+        for _ in range(101):  # and by no more than that
+            audit.record(session, "run.heard", Actor("user:corp:77", (), "retail"))
     assert house.shown(proposal)["missing"][0]["have"] == 1
 
     ask(house.as_("user:corp:77", "auditors"), ticket_request("dpo", arguments={}))
