@@ -10,7 +10,8 @@ binds the digest of what was seen, and an edit voids all approvals.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from itertools import product
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -129,6 +130,10 @@ class Needed(_Part):
     unit: str | None
     approve: int
 
+    def covers(self, other: "Needed") -> bool:
+        """Whether nobody agrees by this one without the other one being met."""
+        return other.group in (None, self.group) and other.unit in (None, self.unit) and self.approve >= other.approve
+
     def counts(self, voter: "Voter") -> bool:
         return (self.group is None or self.group in voter.groups) and (
             self.unit is None or self.unit in voter.answers_for
@@ -227,3 +232,33 @@ def _needed(threshold: Threshold, change: Change) -> Iterator[Needed]:
     units: tuple[str | None, ...] = change.affected_units if threshold.each else (None,)
     for unit in units:
         yield Needed(name=threshold.name, group=threshold.group, unit=unit, approve=threshold.approve)
+
+
+def weakened(before: Approvals, after: Approvals) -> list[str]:
+    """Where the second asks less than the first, a sentence for each pair of rules that decides. Both are asked about
+    every kind of change, so that a rule that moved, or went, or shadows another one is seen as well."""
+    found: dict[tuple[str, str], set[str]] = {}
+    tag_kinds: tuple[Kind | None, ...] = (None, *Kind)
+    for kind, class_, tag_kind, root in product(get_args(ChangeKind), ChangeClass, tag_kinds, (False, True)):
+        change = Change(kind, class_, tag_kind, root, affected_units=("an affected unit",))
+        old, new = before.terms(change, ""), after.terms(change, "")
+        if less := set(_less(old, new)):
+            found.setdefault((old.rule, new.rule), set()).update(less)
+    return [
+        f"approvals are weaker where rule `{old}` decided and rule `{new}` would: {'; '.join(sorted(less))}"
+        for (old, new), less in found.items()
+    ]
+
+
+def _less(old: Terms, new: Terms) -> Iterator[str]:
+    if new.approvals < old.approvals:
+        yield f"{new.approvals} instead of {old.approvals} people in all"
+    if new.distinct_units < old.distinct_units:
+        yield f"{new.distinct_units} instead of {old.distinct_units} different business units"
+    if unheld := set(old.exclude) - set(new.exclude):
+        yield f"{', '.join(sorted(unheld))} may approve"
+    for needed in old.needed:
+        if not any(other.covers(needed) for other in new.needed):
+            of = f" of group `{needed.group}`" if needed.group else ""
+            for_ = f" for {needed.unit}" if needed.unit else ""
+            yield f"no more {needed.approve}{of}{for_}"

@@ -10,7 +10,7 @@ from enforcer.approvals import Change, Missing, Terms, Voter
 from enforcer.policy import trees
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import ApprovalUnsatisfiable, Problem
-from registry import access, delegations, people
+from registry import access, db, delegations, people
 from registry.access import Matter, Permit
 from registry.books import Books
 from registry.changes import Draft
@@ -28,6 +28,10 @@ class Electorate:
 
 
 def electorate(books: Books, session: Session) -> Electorate:
+    """Who decides until the end of this transaction. Whoever changes a proposal or the policy meanwhile waits for it:
+    by a policy that was read before one waited, somebody would decide who may not any more."""
+    db.queue_for(session, "vocabulary")
+    db.queue_for(session, "policy")
     return Electorate(
         books.gate(session), closed=not (books.issuers.policy.issuers or books.issuers.policy.trust_rules)
     )

@@ -39,16 +39,20 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises PolicyRefused, ExceptionExists, UnknownTaskType."""
+    """Raises PolicyRefused, ExceptionExists, UnknownTaskType, TaskTypeArchived."""
     change = request.change
     assert isinstance(change, wire.NewException)
     exceptions.refuse_known(session, change.id)
     terms = change.model_dump(mode="json", exclude_none=True)
-    terms["tag"] = [tag if tag == ANY_TAG else tags.find(session, tag).name for tag in change.tag]
+    terms["tag"] = [tag if tag == ANY_TAG else tags.find_runnable(session, tag).name for tag in change.tag]
     live = policies.live(session)
     trial = _granted(terms, request.reason, UNDECIDED)
     exceptions.with_exceptions(live, [*live.exceptions, trial])
     return Draft(f"exception:{change.id}", terms, approvals_at_least=APPROVALS)
+
+
+def asked(_session: Session, proposal: Proposal, /) -> dict[str, Any]:
+    return proposal.change
 
 
 def refuse_reviewer(directory: Directory, proposal: Proposal, reviewer: Actor, /) -> None:

@@ -38,7 +38,7 @@ def of(session: Session, proposal: Proposal) -> wire.Impact:
     decisions is told by their checks."""
     change = proposal.change
     if change["kind"] not in ("new-tag", "new-version"):
-        return wire.Impact(**_of_nothing(proposal))
+        return wire.Impact(**_of_nothing(proposal) | _of_an_end(session, proposal))
     after = Profile.model_validate(proposal.result["profile"])
     tag = session.get(Tag, proposal.subject.removeprefix("tag:"))
     concerned = _concerned(session, tag.name) if tag is not None else Concerned((), complete=True)
@@ -57,6 +57,16 @@ def of(session: Session, proposal: Proposal) -> wire.Impact:
             "complete": whole and concerned.complete,
         }
     )
+
+
+def _of_an_end(session: Session, proposal: Proposal) -> dict[str, Any]:
+    """Whom a deprecation or an archival meets; nobody, for what is not about a task type."""
+    if not proposal.subject.startswith("tag:"):
+        return {}
+    concerned = _concerned(session, proposal.subject.removeprefix("tag:"))
+    units, whole = _units(session, concerned.names)
+    complete = whole and concerned.complete
+    return {"in_flight": _in_flight(session, concerned.names), "units": units, "complete": complete}
 
 
 def _of_nothing(proposal: Proposal) -> dict[str, Any]:

@@ -28,19 +28,24 @@ def matter(session: Session, change: Mapping[str, Any]) -> Matter:
 
 
 def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -> Draft:
-    """Raises NameInvalid, NameIsVariant, NameNeedsReason, NameNotReserved, UnknownTaskType."""
+    """Raises NameInvalid, NameIsVariant, NameNeedsReason, NameNotReserved, UnknownTaskType,
+    TaskTypeNotActive."""
     change = request.change
     assert isinstance(change, NameChange)
     if isinstance(change, wire.NewAlias):
-        change = change.model_copy(update={"tag": tags.find(session, change.tag).name})
+        change = change.model_copy(update={"tag": tags.find_living(session, change.tag).name})
         near = spellings.refuse_bad_alias(session, change.alias, change.tag, change.distinct_from)
         result = {"name_matches": spellings.as_evidence(near)}
         return Draft(
             f"alias:{change.alias}", change.model_dump(mode="json"), result, change_class=ChangeClass.EDITORIAL
         )
     _refuse(session, change)
-    class_ = ChangeClass.TIGHTENING if change.action == "reserve" else ChangeClass.LOOSENING
+    class_ = ChangeClass.LOOSENING if _frees(session, change) else ChangeClass.TIGHTENING
     return Draft(f"reserved-name:{change.name}", change.model_dump(mode="json"), change_class=class_)
+
+
+def asked(_session: Session, proposal: Proposal, /) -> dict[str, Any]:
+    return proposal.change
 
 
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
@@ -52,12 +57,14 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
 
     Raises:
         NameInvalid, NameIsVariant, NameNotReserved: the word has another meaning by now.
+        TaskTypeNotActive: what it would spell has ended.
         StaleReview: the end of the reservation has passed.
     """
     change = wire.ProposalRequest.model_validate({"change": proposal.change, "reason": proposal.reason}).change
     assert isinstance(change, NameChange)
     facts = {"proposal_id": proposal.id, **permit.provenance}
     if isinstance(change, wire.NewAlias):
+        tags.find_living(session, change.tag)
         spellings.refuse_bad_alias(session, change.alias, change.tag, change.distinct_from)
         spellings.add_alias(session, change.alias, change.tag)
         detail = change.model_dump(mode="json", include={"alias", "distinct_from"})
@@ -73,6 +80,16 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     detail = change.model_dump(mode="json", include={"name", "until"})
     kind = "tag.name-reserved" if change.action == "reserve" else "tag.name-released"
     audit.record(session, kind, permit.actor, reason=proposal.reason, detail=detail, **facts)
+
+
+def _frees(session: Session, change: wire.ReservedName) -> bool:
+    """Whether the word is free sooner than it would be otherwise."""
+    if change.action == "release":
+        return True
+    known = session.get(KnownName, change.name)
+    if known is None or change.until is None:
+        return False
+    return known.until is None or change.until < known.until
 
 
 def _refuse(session: Session, change: wire.ReservedName) -> None:

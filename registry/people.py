@@ -12,8 +12,6 @@ from registry import db, identity
 from registry.identity import Actor
 from registry.tables import ApiToken, Event, Principal
 
-LOOKED_BACK = 100
-
 
 def now(session: Session, who: str) -> Actor | None:
     """Who this is at this moment; None where nothing that they hold lets them in, or nothing is known of them."""
@@ -54,7 +52,8 @@ def _by_tokens(who: str, tokens: list[ApiToken]) -> Actor | None:
 
 def _as_last_seen(session: Session, who: str) -> Actor | None:
     """Events of a run bear its owner's name and no groups; those that the policy decided tell what was asked."""
-    query = select(Event).where(Event.actor == who).order_by(col(Event.id).desc()).limit(LOOKED_BACK)
-    own = (event for event in session.exec(query) if "asked" in event.detail and "for" not in event.detail["asked"])
-    seen = next(own, None)
+    asked = col(Event.detail)["asked"]
+    own = asked["own_unit"].as_string().is_not(None), asked["for"].as_string().is_(None)
+    query = select(Event).where(Event.actor == who, *own).order_by(col(Event.id).desc()).limit(1)
+    seen = session.exec(query).first()
     return Actor(who, tuple(seen.groups), seen.detail["asked"]["own_unit"]) if seen else None

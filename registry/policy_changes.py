@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlmodel import Session, select
 
-from enforcer import wire
+from enforcer import approvals, wire
 from enforcer.policy import folder
 from enforcer.policy.revision import Policy
 from enforcer.policy.rules import Directory, PolicyInvalid
-from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleReview
+from enforcer.problems import PolicyComesFromFolder, PolicyRefused, PolicyUnchanged, StaleBase
 from enforcer.runspec import digest
 from registry import db, exceptions, policies, policy_trials, replay
 from registry.access import THE_HOUSE, Matter, Permit
@@ -46,12 +46,14 @@ def check(books: Books, change: wire.PolicyFiles) -> wire.PolicyChecks:
         raise PolicyUnchanged("this is what the live policy says, exceptions aside")
     whole = _with_those_that_go_on(candidate, gate.policy)
     replayed = replay.run(books, whole, days=books.settings.replay_days)
+    weakened = list(approvals.weakened(before.approvals, candidate.approvals))
     return wire.PolicyChecks(
         base=before.revision,
         revision=candidate.revision,
         **_differences(before, candidate),
         tests=tests,
-        warnings=[*_warnings(replayed), *warnings],
+        approvals_weakened=weakened,
+        warnings=[*weakened, *_warnings(replayed), *warnings],
         replay=replayed,
     )
 
@@ -83,20 +85,25 @@ def draft(session: Session, request: wire.ProposalRequest, checks: wire.PolicyCh
     change = request.change
     assert isinstance(change, wire.PolicyFiles)
     assert checks is not None
-    _refuse_moved(policies.live(session), checks.base)
+    _refuse_moved(session, checks.base)
     digests = {name: digest(text.encode()) for name, text in sorted(change.files.items())}
     return Draft(
         SUBJECT,
         {"kind": "policy", "files": digests},
         {"checks": checks.model_dump(mode="json")},
         change.files,
-        approvals_more=1 if _may_allow_more(checks.replay) else 0,
+        approvals_more=bool(_may_allow_more(checks.replay)) + bool(checks.approvals_weakened),
+        base=_base(checks.base),
     )
 
 
 def _may_allow_more(replay: wire.PolicyReplay) -> bool:
     """Whether it allows what was refused, or it is not known whether it does."""
     return bool(replay.deny_to_allow or replay.errors or not replay.complete)
+
+
+def asked(session: Session, proposal: Proposal, /) -> dict[str, Any]:
+    return {"kind": "policy", "files": files(session, proposal)}
 
 
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
@@ -107,13 +114,12 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
     """The revision is live, with the exceptions that go on.
 
     Raises:
-        StaleReview: another revision went live meanwhile.
+        StaleBase: another revision went live meanwhile.
         PolicyRefused: an exception that was granted meanwhile has no place in it.
     """
     db.queue_for(session, "policy")
-    live = policies.live(session)
-    _refuse_moved(live, proposal.result["checks"]["base"])
-    policy = as_it_would_be(files(session, proposal), live)
+    _refuse_moved(session, proposal.result["checks"]["base"])
+    policy = as_it_would_be(files(session, proposal), policies.live(session))
     policies.publish(
         session,
         policy,
@@ -145,11 +151,21 @@ def _refuse_where_folder(books: Books) -> None:
         )
 
 
-def _refuse_moved(live: Policy, base: str) -> None:
-    if live.with_exceptions(()).revision != base:
-        raise StaleReview(
+def base(session: Session) -> dict[str, str]:
+    """What the next revision is made from: the live one, exceptions left aside."""
+    return _base(policies.live(session).with_exceptions(()).revision)
+
+
+def _base(revision: str) -> dict[str, str]:
+    return {"digest": revision}
+
+
+def _refuse_moved(session: Session, tried: str) -> None:
+    if (now := base(session)) != _base(tried):
+        raise StaleBase(
             "another policy went live since this one was tried, so what was agreed to is not what would apply; "
-            "withdraw it, and propose the change again from what is live"
+            "propose the change again from what is live",
+            base=now,
         )
 
 

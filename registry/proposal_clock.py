@@ -85,6 +85,7 @@ def _reopen(books: Books, proposal_id: str, problem: Problem) -> None:
         if proposal.state == "approved":
             proposals.drop_lost(session, proposal, books.gate(session), CLOCK)
             proposal.state = "open"
+            proposals.begin_time(proposal)  # what it had is mostly over
             session.add(proposal)
             proposals.record(session, "proposal.reopened", CLOCK, proposal, reason=problem.detail[:1_000])
 

@@ -3,19 +3,18 @@
     draft -> open -> approved -> applied      exits: rejected, withdrawn, expired, superseded
 
 What has ended never changes again. Reviews bind the digest of what was seen: the change, the result it leads to, what
-it is made from, and the reason; an edit voids them. How many agree, of whom, is asked by the terms that were frozen
-when it was opened (`approvals.py`); who may review is asked at the review, and of everybody again when it takes effect.
+it is made from, the reason, when it begins, and the round; an edit voids them. How many agree, of whom, is asked by the
+terms that were frozen when it was opened (`approvals.py`); who may review is asked at the review, and of everybody
+again when it takes effect.
 What differs between kinds of changes stands in a module for each (`KINDS`); the life of a proposal is the same for all.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Protocol, get_args
 
 from sqlmodel import Session, col, select
 
 from enforcer import wire
-from enforcer.approvals import Terms
 from enforcer.policy.rules import Directory
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import (
@@ -65,6 +64,9 @@ class Kind(Protocol):
 
     def draft(self, session: Session, request: wire.ProposalRequest, checks: wire.PolicyChecks | None, /) -> Draft:
         """What the change leads to. Raises a Problem when it could never be applied."""
+
+    def asked(self, session: Session, proposal: Proposal, /) -> dict[str, Any]:
+        """The change as it was asked for, from what is kept of it."""
 
     def refuse_reviewer(self, directory: Directory, proposal: Proposal, reviewer: Actor, /) -> None:
         """Raises NotPermitted for those who may not approve this one, whatever they may else."""
@@ -164,6 +166,7 @@ def edit(
         AlreadyDecided: it is neither draft nor open.
         ProposalExpired: its time is over.
         Invalid: it would be about something else.
+        StaleBase: it is a policy that was made from one that is not live any more, and brings no other files.
         Problem: it could never be applied; ApprovalUnsatisfiable, as `open_`.
     """
     db.queue_for(session, "vocabulary")
@@ -171,12 +174,14 @@ def edit(
     if proposal.provisional is not None:
         raise AlreadyDecided(f"`{proposal.id}` is in effect provisionally; withdraw it, or propose what comes after it")
     _refuse_late(proposal)
+    if proposal.kind == "policy" and asked.change is None:
+        _refuse_moved(session, proposal)  # its files are the whole of it, and would undo what came meanwhile
     request = edited(session, proposal, asked)
     made = KINDS[proposal.kind].draft(session, request, checks)
     if (made.subject, request.change.kind) != (proposal.subject, proposal.kind):
         raise Invalid(f"`{proposal.id}` is about `{proposal.subject}` ({proposal.kind}); propose another change anew")
     glass.refuse_beside(session, made.subject, made.change)
-    proposal.sqlmodel_update({**_content(request, made), "round": proposal.round + 1})
+    proposal.sqlmodel_update(_content(request, made, proposal.round + 1))
     _keep_files(session, proposal, made)
     if permit.actor.id not in (proposal.author, *approvals.contributors(session, proposal)):
         session.add(Contributor(proposal_id=proposal.id, who=permit.actor.id))
@@ -216,7 +221,7 @@ def submit(
             "in force now",
             base=made.base,
         )
-    proposal.sqlmodel_update(_content(request, made))
+    proposal.sqlmodel_update(_content(request, made, proposal.round))
     return _open(session, proposal, made, permit, voters)
 
 
@@ -387,12 +392,14 @@ def _freeze(session: Session, proposal: Proposal, made: Draft, voters: Electorat
     proposal.terms, proposal.terms_digest = terms.model_dump(mode="json"), terms.digest()
     proposal.approvals_needed = terms.approvals
     approvals.refuse_unsatisfiable(session, terms, asked_of(session, proposal, voters.gate), voters)
-    _begin(proposal, terms, db.utc_now())
+    begin_time(proposal)
     session.add(proposal)
     session.flush()
 
 
-def _begin(proposal: Proposal, terms: Terms, now: datetime) -> None:
+def begin_time(proposal: Proposal) -> None:
+    """From now on people are waited for, as long as its terms say."""
+    terms, now = approvals.terms(proposal), db.utc_now()
     proposal.remind_at = now + terms.remind_after if terms.remind_after else None
     proposal.escalate_at = now + terms.escalate_after if terms.escalate_after else None
     proposal.expires_at = now + terms.expires_after
@@ -428,9 +435,7 @@ def get(session: Session, proposal_id: str, *, for_change: bool = False) -> Prop
 
 def edited(session: Session, proposal: Proposal, asked: wire.ProposalEdit) -> wire.ProposalRequest:
     """The request that the proposal would be after this edit."""
-    change: Any = asked.change or proposal.change
-    if asked.change is None and proposal.kind == "policy":
-        change = {"kind": "policy", "files": policy_changes.files(session, proposal)}
+    change: Any = asked.change or KINDS[proposal.kind].asked(session, proposal)
     not_before = asked.not_before if "not_before" in asked.model_fields_set else proposal.not_before
     return wire.ProposalRequest.model_validate(
         {"change": change, "reason": asked.reason or proposal.reason, "not_before": not_before}
@@ -499,23 +504,35 @@ def _refuse_other_base(base: str | None, made: Draft) -> None:
 
 def _refuse_moved(session: Session, proposal: Proposal) -> None:
     if _has_moved(session, proposal):
-        raise StaleBase(f"another version is in force than `{proposal.id}` was made from; edit it, or propose it again")
+        how = "edit it, with files made from what is live" if proposal.kind == "policy" else "edit it"
+        raise StaleBase(
+            f"another version is in force than `{proposal.id}` was made from; {how}, or propose it again",
+            base=_base_now(session, proposal),
+        )
 
 
 def _has_moved(session: Session, proposal: Proposal) -> bool:
-    return proposal.base is not None and base_of(session, proposal.base["tag"]) != proposal.base
+    return proposal.base is not None and _base_now(session, proposal) != proposal.base
+
+
+def _base_now(session: Session, proposal: Proposal) -> dict[str, Any] | None:
+    """What it would be made from now, where it is made from anything."""
+    if proposal.base is None:
+        return None
+    return policy_changes.base(session) if proposal.kind == "policy" else base_of(session, proposal.base["tag"])
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _content(request: wire.ProposalRequest, made: Draft) -> dict[str, Any]:
+def _content(request: wire.ProposalRequest, made: Draft, round_: int = 1) -> dict[str, Any]:
     """What a proposal says, under one digest."""
-    bound = {"change": made.change, "result": made.result, "base": made.base, "reason": request.reason}
+    said = {"change": made.change, "result": made.result, "base": made.base, "reason": request.reason, "round": round_}
+    begins = audit.moment(request.not_before) if request.not_before else None
     return {
-        **bound,
+        **said,
         "subject": made.subject,
-        "digest": digest(canonical_bytes(bound)),
+        "digest": digest(canonical_bytes({**said, "not_before": begins})),
         "not_before": request.not_before,
         "approvals_needed": made.approvals_at_least,
     }

@@ -38,6 +38,8 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     near = spellings.as_evidence(_refuse_bad_name(session, change) if isinstance(change, wire.NewTag) else [])
     profile = _resolve(session, change)
     said = change.model_dump(mode="json")
+    if isinstance(change, wire.NewTag):
+        said["parent"] = _parent(session, change)  # by its own name, under which others look for it
     result = {"profile": profile.model_dump(mode="json"), "name_matches": near}
     if isinstance(change, wire.NewVersion):
         tag = tags.find(session, change.tag)
@@ -58,6 +60,10 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     # A child only narrows what it inherits, so nobody who trains today is concerned.
     change_class = ChangeClass.BREAKING if root else ChangeClass.COMPATIBLE
     return Draft(f"tag:{change.tag}", said, result, change_class=change_class, tag_kind=change.tag_kind, root=root)
+
+
+def asked(_session: Session, proposal: Proposal, /) -> dict[str, Any]:
+    return proposal.change
 
 
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:

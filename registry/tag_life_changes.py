@@ -5,14 +5,13 @@ replacement is part of what is agreed to.
 """
 
 from collections.abc import Mapping
-from datetime import UTC
 from typing import Any
 
 from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.rules import Directory
-from enforcer.problems import StaleReview, SunsetInvalid
+from enforcer.problems import StaleReview
 from enforcer.profile_changes import ChangeClass
 from registry import db, tag_life, tags
 from registry.access import Matter, Permit
@@ -43,6 +42,11 @@ def draft(session: Session, request: wire.ProposalRequest, _checks: object, /) -
     return _of(session, tag, {"kind": change.kind, "tag": tag.name}, weight)
 
 
+def asked(_session: Session, proposal: Proposal, /) -> dict[str, Any]:
+    """What it replaces itself was found out."""
+    return {name: value for name, value in proposal.change.items() if name != "repointed"}
+
+
 def refuse_reviewer(_directory: Directory, _proposal: Proposal, _reviewer: Actor, /) -> None:
     """Whoever may approve, may approve any."""
 
@@ -70,10 +74,7 @@ def apply(session: Session, proposal: Proposal, permit: Permit, _approvers: list
 def _draft_deprecation(session: Session, change: wire.NewDeprecation) -> Draft:
     tag = tags.find(session, change.tag)
     replacement = tags.find(session, change.replaced_by) if change.replaced_by else None
-    try:  # to the second, as the headers tell it
-        sunset_at = change.sunset_at.astimezone(UTC).replace(microsecond=0)
-    except OverflowError:
-        raise SunsetInvalid(f"`sunset_at`: {change.sunset_at} is no moment of UTC") from None
+    sunset_at = change.sunset_at.replace(microsecond=0)  # as the headers tell it
     tag_life.refuse_terms(session, tag, sunset_at, replacement)
     terms = wire.DeprecationTerms(
         kind=change.kind,

@@ -140,7 +140,9 @@ def _children(session: Session, name: str) -> list[str]:
 
 def _open_proposals(session: Session, name: str) -> list[str]:
     """Those that change it, and those that rest on it: a child, or an end of another in favour of it."""
-    waiting = session.exec(select(Proposal).where(Proposal.state == "open").order_by(col(Proposal.id)))
+    waiting = session.exec(
+        select(Proposal).where(col(Proposal.state).in_(("open", "approved"))).order_by(col(Proposal.id))
+    )
     return [
         one.id
         for one in waiting

@@ -1,8 +1,9 @@
 """What all bodies have in common: strict requests, and the kinds of text in them."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 # No text holds a NUL: PostgreSQL cannot store one, and nobody means one.
 NO_NUL = r"^[^\x00]*$"
@@ -38,6 +39,16 @@ VersionNumber = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 Note = Annotated[str, StringConstraints(max_length=65_536)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{moment.isoformat()} is no moment of UTC, whose years are 1 to 9999") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 Envelope = Annotated[str, StringConstraints(max_length=48 * 1024, pattern=r"^[\x20-\x7e]*$")]

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from enforcer.wire.base import Answer, Name, Reason, Request
+from enforcer.wire.base import Answer, Moment, Name, Reason, Request
 from enforcer.wire.decisions import PrincipalId
 
 Reviewing = Literal["approve", "policy-approve"]
@@ -26,7 +26,7 @@ class DelegationRequest(Request):
 
     to: PrincipalId
     scope: DelegationScope
-    not_after: AwareDatetime
+    not_after: Moment
     reason: Reason
 
 

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from enforcer.wire.base import Answer, Line, Name, Names, Reason, Request
+from enforcer.wire.base import Answer, Line, Moment, Name, Names, Reason, Request
 
 
 class NewException(Request):
@@ -25,7 +25,7 @@ class NewException(Request):
     when: dict[Name, Any] = Field(default_factory=dict, max_length=20)
     lifts: Name | None = None
     reference: Line | None = None
-    until: AwareDatetime
+    until: Moment
 
 
 class OverrideRequest(Request):
@@ -40,7 +40,7 @@ class OverrideRequest(Request):
     target: Name
     reference: Line | None = None
     reason: Reason
-    until: AwareDatetime
+    until: Moment
 
 
 class ExceptionRevocation(Request):

@@ -3,12 +3,12 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from enforcer.compatibility import Compatibility
 from enforcer.profiles import Kind, Profile, ProfileOverrides
 from enforcer.runspec import Digest
-from enforcer.wire.base import Answer, FileText, Line, Name, PolicyFileName, Reason, Request
+from enforcer.wire.base import Answer, FileText, Line, Moment, Name, PolicyFileName, Reason, Request
 from enforcer.wire.decisions import PrincipalId
 from enforcer.wire.exceptions import NewException
 from enforcer.wire.policies import PolicyReplay
@@ -59,7 +59,7 @@ class ReservedName(Request):
     kind: Literal["reserved-name"]
     name: Name
     action: Literal["reserve", "release"] = "reserve"
-    until: AwareDatetime | None = None
+    until: Moment | None = None
 
 
 class PolicyFiles(Request):
@@ -127,7 +127,7 @@ class ProposalRequest(Request):
     change: Change
     reason: Reason
     draft: bool = False
-    not_before: AwareDatetime | None = None
+    not_before: Moment | None = None
     base: Digest | None = None
     break_glass: BreakGlass | None = None
 
@@ -146,7 +146,7 @@ class ProposalEdit(Request):
 
     change: Change | None = None
     reason: Reason | None = None
-    not_before: AwareDatetime | None = None
+    not_before: Moment | None = None
 
 
 class Review(Request):
@@ -161,13 +161,15 @@ class Review(Request):
 
 class PolicyChecks(Answer):
     """What the registry found out about a proposed revision. `base` is the live one then, exceptions left aside:
-    once it moved, this has to be proposed again. `deny_to_allow` in the replay needs one approval more."""
+    once it moved, this has to be proposed again. `deny_to_allow` in the replay needs one approval more, and so does
+    `approvals_weakened`: by its `approvals.yaml` fewer people would agree, of fewer units, or others."""
 
     base: Digest
     revision: Digest
     rules_added: list[str]
     rules_changed: list[str]
     rules_removed: list[str]
+    approvals_weakened: list[str]
     tests: int
     warnings: list[str]
     replay: PolicyReplay

@@ -3,9 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AwareDatetime
-
-from enforcer.wire.base import Answer, Name, Request
+from enforcer.wire.base import Answer, Moment, Name, Request
 
 TagState = Literal["active", "deprecated", "sunset", "archived"]
 Standing = Literal["active", "stale", "dead"]
@@ -26,7 +24,7 @@ class NewDeprecation(Request):
 
     kind: Literal["deprecation"]
     tag: Name
-    sunset_at: AwareDatetime
+    sunset_at: Moment
     replaced_by: Name | None = None
 
 

@@ -285,7 +285,8 @@ def _drop_lost(books: Books, proposal_id: str, verdict: wire.Review, reviewer: P
         return
     lost: ApprovalLost | None = None
     with books.writing() as session:
-        proposal, gate = proposals.get(session, proposal_id, for_change=True), books.gate(session)
+        gate = approvals.electorate(books, session).gate
+        proposal = proposals.get(session, proposal_id, for_change=True)
         try:
             if proposal.state == "open":
                 proposals.refuse_lost(session, proposal, gate)
@@ -306,7 +307,7 @@ def withdraw_proposal(
 ) -> Response:
     """Take back one's own proposal, before it takes effect."""
     with change.writing() as session:
-        gate = books.gate(session)
+        gate = approvals.electorate(books, session).gate
         proposal = proposals.get(session, proposal_id, for_change=True)
         seen.refuse_stale(_seen_by(session, proposal, author.actor, gate))
         proposals.withdraw(session, proposal, author)

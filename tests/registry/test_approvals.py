@@ -17,7 +17,8 @@ from sqlmodel import delete
 
 from enforcer.approvals import ApprovalRule, Approvals, ChangeKind, Threshold
 from enforcer.policy.revision import Policy
-from registry import approvals, db, policies, proposal_clock, proposals
+from registry import approvals, audit, db, policies, proposal_clock, proposals
+from registry.identity import Actor
 from registry.settings import Settings
 from registry.tables import ApiToken, Principal
 
@@ -348,6 +349,8 @@ def test_whose_groups_an_issuer_tells_is_known_by_what_they_did_last(house: Hous
     house.review(house.steward("user:corp:77"), proposal)
     with house.books.writing() as session:
         session.exec(delete(ApiToken).where(ApiToken.actor == "user:corp:77"))
+        for _ in range(101):  # and by no more than that
+            audit.record(session, "run.heard", Actor("user:corp:77", (), "retail"))
     assert house.shown(proposal)["missing"][0]["have"] == 1
 
     ask(house.as_("user:corp:77", "auditors"), ticket_request("dpo", arguments={}))
@@ -386,6 +389,20 @@ def test_what_waits_is_open_again_when_somebody_who_agreed_may_no_longer(house: 
 
     assert house.shown(proposal)["state"] == "open"
     assert house.told(proposal)[-3:] == ["proposal.approved", "proposal.approval-lost", "proposal.reopened"]
+    assert house.review(house.steward("li"), proposal).json()["state"] == "applied"
+
+
+def test_what_is_open_again_is_waited_for_anew(house: House) -> None:
+    proposal = propose_for(house, "lime-sorting", (db.utc_now() + timedelta(days=20)).isoformat())
+    for name in ("ren", "zhao"):
+        house.review(house.steward(name), proposal)
+    house.leaves_the_stewards("ren")
+
+    house.pass_time(days=21)
+    house.pass_time(days=1)
+
+    assert house.shown(proposal)["state"] == "open"
+    assert house.told(proposal)[-1] == "proposal.reopened"
     assert house.review(house.steward("li"), proposal).json()["state"] == "applied"
 
 

@@ -16,9 +16,10 @@ from sqlmodel import select
 
 from enforcer import names
 from enforcer.policy.rules import PolicyInvalid
-from registry import db, server, spellings, tags
+from registry import db, server, spellings, tag_life, tags
+from registry.identity import Actor
 from registry.settings import Settings
-from registry.tables import KnownName, Stamp
+from registry.tables import KnownName, Stamp, Tag
 
 WHY = "another loss, on speech"
 
@@ -217,6 +218,44 @@ def test_a_reservation_that_has_ended_makes_room(registry: Registry) -> None:
     wang = registry.as_("wang")
     assert wang.get("/v1/tags/message-tone").json()["version"] == 1
     assert wang.get("/v1/tags/speech-pairs").json()["name"] == "dpo"
+
+
+def test_a_word_is_freed_sooner_by_as_many_as_release_it(registry: Registry) -> None:
+    long, longer = ((db.utc_now() + timedelta(days=days)).isoformat() for days in (7, 8))
+    word = {"kind": "reserved-name", "name": "moderation"}
+    agreed(registry, word)
+    sooner = proposed(registry, {**word, "until": long}).json()
+    assert (sooner["terms"]["change_class"], sooner["terms"]["distinct_units"]) == ("loosening", 2)
+
+    agreed(registry, {**word, "until": long})
+
+    classes = [proposed(registry, {**word, **more}).json()["terms"]["change_class"] for more in ({"until": longer}, {})]
+    assert classes == ["tightening", "tightening"]
+
+
+def test_what_has_ended_gets_no_other_spelling(registry: Registry) -> None:
+    alias = {"kind": "alias", "tag": "dpo", "alias": "choose-the-better"}
+    waiting = proposed(registry, alias).json()
+    with registry.books.writing() as session:
+        by = Actor("user:li", (), "ai")
+        tag = session.get_one(Tag, "dpo")
+        tag_life.deprecate(session, tag, db.utc_now() + timedelta(milliseconds=1), None, "few use it", by)
+
+    late = registry.review(registry.as_("li", "tag-stewards"), waiting)
+    anew = proposed(registry, {**alias, "alias": "take-the-better"})
+
+    assert [(reply.status_code, reply.json()["code"]) for reply in (late, anew)] == [(409, "task-type-not-active")] * 2
+
+
+def test_nobody_is_excepted_for_what_is_archived(registry: Registry) -> None:
+    with registry.books.writing() as session:
+        tag_life.take_back(session, session.get_one(Tag, "dpo"), Actor("user:li", (), "ai"))
+    until = (db.utc_now() + timedelta(days=7)).isoformat()
+    change = {"kind": "exception", "id": "wang-tries-dpo", "who": ["user:wang"], "may": ["submit"], "tag": ["dpo"]}
+
+    reply = proposed(registry, {**change, "until": until})
+
+    assert (reply.status_code, reply.json()["code"]) == (409, "task-type-archived")
 
 
 def test_a_reservation_whose_end_came_before_it_was_agreed_on_is_none(registry: Registry) -> None:

@@ -247,19 +247,32 @@ def test_a_policy_is_drafted_edited_and_tried_again_before_others_agree(office: 
     assert tries_dpo(office) == 201
 
 
-def test_an_open_policy_that_went_stale_is_made_anew_by_an_empty_edit(office: Office) -> None:
-    proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
-    path = f"/v1/proposals/{proposal['id']}"
+def another_goes_live(office: Office) -> str:
+    """Its digest."""
     with office.books.writing() as session:
         live = policies.live(session)
-        changed = type(live).of(live.model, live.directory, live.rules[:-1], owners=live.owners)
+        changed = type(live).of(
+            live.model, live.directory, live.rules[:-1], owners=live.owners, approvals=live.approvals
+        )
         seen = policies.seen(session)
         policies.publish(
             session, changed, source="folder", author="system:operator", approver=None, seen=seen, folder=changed
         )
+    return changed.revision
+
+
+def test_an_open_policy_that_went_stale_is_made_anew_with_its_files(office: Office) -> None:
+    """An edit without files would undo what the other one brought."""
+    proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
+    path = f"/v1/proposals/{proposal['id']}"
+    now = another_goes_live(office)
     assert [reply.status_code for reply in office.agree(proposal, "li", "zhao")] == [201, 409]
 
-    anew = office.admin("author").patch(path, json={}, headers={"If-Match": "*"}).json()
+    blind = office.admin("author").patch(path, json={}, headers={"If-Match": "*"})
+    edit = {"change": {"kind": "policy", "files": office.candidate(PILOT)}}
+    anew = office.admin("author").patch(path, json=edit, headers={"If-Match": "*"}).json()
+
+    assert (blind.status_code, blind.json()["code"], blind.json()["base"]) == (409, "stale-base", {"digest": now})
 
     assert anew["checks"]["base"] != proposal["checks"]["base"]
     assert [reply.json()["state"] for reply in office.agree(anew, "li", "zhao")] == ["open", "applied"]
@@ -305,18 +318,38 @@ def test_a_policy_without_a_place_for_a_live_exception_is_refused_and_names_it(o
 
 def test_a_policy_that_was_tried_against_another_one_is_not_applied(office: Office) -> None:
     proposal = office.propose_policy(office.admin("author"), office.candidate(PILOT)).json()
-    with office.books.writing() as session:
-        live = policies.live(session)
-        changed = type(live).of(live.model, live.directory, live.rules[:-1], owners=live.owners)
-        seen = policies.seen(session)
-        policies.publish(
-            session, changed, source="folder", author="system:operator", approver=None, seen=seen, folder=changed
-        )
+    another_goes_live(office)
 
     replies = office.agree(proposal, "li", "zhao")
 
-    assert (replies[1].status_code, replies[1].json()["code"]) == (409, "stale-review")
+    assert (replies[1].status_code, replies[1].json()["code"]) == (409, "stale-base")
     assert tries_dpo(office) == 403
+
+
+def test_a_draft_of_a_policy_is_not_laid_over_one_that_went_live_since(office: Office) -> None:
+    author = office.admin("author")
+    change = {"kind": "policy", "files": office.candidate(PILOT)}
+    body = {"change": change, "reason": "a pilot", "base": office.policy.revision}
+    draft = author.post("/v1/proposals", json={**body, "draft": True}).json()
+    assert draft["base"] == {"digest": body["base"]}
+    another_goes_live(office)
+
+    submitted = author.post(f"/v1/proposals/{draft['id']}:submit", headers={"If-Match": "*"})
+    again = author.post("/v1/proposals", json=body)
+
+    assert [(reply.status_code, reply.json()["code"]) for reply in (submitted, again)] == [(409, "stale-base")] * 2
+
+
+def test_weaker_approvals_are_told_and_need_one_approval_more(office: Office) -> None:
+    lax = {"rules": [{"id": "one", "thresholds": [{"name": "any", "approve": 1}], "reason": "One is enough."}]}
+    files = office.files() | {"approvals.yaml": yaml.safe_dump(lax)}
+
+    proposal = office.propose_policy(office.admin("author"), files).json()
+
+    assert proposal["approvals_needed"] == 3
+    weakened = proposal["checks"]["approvals_weakened"]
+    assert weakened == proposal["checks"]["warnings"][: len(weakened)]
+    assert any("rule `policy` decided and rule `one` would: 1 instead of 2 people" in told for told in weakened)
 
 
 def test_the_text_of_a_policy_is_for_its_readers_and_its_author(office: Office) -> None:

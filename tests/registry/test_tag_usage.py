@@ -127,7 +127,14 @@ def test_everything_that_rests_on_a_task_type_is_a_reason(tmp_path: Path) -> Non
     registry = Registry(Settings(state_dir=tmp_path / "state"))
     steward = registry.as_("author", "tag-stewards")
     assert ask(registry.as_("wang", "trainers"), ticket_request()).status_code == 201
-    waiting = registry.propose(registry.as_("wang", "trainers")).json()["id"]
+    waiting = registry.propose(registry.as_("wang", "trainers"), parent="cls").json()["id"]
+    child = {"kind": "new-tag", "tag": "apple-sorting", "tag_kind": "business", "parent": "cls", "overrides": {}}
+    body = {"change": {**child, "description": "Sorts fruit."}, "reason": "from next week on"}
+    body["not_before"] = (db.utc_now() + timedelta(days=7)).isoformat()
+    agreed = registry.as_("wang", "trainers").post("/v1/proposals", json=body).json()
+    for name in ("first", "second"):
+        state = registry.review(registry.as_(name, "tag-stewards"), agreed).json()["state"]
+    assert state == "approved"
     sunset_at = (db.utc_now() + timedelta(days=30)).isoformat()
     end = {"kind": "deprecation", "tag": "reranker", "sunset_at": sunset_at, "replaced_by": "sequence-classification"}
     proposal = steward.post("/v1/proposals", json={"change": end, "reason": "few use it"}).json()
@@ -141,7 +148,7 @@ def test_everything_that_rests_on_a_task_type_is_a_reason(tmp_path: Path) -> Non
         ["intent-recognition", "product-classification", "review-sentiment"],
         ["reranker"],
     )
-    assert (told["open_proposals"], told["runs_in_flight"]) == ([waiting], 1)
+    assert (told["open_proposals"], told["runs_in_flight"]) == ([waiting, agreed["id"]], 1)
     assert len(told["reasons"]) == 5
     again = steward.get("/v1/tags/reranker/deprecation-readiness").json()
     assert again["reasons"] == ["`reranker` is deprecated already"]
@@ -168,3 +175,14 @@ def test_both_questions_are_answered_by_an_index(used: Registry) -> None:
         ]
     assert "run_by_tag (task_type=? AND id>?)" in plans[0]
     assert "runs_alive" in plans[1]
+
+
+def test_reviewers_of_an_end_see_whom_it_meets(used: Registry) -> None:
+    end = {"kind": "deprecation", "tag": "reranker", "sunset_at": (db.utc_now() + timedelta(days=30)).isoformat()}
+    steward = used.as_("author", "tag-stewards")
+    proposal = steward.post("/v1/proposals", json={"change": end, "reason": "few use it"}).json()
+
+    impact = steward.get(f"/v1/proposals/{proposal['id']}/impact").json()
+
+    assert {one["business_unit"] for one in impact["units"]} == {"ai", "retail"}
+    steward.post(f"/v1/proposals/{proposal['id']}:withdraw", headers={"If-Match": "*"})
