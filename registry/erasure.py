@@ -68,8 +68,8 @@ def erase(
     with db.writing(engine) as session:
         facts: dict[str, Any] = {"business_unit": unit, "digest": digest, **provenance}
         audit.record(session, "audit.erased", by, reason=asked.reason, **facts)
-        _end_tokens(session, person, unit)
         _forget_holder(session, person, unit)
+        _end_tokens(session, person, unit)
 
     events = 0
     for ids in _naming(engine, person, unit):

@@ -66,7 +66,7 @@ def test_a_version_that_refuses_what_was_valid_is_neither_proposed_nor_applied(r
     proposal = propose(wang, whole(wang, **NARROWER)).json()
     with registry.books.engine.begin() as connection:
         connection.execute(text("update tag set compatibility = 'FULL' where name = :name"), {"name": ROOT})
-    assert [reply.json().get("code") for reply in approve(registry, proposal)] == [None, "compatibility-broken"]
+    assert [reply.json().get("code") for reply in approve(registry, proposal)] == [None, "stale-base"]
     assert wang.get(f"/v1/tags/{ROOT}").json()["version"] == 1
 
 
