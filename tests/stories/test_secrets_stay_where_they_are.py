@@ -104,7 +104,7 @@ def test_no_secret_of_a_whole_story_is_anywhere_it_should_not_be(
     with Watch() as watch:
         token = service.tagwarden("token", "create", "wang", "--group", "trainers", "--unit", "retail")
         local = (tmp_path / "runtime/tagwarden/token").read_text()
-        secrets |= {"token": token.split("_")[2], "local token": local.split("_")[2]}
+        secrets |= {"token": token.strip()[-30:], "local token": local.strip()[-30:]}  # a secret may hold a `_` itself
         wang = Desk(tmp_path, encoder, service.url, token)
         said = [wang.cli("run", wang.config()), wang.cli("run", wang.config(task_type="no-such-task"))]
         assert [done.returncode for done in said] == [0, 6], said[0].stderr
