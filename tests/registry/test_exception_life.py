@@ -41,6 +41,10 @@ class Asked:
     granted_at: datetime | None = None
     revoked: bool = False
 
+    @property
+    def open_until(self) -> datetime:
+        return datetime.fromisoformat(str(self.proposal["expires_at"]))
+
     def live(self, now: datetime) -> bool:
         return self.granted_at is not None and not self.revoked and self.granted_at <= now < self.until
 
@@ -91,7 +95,8 @@ class ExceptionLife(RuleBasedStateMachine):
 
         may = reviewer != asked.author and reviewer not in WHO[asked.who] | asked.approvals
         last = len(asked.approvals) == 1
-        possible = may and asked.granted_at is None and not (last and asked.until <= db.utc_now())
+        open_still = asked.granted_at is None and db.utc_now() < asked.open_until
+        possible = may and open_still and not (last and asked.until <= db.utc_now())
         assert (reply.status_code == 201) == possible, (asked, reply.text)
         if possible:
             asked.approvals.add(reviewer)

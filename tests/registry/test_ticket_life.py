@@ -117,8 +117,8 @@ class TicketLife(RuleBasedStateMachine):
         assert (reply.status_code == 200) == possible, (permit, reply.text)
         if possible:
             permit.told_to_stop = True
-            if permit.run == "permitted":
-                permit.state, permit.run = "revoked", "interrupted"
+            permit.state = "revoked" if permit.run == "permitted" else permit.state
+            permit.run = permit.run if permit.run == "running" else "interrupted"  # nobody waits for one that is lost
             permit.events.append("run.cancelled")
 
     @rule(permit=permits)
@@ -147,7 +147,7 @@ class TicketLife(RuleBasedStateMachine):
             told = manifests.finished(self.registry, permit.grant, permit.key)
         reply = self._as_run(permit).post(self._path(permit, "report"), json=told)
 
-        same_again = permit.run == state and permit.run not in ("running", "lost")
+        same_again = permit.run == state and f"run.{state}" in permit.events  # the end was its own, not a cancellation
         assert (reply.status_code == 200) == (permit.run in ("running", "lost") or same_again), (permit, reply.text)
         if permit.run in ("running", "lost"):
             permit.run = state
