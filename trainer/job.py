@@ -27,7 +27,8 @@ class Job:
     """One run as a recipe sees it: what was permitted, the rows, and where the outputs go.
 
     `arguments` holds every parameter of the tag's profile, defaults filled in by the registry: a recipe reads them by
-    subscript and has no defaults of its own.
+    subscript and has no defaults of its own. `resume_from` is the checkpoint of a run that this one continues;
+    `save_steps` are the steps between checkpoints (None: by the clock, 0: only when the run is told to stop).
     """
 
     task_type: str
@@ -38,6 +39,8 @@ class Job:
     eval_rows: Sequence[Row]
     folder: RunFolder
     listener: Listener
+    resume_from: Path | None = None
+    save_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
+from trainer import resume
 from trainer.arguments import TrainingArguments
 from trainer.inputs import columns, folders, lengths, rows
 from trainer.inputs.cleaning import Cleaned, clean
@@ -52,6 +53,7 @@ class Preflight:
     eval_rows: list[Row] = field(repr=False)
     findings: list[str]
     facts: dict[str, Any]
+    checkpoint: Path | None = None
 
 
 def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = None) -> Sources:
@@ -82,6 +84,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
 
     Raises:
         OutputInvalid, ArgumentInvalid, ModelInvalid, DatasetInvalid: the first thing that forbids the run.
+        NotContinued, CheckpointInvalid: `resume` names a run that it does not continue, or cannot.
     """
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
@@ -95,15 +98,22 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     _check_negatives(arguments, train_rows)
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
+    inputs, checkpoint = gather(args, sources, model), None
+    if args.resume is not None:
+        earlier = resume.find(Path(args.resume))
+        earlier.check(args.tag, profile, arguments, inputs, args.gpus)
+        inputs, checkpoint = inputs.model_copy(update={"continues": earlier.continued}), earlier.checkpoint
+        more = [*more, f"continues run `{earlier.spec.run_id}` after step {earlier.continued.step}"]
     return Preflight(
         arguments=arguments,
         sources=sources,
         model=model,
-        inputs=gather(args, sources, model),
+        inputs=inputs,
         train_rows=train_rows,
         eval_rows=eval_rows,
         findings=[*cleaned.findings, *findings, *more],
         facts={**facts, "dropped": cleaned.dropped, **length_facts},
+        checkpoint=checkpoint,
     )
 
 

@@ -13,12 +13,11 @@ from enforcer import manifest, tickets
 from enforcer.manifest import Environment, Manifest
 from enforcer.problems import ManifestInvalid, Problem, RegistryUnreachable
 from enforcer.runspec import RunSpec
-from trainer import contract, environment
+from trainer import environment
 from trainer.arguments import TAG_PARAMETERS, TrainingArguments
 from trainer.client import Registry
 from trainer.inputs import folders
 from trainer.layout import RunFolder
-from trainer.run import permit
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,9 @@ def governed_differences(again: Again, registry: Registry, *, readable: bool) ->
     Raises:
         RegistryUnreachable: it is away.
     """
+    from trainer import contract  # which continues runs, and so reads them by this file
+    from trainer.run import permit
+
     spec = again.spec
     try:
         tag = registry.tag(spec.task_type)

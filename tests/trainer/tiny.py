@@ -103,8 +103,9 @@ def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: 
     train = changes.pop("train_rows", None) or (pair_rows(96, 1) if embedding else labelled_rows(192, 1))
     held_out = changes.pop("eval_rows", None) or (pair_rows(48, 2) if embedding else labelled_rows(60, 2))
     listener = changes.pop("listener", None) or Watcher()
+    resuming = {name: changes.pop(name, None) for name in ("resume_from", "save_steps")}
     folder = RunFolder.of(root, task_type, run_id).create()
-    return Job(task_type, run_id, {**arguments, **changes}, model_dir, train, held_out, folder, listener)
+    return Job(task_type, run_id, {**arguments, **changes}, model_dir, train, held_out, folder, listener, **resuming)
 
 
 def make_encoder(folder: Path, head: bool = False) -> Path:

@@ -79,7 +79,18 @@ def execute(
         _check_inputs(permit, spec, sources)
     rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
     watch = Watch(spec.limits.max_runtime_s, tell)
-    job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch)
+    job = Job(
+        spec.task_type,
+        spec.run_id,
+        spec.arguments,
+        permit.model,
+        rows.train,
+        rows.eval,
+        permit.folder,
+        watch,
+        resume_from=permit.checkpoint,
+        save_steps=permit.save_steps,
+    )
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)
@@ -220,6 +231,13 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
         raise TicketInvalid(
             f"the ticket is refused: model `{spec.inputs.model.name}` changed since it was issued; "
             "ask for a new ticket",
+            step=16,
+        )
+    found_checkpoint = permit.checkpoint and folders.folder_digest(permit.checkpoint)
+    if found_checkpoint != (spec.inputs.continues and spec.inputs.continues.digest):
+        raise TicketInvalid(
+            f"the ticket is refused: the checkpoint `{permit.checkpoint}` is not the one that it was issued for; ask "
+            "for a new ticket",
             step=16,
         )
 
