@@ -87,7 +87,7 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
 
 
 def subject(profile: Profile, rows: Sequence[Row]) -> str:
-    """The column that says what rows are about: the query of a pair, the text of a label, the talk that is gone on with.
+    """The column that says what rows are about: the query of a pair, the text of a label, a conversation.
 
     Of the columns that the rows have, the first that holds a text or a conversation.
 
@@ -101,7 +101,7 @@ def subject(profile: Profile, rows: Sequence[Row]) -> str:
 
 
 def about(row: Row, by: str) -> str:
-    """What a row is about, by its subject: a text, or what stands in a conversation before an assistant first speaks."""
+    """What a row is about, by its subject: a text, or a conversation up to where an assistant first speaks."""
     value = row[by]
     if isinstance(value, str):
         return value
