@@ -80,17 +80,9 @@ def execute(
     rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = Job(
-        spec.task_type,
-        spec.run_id,
-        spec.arguments,
-        permit.model,
-        rows.train,
-        rows.eval,
-        permit.folder,
-        watch,
-        resume_from=permit.checkpoint,
-        save_steps=permit.save_steps,
-    )
+        spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
+        spec.profile.loss_mask, permit.checkpoint, permit.save_steps,
+    )  # fmt: skip
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)
