@@ -28,9 +28,9 @@ class Job:
     """One run as a recipe sees it: what was permitted, the rows, and where the outputs go.
 
     `arguments` holds every parameter of the tag's profile, defaults filled in by the registry: a recipe reads them by
-    subscript and has no defaults of its own. `loss_mask` is the profile's: which tokens of a row carry loss. `resume_from` is the
-    checkpoint of a run that this one continues, `save_steps` the steps between checkpoints (None: by the clock, 0: only
-    when the run is told to stop).
+    subscript and has no defaults of its own. `loss_mask` is the profile's: which tokens of a row carry loss.
+    `resume_from` is the checkpoint of a run that this one continues, `save_steps` the steps between checkpoints (None:
+    by the clock, 0: only when the run is told to stop).
     """
 
     task_type: str
