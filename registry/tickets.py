@@ -411,6 +411,11 @@ def _resolve(
             f"`gpus`: {request.gpus} is above the {profile.limits.max_gpus} that `{task.tag}` allows", pointer="/gpus"
         )
     arguments = profile.resolve(request.arguments)
+    if ("teacher_model" in profile.parameters) != (request.inputs.teacher is not None):
+        raise Malformed(
+            "`inputs.teacher` is for task types with a `teacher_model`, and for each run of theirs",
+            pointer="/inputs/teacher",
+        )
     unknown = sorted(set(request.inputs.columns) - set(profile.columns))
     if unknown:
         raise Malformed(f"`columns` maps {', '.join(unknown)}, but `{task.tag}` has {', '.join(profile.columns)}")

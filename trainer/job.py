@@ -44,6 +44,7 @@ class Job:
     loss_mask: LossMask | None = None
     resume_from: Path | None = None
     save_steps: int | None = None
+    teacher_dir: Path | None = None
 
 
 @dataclass(frozen=True)

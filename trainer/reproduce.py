@@ -12,7 +12,7 @@ from typing import Any
 from enforcer import manifest, tickets
 from enforcer.manifest import Environment, Manifest
 from enforcer.problems import ManifestInvalid, Problem, RegistryUnreachable
-from enforcer.runspec import RunSpec
+from enforcer.runspec import Model, RunSpec
 from trainer import environment
 from trainer.arguments import TAG_PARAMETERS, TrainingArguments
 from trainer.client import Registry
@@ -151,14 +151,19 @@ def _data(spec: RunSpec) -> Iterator[Difference]:
 
 
 def _model(spec: RunSpec) -> Iterator[Difference]:
-    model = spec.inputs.model
+    yield from _folder("model", spec.inputs.model)
+    if spec.inputs.teacher is not None:
+        yield from _folder("teacher", spec.inputs.teacher)
+
+
+def _folder(what: str, model: Model) -> Iterator[Difference]:
     try:
         now = folders.folder_digest(folders.model_folder(model.name))
     except (Problem, OSError) as error:
-        yield Difference(f"model {model.name}", _short(model.digest), f"missing: {error}")
+        yield Difference(f"{what} {model.name}", _short(model.digest), f"missing: {error}")
         return
     if now != model.digest:
-        yield Difference(f"model {model.name}", _short(model.digest), _short(now))
+        yield Difference(f"{what} {model.name}", _short(model.digest), _short(now))
 
 
 def _environment(then: Environment, now: Environment) -> Iterator[Difference]:

@@ -112,7 +112,7 @@ def test_a_checkpoint_that_changes_after_the_ticket_spends_none(desk: Desk, stop
     given = desk.permitted(**RUN, resume=str(stopped))
     _cut(stopped / "checkpoints" / "checkpoint-2" / "model.safetensors")
 
-    with pytest.raises(TicketInvalid, match=r"the checkpoint .* is not the one that it was issued for"):
+    with pytest.raises(TicketInvalid, match="the checkpoint changed since it was issued"):
         work.execute(given)
 
     assert len(live_registry.events("ticket.redeemed")) == 1

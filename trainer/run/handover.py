@@ -35,6 +35,7 @@ def write(permit: Permit) -> Permit:
         "eval_files": list(permit.eval_files),
         "checkpoint": permit.checkpoint and str(permit.checkpoint),
         "save_steps": permit.save_steps,
+        "teacher": permit.teacher and str(permit.teacher),
     }
     try:
         write_private(path, json.dumps(document).encode())
@@ -64,6 +65,7 @@ def read(path: Path) -> Permit:
             file=path,
             checkpoint=document["checkpoint"] and Path(document["checkpoint"]),
             save_steps=document["save_steps"],
+            teacher=document["teacher"] and Path(document["teacher"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TicketInvalid(f"`{path}` is not a permit file: {error}") from error

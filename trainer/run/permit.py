@@ -39,6 +39,7 @@ class Permit:
     warnings: tuple[str, ...] = ()  # of the policy, about this run
     checkpoint: Path | None = None  # of the run that this one continues
     save_steps: int | None = None
+    teacher: Path | None = None
 
     def verify(self) -> VerifiedTicket:
         """Check the files in the run folder, offline: steps 1 to 12, and 15 where it is required. Which machine this
@@ -117,6 +118,7 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
         warnings=tuple(grant.warnings),
         checkpoint=checked.checkpoint,
         save_steps=args.save_steps,
+        teacher=checked.teacher,
     )
 
 
