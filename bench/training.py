@@ -145,19 +145,19 @@ def plain(recipe: str, config: dict[str, Any], place: Path, environment: dict[st
 def ours(config: dict[str, Any], place: Path, environment: dict[str, str]) -> Lap:
     file = place / "ours.json"
     file.write_text(json.dumps({**config, "output_dir": str(place / "ours")}))
-    began, times, losses = time.time(), [], []
+    began, times, losses, last = time.time(), [], [], ""
     command = [BIN / "swift-submit", "--format", "ndjson", "run", str(file)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         for line in run.stdout:
-            event = json.loads(line)
+            event = json.loads(last := line)
             if event.get("event") == "step" and "loss" in event:
                 times.append(time.time())
                 losses.append(event["loss"])
         assert run.stderr is not None
         said = run.stderr.read()
     if run.returncode not in (0, 11):
-        raise SystemExit(f"swift-submit failed:\n{said[-3000:]}")
+        raise SystemExit(f"swift-submit failed:\n{said[-3000:]}\n{last}")
     (metrics,) = (place / "ours").glob("task-type=*/run-*/metrics.json")
     return lap(began, times, losses, json.loads(metrics.read_text())["peak_memory_bytes"])
 
@@ -178,6 +178,7 @@ def write_rows(data: Path, folder: Path) -> dict[str, Path]:
         "answers": [
             {"prompt": f"{row['instruction']}\n{row['input']}".strip(), "completion": row["output"]}
             for row in lines("sft/alpaca_en_demo.jsonl")
+            if len(row["instruction"] + row["input"] + row["output"]) < 400  # whole within `max_length`
         ][:400],
         "labelled": [
             {"text": f"{row['title']} {row['description']}", "label": row["label_name"]}
