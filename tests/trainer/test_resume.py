@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CLASSIFICATION, EMBEDDING, Watcher, contents, losses, make_job
+from tiny import CLASSIFICATION, EMBEDDING, Watcher, contents, losses, make_encoder, make_job
 from transformers import TrainerControl, TrainerState
 
 from enforcer.problems import CheckpointInvalid
@@ -63,6 +64,23 @@ def test_a_run_that_was_stopped_at_its_last_step_only_has_its_model_left_to_save
 
     assert (rest.steps, rest.scores) == (5, whole.scores)
     assert _weights(_folder(tmp_path, "rest")) == _weights(_folder(tmp_path, "whole"))
+
+
+def test_an_adapter_is_continued_on_the_model_of_the_ticket_wherever_that_one_lies_now(
+    encoder: Path, tmp_path: Path
+) -> None:
+    """What lies at the old place since then is another model, which nobody bound."""
+    old, new = Path(shutil.copytree(encoder, tmp_path / "old")), Path(shutil.copytree(encoder, tmp_path / "new"))
+    changes = {"use_lora": True, "max_steps": 4}
+    whole = embedding.train(make_job(tmp_path, old, EMBEDDING, "whole", **changes))
+    stopped = make_job(tmp_path, old, EMBEDDING, "stopped", listener=Watcher(stop_at=2), **changes)
+    embedding.train(stopped)
+    shutil.rmtree(old)
+    make_encoder(old, seed=1)
+
+    rest = make_job(tmp_path, new, EMBEDDING, "rest", resume_from=sealed.newest(stopped.folder.checkpoints), **changes)
+
+    assert losses(embedding.train(rest)) == losses(whole)
 
 
 # What is kept, and when
@@ -192,9 +210,27 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_continue(made: bool, why
         (lambda folder: (folder / "SHA256SUMS").write_text("\n"), "is not what `sha256sum` writes"),
         (lambda folder: (folder / "SHA256SUMS").write_text(""), "is not what `sha256sum` writes"),
         (lambda folder: (folder / "SHA256SUMS").unlink(), "cannot be read"),
-        (lambda folder: _with_a_pickle(folder), r"holds a pickle \(`pytorch_model.bin`\)"),
+        (
+            lambda folder: _sealed_with(folder, "pytorch_model.bin", "cos\nsystem\n"),
+            r"holds a pickle \(`pytorch_model.bin`\)",
+        ),
+        (
+            lambda folder: _sealed_with(folder, "modules.json", '[{"type": "antigravity.Module"}]'),
+            "wants `antigravity.Module` imported",
+        ),
+        (lambda folder: _sealed_with(folder, "modules.json", "[1]"), "`.*modules.json` cannot be read"),
     ],
-    ids=["truncated", "lost", "added", "garbled sums", "empty sums", "no sums", "a sealed pickle"],
+    ids=[
+        "truncated",
+        "lost",
+        "added",
+        "garbled sums",
+        "empty sums",
+        "no sums",
+        "a sealed pickle",
+        "a sealed import",
+        "no modules",
+    ],
 )
 def test_a_checkpoint_that_is_not_what_was_saved_is_refused(spoil: Any, why: str, checkpoint: Path) -> None:
     spoil(checkpoint)
@@ -203,8 +239,8 @@ def test_a_checkpoint_that_is_not_what_was_saved_is_refused(spoil: Any, why: str
         sealed.check(checkpoint)
 
 
-def _with_a_pickle(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+def _sealed_with(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
     sealed.seal(folder)
 
 
