@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CLASSIFICATION, EMBEDDING, Watcher, contents, losses, make_encoder, make_job
+from tiny import (
+    CLASSIFICATION,
+    EMBEDDING,
+    LANGUAGE,
+    Watcher,
+    asked_rows,
+    contents,
+    losses,
+    make_chat,
+    make_encoder,
+    make_job,
+)
 from transformers import TrainerControl, TrainerState
 
 from enforcer.problems import CheckpointInvalid
 from trainer import sealed
-from trainer.recipes import embedding, sequence_classification
+from trainer.recipes import embedding, sequence_classification, sft
 from trainer.recipes._checkpoints import SAVE_EVERY_S, Checkpoints, Diverged
 
 BOTH = pytest.mark.parametrize(
@@ -49,6 +60,22 @@ def test_a_continued_run_computes_what_an_uninterrupted_one_does(
     assert losses(rest) == losses(whole)
     assert _weights(_folder(tmp_path, "rest")) == _weights(_folder(tmp_path, "whole"))
     assert rest.scores == whole.scores
+
+
+def test_a_language_model_is_continued_as_well(tmp_path: Path) -> None:
+    """4 steps a pass, with dropout in the adapter; stopped in the second pass."""
+    chat, rows = make_chat(tmp_path / "chat"), asked_rows(32, 1)
+    changes = {"use_lora": True, "lora_dropout": 0.2, "max_steps": 6, "train_rows": rows}
+
+    def run(name: str, **more: Any) -> Any:
+        return sft.train(make_job(tmp_path, chat, LANGUAGE, name, **changes, **more))
+
+    whole = run("whole")
+    run("stopped", listener=Watcher(stop_at=5))
+    rest = run("rest", resume_from=sealed.newest(_folder(tmp_path, "stopped") / "checkpoints"))
+
+    assert (losses(rest), rest.scores) == (losses(whole), whole.scores)
+    assert _weights(_folder(tmp_path, "rest")) == _weights(_folder(tmp_path, "whole"))
 
 
 def test_a_run_that_was_stopped_at_its_last_step_only_has_its_model_left_to_save(encoder: Path, tmp_path: Path) -> None:
