@@ -68,7 +68,7 @@ def at_hand(job: Job) -> Iterator[str | None]:
     """
     checkpoint = job.resume_from
     if checkpoint is None or not (configs := list(checkpoint.rglob(ADAPTER_CONFIG))):
-        yield checkpoint and str(checkpoint)
+        yield str(checkpoint) if checkpoint else None
         return
     with tempfile.TemporaryDirectory(prefix=checkpoint.name) as shown:
         shutil.copytree(checkpoint.absolute(), shown, copy_function=os.symlink, dirs_exist_ok=True)
