@@ -30,9 +30,9 @@ def write_card(
     ticket_id: str,
     arguments: Mapping[str, Any],
     datasets: Mapping[str, str],
-    continues: Continued | None,
     scores: Mapping[str, Score],
     judgements: Sequence[Judgement],
+    continues: Continued | None = None,
 ) -> None:
     """Write `README.md` in the run's folder. `datasets` maps a name (`train`, `eval`) to its sha256."""
     head = yaml.safe_dump(

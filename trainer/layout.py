@@ -14,7 +14,7 @@ verdict.json     how the registry judged the gates
 receipt.json     the registry's countersignature on the manifest (DSSE, in-toto SVR)
 proofs/          `issued.tlog-proof`, `manifest.tlog-proof`: that the ticket's issuance and the manifest are in the log
 model/           the trained model (or adapter)
-checkpoints/     what a stopped run leaves behind
+checkpoints/     while it trains, and of a run that stopped: the newest checkpoint, whole once `SHA256SUMS` stands in it
 tensorboard/     event files; the text summary `task` says `task=<tag>`
 train.log        everything the training libraries had to say
 worker.pid       while it runs: the process that trains, should its launcher be gone

@@ -5,6 +5,7 @@ each file as `sha256sum` writes it, so `sha256sum -c SHA256SUMS` says the same. 
 saved. It proves no origin: that is for the ticket, which binds the digest over all its files.
 """
 
+import json
 import os
 import re
 import shutil
@@ -82,7 +83,21 @@ def check(folder: Path) -> str:
             raise CheckpointInvalid(
                 f"the checkpoint `{folder}` holds a pickle (`{name}`), which runs code when loaded; no run saves one"
             )
+    _refuse_foreign_modules(folder)
     return whole
+
+
+def _refuse_foreign_modules(folder: Path) -> None:
+    """sentence-transformers imports whatever class `modules.json` names."""
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        return
+    try:
+        types = [str(module["type"]) for module in json.loads(listed.read_bytes())]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointInvalid(f"`{listed}` cannot be read: {error}; start the run anew") from error
+    for foreign in (name for name in types if not name.startswith("sentence_transformers.")):
+        raise CheckpointInvalid(f"`{listed}` wants `{foreign[:200]}` imported, which no run saves; start the run anew")
 
 
 def _checkpoints(folder: Path) -> Iterator[Path]:

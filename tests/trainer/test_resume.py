@@ -2,18 +2,30 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CLASSIFICATION, EMBEDDING, Watcher, contents, losses, make_job
+from tiny import (
+    CLASSIFICATION,
+    EMBEDDING,
+    LANGUAGE,
+    Watcher,
+    asked_rows,
+    contents,
+    losses,
+    make_chat,
+    make_encoder,
+    make_job,
+)
 from transformers import TrainerControl, TrainerState
 
 from enforcer.problems import CheckpointInvalid
 from trainer import sealed
-from trainer.recipes import embedding, sequence_classification
+from trainer.recipes import embedding, sequence_classification, sft
 from trainer.recipes._checkpoints import SAVE_EVERY_S, Checkpoints, Diverged
 
 BOTH = pytest.mark.parametrize(
@@ -50,6 +62,22 @@ def test_a_continued_run_computes_what_an_uninterrupted_one_does(
     assert rest.scores == whole.scores
 
 
+def test_a_language_model_is_continued_as_well(tmp_path: Path) -> None:
+    """4 steps a pass, with dropout in the adapter; stopped in the second pass."""
+    chat, rows = make_chat(tmp_path / "chat"), asked_rows(32, 1)
+    changes = {"use_lora": True, "lora_dropout": 0.2, "max_steps": 6, "train_rows": rows}
+
+    def run(name: str, **more: Any) -> Any:
+        return sft.train(make_job(tmp_path, chat, LANGUAGE, name, **changes, **more))
+
+    whole = run("whole")
+    run("stopped", listener=Watcher(stop_at=5))
+    rest = run("rest", resume_from=sealed.newest(_folder(tmp_path, "stopped") / "checkpoints"))
+
+    assert (losses(rest), rest.scores) == (losses(whole), whole.scores)
+    assert _weights(_folder(tmp_path, "rest")) == _weights(_folder(tmp_path, "whole"))
+
+
 def test_a_run_that_was_stopped_at_its_last_step_only_has_its_model_left_to_save(encoder: Path, tmp_path: Path) -> None:
     """5 steps in a pass of 12: the trainer's own loop would take a sixth."""
     whole = sequence_classification.train(make_job(tmp_path, encoder, CLASSIFICATION, "whole", max_steps=5))
@@ -63,6 +91,23 @@ def test_a_run_that_was_stopped_at_its_last_step_only_has_its_model_left_to_save
 
     assert (rest.steps, rest.scores) == (5, whole.scores)
     assert _weights(_folder(tmp_path, "rest")) == _weights(_folder(tmp_path, "whole"))
+
+
+def test_an_adapter_is_continued_on_the_model_of_the_ticket_wherever_that_one_lies_now(
+    encoder: Path, tmp_path: Path
+) -> None:
+    """What lies at the old place since then is another model, which nobody bound."""
+    old, new = Path(shutil.copytree(encoder, tmp_path / "old")), Path(shutil.copytree(encoder, tmp_path / "new"))
+    changes = {"use_lora": True, "max_steps": 4}
+    whole = embedding.train(make_job(tmp_path, old, EMBEDDING, "whole", **changes))
+    stopped = make_job(tmp_path, old, EMBEDDING, "stopped", listener=Watcher(stop_at=2), **changes)
+    embedding.train(stopped)
+    shutil.rmtree(old)
+    make_encoder(old, seed=1)
+
+    rest = make_job(tmp_path, new, EMBEDDING, "rest", resume_from=sealed.newest(stopped.folder.checkpoints), **changes)
+
+    assert losses(embedding.train(rest)) == losses(whole)
 
 
 # What is kept, and when
@@ -192,9 +237,27 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_continue(made: bool, why
         (lambda folder: (folder / "SHA256SUMS").write_text("\n"), "is not what `sha256sum` writes"),
         (lambda folder: (folder / "SHA256SUMS").write_text(""), "is not what `sha256sum` writes"),
         (lambda folder: (folder / "SHA256SUMS").unlink(), "cannot be read"),
-        (lambda folder: _with_a_pickle(folder), r"holds a pickle \(`pytorch_model.bin`\)"),
+        (
+            lambda folder: _sealed_with(folder, "pytorch_model.bin", "cos\nsystem\n"),
+            r"holds a pickle \(`pytorch_model.bin`\)",
+        ),
+        (
+            lambda folder: _sealed_with(folder, "modules.json", '[{"type": "antigravity.Module"}]'),
+            "wants `antigravity.Module` imported",
+        ),
+        (lambda folder: _sealed_with(folder, "modules.json", "[1]"), "`.*modules.json` cannot be read"),
     ],
-    ids=["truncated", "lost", "added", "garbled sums", "empty sums", "no sums", "a sealed pickle"],
+    ids=[
+        "truncated",
+        "lost",
+        "added",
+        "garbled sums",
+        "empty sums",
+        "no sums",
+        "a sealed pickle",
+        "a sealed import",
+        "no modules",
+    ],
 )
 def test_a_checkpoint_that_is_not_what_was_saved_is_refused(spoil: Any, why: str, checkpoint: Path) -> None:
     spoil(checkpoint)
@@ -203,8 +266,8 @@ def test_a_checkpoint_that_is_not_what_was_saved_is_refused(spoil: Any, why: str
         sealed.check(checkpoint)
 
 
-def _with_a_pickle(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+def _sealed_with(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
     sealed.seal(folder)
 
 

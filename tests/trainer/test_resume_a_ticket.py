@@ -1,20 +1,24 @@
 """Continuing a run takes a ticket of its own, for the same run and its own checkpoint, or there is none."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from submitting import Desk
+from submitting import Desk, events
+from tiny import labelled_rows
 
 from enforcer import manifest, tickets
 from enforcer.problems import CheckpointInvalid, NotContinued, TicketInvalid, UnknownRun
-from trainer import sealed
+from trainer import SwiftTrainer, TrainingArguments, sealed
 from trainer.run import work
+from trainer.run.lease import Watch
+from trainer.settings import Settings
 
 RUN = {"max_steps": 6, "save_steps": 0}
 
@@ -57,6 +61,49 @@ def test_a_stopped_run_is_continued_by_its_folder_alone_and_the_proof_says_so(
     read = [resource.annotations for resource in left.predicate.build_definition.resolved_dependencies]
     assert {"role": "checkpoint", "run": stopped.name, "step": 2} in read
     assert desk.cli("verify", str(folder), "--trust", _trust(desk)).returncode == 0
+
+
+def test_rows_in_memory_are_continued_by_the_same_rows(desk: Desk) -> None:
+    """As the article writes it; the run is cancelled in the second step, and asked for again with `resume`."""
+    settings = Settings(server=desk.server, issuer=desk.server, token=desk.token)
+    told = {**desk.arguments(max_steps=4), "dataset": None}
+    rows = labelled_rows(48, 1)
+    first = SwiftTrainer(TrainingArguments(**told), rows, settings=settings)
+    with pytest.raises(KeyboardInterrupt), _pressed_at(2):
+        first.train()
+
+    with pytest.raises(NotContinued, match="train dataset"):
+        SwiftTrainer(TrainingArguments(**told, resume=str(first.run_dir)), rows[1:], settings=settings).train()
+    rest = SwiftTrainer(TrainingArguments(**told, resume=str(first.run_dir)), rows, settings=settings)
+    rest.train()
+
+    assert rest.run is not None
+    assert rest.run.step == 4
+    assert set(rest.metrics) == {"accuracy", "macro_f1"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_what_it_did_since_its_last_checkpoint(desk: Desk, live_registry: Any) -> None:
+    run = {"max_steps": 400, "save_steps": 10}
+    with desk.start("run", desk.config(**run)) as process:
+        told = events(process)
+        assert any(event.get("step", 0) >= 25 for event in told)
+        (worker,) = desk.workers
+        os.kill(worker, signal.SIGKILL)
+        *_, last = told
+        assert process.wait(timeout=120) == 10
+    (folder,) = desk.run_dirs
+    ended = desk.cli("--json", "run", "--resume", str(folder))
+
+    assert "continue with `swift-submit run --resume" in last["problem"]["detail"]
+    assert ended.returncode in (0, 11), ended.stderr
+    metrics = json.loads((Path(json.loads(ended.stdout)["run_dir"]) / "metrics.json").read_text())
+    assert metrics["steps"] == 400
+    assert metrics["continues"]["step"] >= 20
+    assert [event.kind for event in live_registry.events("run.failed", "run.finished")] == [
+        "run.failed",
+        "run.finished",
+    ]
 
 
 def test_another_run_does_not_continue_this_one(
@@ -130,6 +177,21 @@ def test_a_folder_that_is_no_run_cannot_be_continued(desk: Desk) -> None:
 
     assert refused.returncode == 8
     assert "is not the folder of a run" in refused.stderr
+
+
+@contextlib.contextmanager
+def _pressed_at(step: int) -> Iterator[None]:
+    """Ctrl-C when that step was told."""
+    told = Watch.on_step
+
+    def press(watch: Watch, at: int, total: int, logs: Mapping[str, float]) -> None:
+        told(watch, at, total, logs)
+        if at == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "on_step", press)
+        yield
 
 
 def _jkt(folder: Path) -> str:

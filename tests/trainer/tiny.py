@@ -122,7 +122,7 @@ def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: 
     return Job(task_type, run_id, asked, model_dir, train, held_out, folder, listener, mask, **resuming)
 
 
-def make_encoder(folder: Path, head: bool = False) -> Path:
+def make_encoder(folder: Path, head: bool = False, seed: int = 0) -> Path:
     """A random BERT of 2 layers and 64 hidden units, and a WordPiece tokenizer of the words in these rows."""
     import torch
     from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
@@ -143,7 +143,7 @@ def make_encoder(folder: Path, head: bool = False) -> Path:
         mask_token="[MASK]", model_max_length=64,
     ).save_pretrained(folder)  # fmt: skip
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=128, max_position_embeddings=64, pad_token_id=0,

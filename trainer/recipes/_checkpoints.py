@@ -1,8 +1,13 @@
 """Checkpoints while a run trains: when one is due, and that each is sealed when it is whole."""
 
+import contextlib
+import json
 import logging
+import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +17,10 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from trainer import sealed
+from trainer.inputs.folders import weights_folder
 from trainer.job import Job
 
+ADAPTER_CONFIG = "adapter_config.json"
 log = logging.getLogger(__name__)
 SAVE_EVERY_S = 30 * 60  # what a power cut may cost; saving an adapter takes a second, 7 billion weights a minute or two
 
@@ -54,6 +61,27 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             sealed.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self._saved_at = self.clock()
         log.info("checkpoint of step %d of %d", state.global_step, state.max_steps)
+
+
+@contextlib.contextmanager
+def at_hand(job: Job) -> Iterator[str | None]:
+    """The checkpoint to go on from, as the trainers read it; None where a run begins anew.
+
+    An adapter names its base model by the path where it lay then, and sentence-transformers reads the base from there.
+    It has to be the model whose digest the ticket binds, so an adapter's checkpoint is shown as links, with that name.
+    """
+    checkpoint = job.resume_from
+    if checkpoint is None or not (configs := list(checkpoint.rglob(ADAPTER_CONFIG))):
+        yield str(checkpoint) if checkpoint else None
+        return
+    with tempfile.TemporaryDirectory(prefix=checkpoint.name) as shown:
+        shutil.copytree(checkpoint.absolute(), shown, copy_function=os.symlink, dirs_exist_ok=True)
+        for config in configs:
+            link = Path(shown) / config.relative_to(checkpoint)
+            link.unlink()
+            document = {**json.loads(config.read_text()), "base_model_name_or_path": str(weights_folder(job.model_dir))}
+            link.write_text(json.dumps(document))
+        yield shown
 
 
 def refuse_diverged(model: torch.nn.Module, step: int) -> None:

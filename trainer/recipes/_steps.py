@@ -36,7 +36,7 @@ from transformers.utils import logging as logging_of_transformers
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from trainer.job import Job, Outcome
 from trainer.recipes import _processes
-from trainer.recipes._checkpoints import Checkpoints, Diverged, NothingLeft, refuse_diverged
+from trainer.recipes._checkpoints import Checkpoints, Diverged, NothingLeft, at_hand, refuse_diverged
 from trainer.run import ranks
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
     _forget_peak_memory()
 
     started = perf_counter()
-    with contextlib.suppress(NothingLeft):
-        trainer.train(resume_from_checkpoint=job.resume_from and str(job.resume_from))
+    with contextlib.suppress(NothingLeft), at_hand(job) as checkpoint:
+        trainer.train(resume_from_checkpoint=checkpoint)
     parallel = _processes.how(int(job.arguments.get("nproc", 1)))
     _processes.part(trainer)
     if watcher.stopped is None:

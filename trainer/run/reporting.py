@@ -178,9 +178,9 @@ def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> No
             ticket_id=str(unverified_claims(folder.ticket.read_text("ascii").strip())["jti"]),
             arguments=spec.arguments,
             datasets=files,
-            continues=spec.inputs.continues,
             scores=scores,
             judgements=[gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
+            continues=spec.inputs.continues,
         )
 
 
