@@ -3,7 +3,7 @@
 N rows. A reward is what the task type's data sheet says it is; a difference counts, never its scale alone.
 """
 
-# ruff: noqa: N803 -- names end in their shape
+# ruff: noqa: N803, N806 -- names end in their shape
 
 import numpy as np
 from numpy.typing import NDArray

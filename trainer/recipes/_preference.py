@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from enforcer.gates import Score
@@ -34,6 +34,7 @@ def learn(job: Job, make: Callable[..., Trainer], score: Callable[[Job, Any], di
     `make` takes the job and what every TRL trainer takes by the same name.
     """
     _steps.begin(job)
+    disable_progress_bars()  # TRL maps rows several times
     tokenizer = _steps.tokenizer(folders.weights_folder(job.model_dir))
     with _steps.board(job) as board:
         trainer = make(

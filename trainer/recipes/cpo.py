@@ -28,9 +28,7 @@ load = _language.load
 
 
 def _trainer(job: Job, **parts: Any) -> CPOTrainer:
-    config = CPOConfig(
-        **_preference.arguments(job), beta=job.arguments["beta"], cpo_alpha=job.arguments["cpo_alpha"]
-    )
+    config = CPOConfig(**_preference.arguments(job), beta=job.arguments["beta"], cpo_alpha=job.arguments["cpo_alpha"])
     return CPOTrainer(args=config, **parts)
 
 

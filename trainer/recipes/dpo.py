@@ -2,14 +2,15 @@
 
 Row      {"prompt": str, "chosen": str, "rejected": str}, read through the model's chat template where it has one
 Loss     m = beta * ((log pi - log ref)(chosen) - (log pi - log ref)(rejected)), summed over an answer's tokens   [nats]
-         sigmoid  -log sigmoid(m)              Rafailov et al. 2023, eq. 7 (arXiv:2305.18290)
+         sigmoid  -log sigmoid(m): Rafailov et al. 2023, eq. 7 (arXiv:2305.18290)
          robust   (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2e), e = `label_smoothing`, the share of pairs
-                  that are the wrong way round   Chowdhury et al. 2024 (arXiv:2403.00409)
-         hinge    max(0, 1 - m)                Zhao et al. 2023 (arXiv:2305.10425)
-         ipo      (h - 1 / (2 beta))^2, h the difference of log ratios a token   Azar et al. 2023, eq. 17 (arXiv:2310.12036)
-         apo_zero 1 - sigmoid(r_chosen) + sigmoid(r_rejected), r = beta * log ratio   D'Oosterlinck et al. 2024, eq. 7
-                  (arXiv:2408.06266)
-Trains   trl.DPOTrainer, without dropout; the reference is a copy of the model, with `use_lora` the model without adapter
+                  that are the wrong way round: Chowdhury et al. 2024 (arXiv:2403.00409)
+         hinge    max(0, 1 - m): Zhao et al. 2023 (arXiv:2305.10425)
+         ipo      (h - 1 / (2 beta))^2, h the difference of the two log ratios, each a token:
+                  Azar et al. 2023, eq. 17 (arXiv:2310.12036)
+         apo_zero 1 - sigmoid(r_chosen) + sigmoid(r_rejected), r = beta * log ratio:
+                  D'Oosterlinck et al. 2024, eq. 7 (arXiv:2408.06266)
+Trains   trl.DPOTrainer, without dropout; the reference is a copy of the model, with `use_lora` the model alone
 Scores   reward_accuracy: share of held-out pairs with m > 0, Wilson interval
          reward_margin: mean of m, bootstrap interval over pairs   [nats]
 """

@@ -1,7 +1,8 @@
 """kto -- learn from single answers that were found good or bad.
 
 Row      {"prompt": str, "completion": str, "label": bool}, read through the model's chat template where it has one
-Loss     good: `desirable_weight` * (1 - sigmoid(r - beta * KL)); bad: `undesirable_weight` * (1 - sigmoid(beta * KL - r))
+Loss     good answer: `desirable_weight` * (1 - sigmoid(r - beta * KL))
+         bad answer: `undesirable_weight` * (1 - sigmoid(beta * KL - r))
          r = beta * (log pi - log ref)(completion), summed over its tokens; KL >= 0, the mean log ratio of the batch's
          prompts with each other's completions   [of utility, 0 to the weight]
          Ethayarajh et al. 2024, eq. 7 (arXiv:2402.01306)

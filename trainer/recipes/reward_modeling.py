@@ -1,9 +1,9 @@
 """reward-modeling -- score answers as people ranked them.
 
-Row      {"prompt": str, "chosen": str, "rejected": str}, read through the model's chat template where it has one; without
-         `prompt`, the two texts as they stand
-Loss     -log sigmoid(r(chosen) - r(rejected))   [nats]   Ouyang et al. 2022, eq. 1 (arXiv:2203.02155), pairs of one prompt
-         + `center_rewards_coefficient` * (r(chosen) + r(rejected))^2   Eisenstein et al. 2023, eq. 2 (arXiv:2312.09244)
+Row      {"prompt": str, "chosen": str, "rejected": str}, read through the model's chat template where it has one;
+         without a `prompt`, the two texts as they stand
+Loss     -log sigmoid(r(chosen) - r(rejected)) + `center_rewards_coefficient` * (r(chosen) + r(rejected))^2   [nats]
+         Ouyang et al. 2022, eq. 1 (arXiv:2203.02155), and Eisenstein et al. 2023, eq. 2 (arXiv:2312.09244)
 Trains   trl.RewardTrainer on AutoModelForSequenceClassification with one output, without dropout; with `use_lora` peft
          adapters on every linear layer, and the head (with whatever else the base model has no weights for) in full
 Scores   reward_accuracy: share of held-out pairs with r(chosen) > r(rejected), Wilson interval
@@ -22,6 +22,7 @@ from peft import PeftModel, TaskType
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
+from enforcer.problems import DatasetInvalid
 from trainer.inputs import folders
 from trainer.inputs.chat import Reader
 from trainer.job import Job, Outcome, Row
@@ -115,4 +116,10 @@ def _dataset(job: Job, rows: Sequence[Row], reader: Reader) -> Dataset:
     if not job.arguments["truncation"]:
         longest = [max(len(one), len(other)) for one, other in zip(*read.values(), strict=True)]
         _steps.refuse_overlong(longest, limit)
-    return Dataset.from_dict({name: [ids[:limit] for ids in column] for name, column in read.items()})
+    cut = {name: [ids[:limit] for ids in column] for name, column in read.items()}
+    if alike := sum(one == other for one, other in zip(*cut.values(), strict=True)):
+        raise DatasetInvalid(
+            f"{alike} rows have nothing left to learn after {limit} tokens: up to there both answers are alike; raise "
+            "`max_length`, or shorten the prompts"
+        )
+    return Dataset.from_dict(cut)

@@ -1,7 +1,7 @@
 """simpo -- learn to prefer the chosen answer by its mean log-likelihood, with a margin and without a reference.
 
 Row      {"prompt": str, "chosen": str, "rejected": str}, read through the model's chat template where it has one
-Loss     -log sigmoid(r(chosen) - r(rejected) - gamma), r = beta * mean over tokens of log pi, gamma = `simpo_gamma`   [nats]
+Loss     -log sigmoid(r(chosen) - r(rejected) - `simpo_gamma`), r = beta * mean over tokens of log pi   [nats]
          Meng et al. 2024, eq. 6 (arXiv:2405.14734)
 Trains   trl.experimental.cpo.CPOTrainer with `loss_type` simpo and `cpo_alpha` 0, without dropout: TRL may change it or
          drop it in any release
