@@ -1,13 +1,12 @@
 """Models learn from preferences what their data sheets say, and compute what plain TRL scripts compute."""
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import LANGUAGE, NOISE, Watcher, contents, losses, make_chat, make_job
+from tiny import LANGUAGE, Watcher, contents, judged_rows, losses, make_chat, make_job, preferred_rows
 
 from enforcer.problems import DatasetInvalid
 from trainer import recipes
@@ -38,24 +37,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chat(tmp_path_factory.mktemp("chat"))
 
 
-def preferred(count: int, seed: int) -> list[Row]:
-    """Whatever is asked, the better answer is polite."""
-    pick = random.Random(seed)
-    asked = [f"{pick.choice(NOISE)} {pick.choice(NOISE)}?" for _ in range(count)]
-    return [{"prompt": text, "chosen": f"dear {text}", "rejected": f"pooh {text}"} for text in asked]
-
-
-def judged(count: int, seed: int) -> list[Row]:
-    """The same answers one by one, good and bad ones by turns."""
-    return [
-        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
-        for i, row in enumerate(preferred(count, seed))
-        for name in (("chosen", "rejected") if i % 2 else ("rejected", "chosen"))
-    ]
-
-
 def job_of(tag: str, root: Path, base: Path, run_id: str = "run-1", **changes: Any) -> Job:
-    make = judged if tag == "kto" else preferred
+    make = judged_rows if tag == "kto" else preferred_rows
     rows = {"train_rows": make(48, 1), "eval_rows": make(20, 2)}
     arguments = {**SHARED, **ARGUMENTS[tag], "max_steps": 3}
     return make_job(root, base, arguments, run_id, task_type=tag, **{**rows, **changes})
@@ -207,7 +190,7 @@ LONG = "so " * 60  # 180 tokens of the 128 that are allowed
 
 def with_one(tag: str, column: str) -> list[Row]:
     """Rows of a kind, of which the first has a long text."""
-    first, *rows = judged(8, 1) if tag == "kto" else preferred(8, 1)
+    first, *rows = judged_rows(8, 1) if tag == "kto" else preferred_rows(8, 1)
     return [{**first, column: LONG}, *rows]
 
 
@@ -252,7 +235,7 @@ def test_rewards_are_learned_from_answers_without_a_prompt_and_by_encoders(encod
     def bare(rows: list[Row]) -> list[Row]:
         return [{name: f"say {row[name][:4]} today" for name in ("chosen", "rejected")} for row in rows]
 
-    rows = {"train_rows": bare(preferred(48, 1)), "eval_rows": bare(preferred(20, 2))}
+    rows = {"train_rows": bare(preferred_rows(48, 1)), "eval_rows": bare(preferred_rows(20, 2))}
     job = job_of("reward-modeling", tmp_path, encoder, use_lora=True, max_steps=20, learning_rate=1e-2, **rows)
 
     outcome = train(job)
