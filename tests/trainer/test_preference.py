@@ -1,5 +1,6 @@
 """Models learn from preferences what their data sheets say, and compute what plain TRL scripts compute."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from tiny import LANGUAGE, Watcher, contents, judged_rows, losses, make_chat, make_job, preferred_rows
 
 from enforcer.problems import DatasetInvalid
-from trainer import recipes
+from trainer import export, recipes
 from trainer.job import Job, Outcome, Row
 
 SHARED = {name: value for name, value in LANGUAGE.items() if name not in ("lora_dropout", "packing")}
@@ -185,6 +186,18 @@ def test_a_run_leaves_no_pickle_and_says_nothing_of_this_machine(use_lora: bool,
     assert not [name for name, content in files.items() if bytes(tmp_path) in content]
 
 
+@tags("dpo", "reward-modeling")
+def test_a_merged_model_rewards_as_its_adapter_does(tag: str, chat: Path, tmp_path: Path) -> None:
+    job = job_of(tag, tmp_path, chat, use_lora=True, learning_rate=1e-2)
+    outcome = train(job)
+
+    merged = export.export(job, outcome, "merged")
+
+    assert json.loads((merged / "merge.json").read_text())["max_abs_difference"] < 1e-4
+    assert not (merged / "adapter_config.json").exists()
+    assert rewards_of_saved(job, merged) == pytest.approx(rewards_of_saved(job), abs=1e-4)
+
+
 LONG = "so " * 60  # 180 tokens of the 128 that are allowed
 
 
@@ -244,14 +257,15 @@ def test_rewards_are_learned_from_answers_without_a_prompt_and_by_encoders(encod
     assert outcome.scores["reward_margin"].value == pytest.approx(rewards_of_saved(job).mean(), abs=1e-4)
 
 
-def rewards_of_saved(job: Job) -> Any:
-    """Rewards (kto) or margins, each row by itself, by the library's own loss on the saved folder."""
+def rewards_of_saved(job: Job, merged: Path | None = None) -> Any:
+    """Rewards (kto) or margins, each row by itself, by the library's own loss on what was saved, or merged."""
     import torch
 
     from trainer.inputs.chat import Reader
 
     recipe: Any = recipes.load(job.task_type)
-    model, tokenizer = recipe.load(job.folder.model, job.model_dir if job.arguments["use_lora"] else None)
+    base = job.model_dir if job.arguments["use_lora"] and merged is None else None
+    model, tokenizer = recipe.load(merged or job.folder.model, base)
     reader, beta = Reader(job.folder.model), job.arguments.get("beta")
     before = recipe.load(job.model_dir)[0] if job.task_type in ("dpo", "kto") else None
 
