@@ -95,6 +95,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
+    _check_smoothing(arguments)
     model = folders.model_folder(args.model_name_or_path)
     _check_processes(args, arguments, model)
     teacher = teachers.folder(arguments, model)
@@ -213,6 +214,17 @@ def _check_processes(args: TrainingArguments, arguments: Mapping[str, Any], mode
         )
 
 
+def _check_smoothing(arguments: Mapping[str, Any]) -> None:
+    """Both or none: the robust loss without smoothing is `sigmoid`, and the other losses take none."""
+    robust, smoothing = arguments.get("loss_type") == "robust", arguments.get("label_smoothing")
+    if smoothing is not None and robust != (smoothing > 0):
+        raise ArgumentInvalid(
+            f"`label_smoothing`: {smoothing:g} with `loss_type` {arguments['loss_type']}; the `robust` loss needs a "
+            "share above 0 of pairs that are the wrong way round, and the others know none: set both or neither",
+            pointer="/label_smoothing",
+        )
+
+
 def _check_negatives(arguments: Mapping[str, Any], train: Sequence[Row]) -> None:
     """Pairs are learned against what does not belong together. Without any the loss is 0 and so is the gradient."""
     inbatch = arguments.get("use_inbatch_negatives")
@@ -267,6 +279,8 @@ def _findings(
 ) -> tuple[list[str], dict[str, Any]]:
     """What does not forbid the run but may explain its result."""
     findings = []
+    if profile.maturity == "experimental":
+        findings.append("this task type is experimental: the library below may change or drop it in any release")
     if not held_out:
         findings.append("nothing is held out, so no score will be measured and every gate will be missed")
     kinds = Counter(map(columns.content, train))
@@ -283,6 +297,7 @@ def _findings(
     facts: dict[str, Any] = {
         "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
     }  # fmt: skip
+    findings += _one_sided(profile, train)
     label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
     if label is not None:
         labels = arguments.get("label_names") or []
@@ -308,6 +323,17 @@ def _findings(
             f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
         )
     return findings, facts
+
+
+def _one_sided(profile: Profile, train: Sequence[Row]) -> list[str]:
+    """Answers that are all good, or all bad, teach no difference."""
+    flags = [name for name, column in profile.columns.items() if column.type == "flag"]
+    held = {name: {row[name] for row in train if name in row} for name in flags}
+    return [
+        f"every training row's `{name}` is {str(min(values)).lower()}: nothing tells good from bad"
+        for name, values in held.items()
+        if len(values) == 1
+    ]
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:

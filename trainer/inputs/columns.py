@@ -24,14 +24,33 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 # What people call the columns that profiles call otherwise.
 USUAL_NAMES = {
     "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
-    "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
+    "label": ("category", "class", "target", "sentiment", "label_name", "labels", "kto_tag"),
     "anchor": ("query", "question", "sentence1", "title"),
     "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
     "negative": ("neg", "hard_negative", "negative_passage"),
     "prompt": ("instruction", "question", "input", "query"),
     "chosen": ("accepted", "better", "preferred", "response_chosen"),
     "rejected": ("worse", "response_rejected"),
+    "completion": ("response", "answer", "output"),
 }
+
+
+# Rows of another task type, known by columns that they have: what is missed, what they have instead, what to do.
+STRANGE_ROWS: Sequence[tuple[str, frozenset[str], str]] = (
+    (
+        "chosen",
+        frozenset({"completion", "label"}),
+        "its rows hold one answer each and whether it is good: that is what `kto` learns from; here a row holds two "
+        "answers to one `prompt`, the better as `chosen` and the worse as `rejected`",
+    ),
+    (
+        "completion",
+        frozenset({"chosen", "rejected"}),
+        "its rows hold pairs of answers: that is what `dpo`, `cpo`, `simpo`, `orpo` and `reward-modeling` learn from; "
+        "here make two rows of each, both with its `prompt`: `chosen` as the `completion` with `label: true`, and "
+        "`rejected` with `label: false`",
+    ),
+)
 
 
 def examples(source: Source, profile: Profile, columns: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Row]:
@@ -168,10 +187,19 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
         if name in present:
             names[role] = name
         elif column.required or role in columns:
+            _refuse_strange(source, role, name, present)
             raise _missing_column(
                 source, role, name, [c for c in present if c not in {*names.values(), *profile.columns}]
             )
     return names
+
+
+def _refuse_strange(source: Source, role: str, name: str, present: Sequence[str]) -> None:
+    for missed, has, why in STRANGE_ROWS:
+        if role == missed and has <= {*present}:
+            raise DatasetInvalid(
+                f"`{source.name}` has no column `{name}`; {why}", file=source.name, pointer=f"/{_escaped(name)}"
+            )
 
 
 def _missing_column(source: Source, role: str, name: str, unused: list[str]) -> DatasetInvalid:
