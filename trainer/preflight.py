@@ -14,7 +14,7 @@ from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, rows
+from trainer.inputs import columns, folders, lengths, named_files, rows
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -38,6 +38,10 @@ class Sources:
             for role, side in sides
             for source in side
         ]
+
+    def files(self, profile: Profile, mapping: Mapping[str, str]) -> list[Dataset]:
+        """The files that rows point to."""
+        return named_files.listed([*self.train, *self.eval], profile, mapping)
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
     return Sources(train_sources, _sources(held_out, args.eval_files, "eval_dataset"))
 
 
-def gather(args: TrainingArguments, sources: Sources, model: Path) -> Inputs:
-    """Digests of all that the run reads; needs no profile."""
+def gather(args: TrainingArguments, sources: Sources, model: Path, files: Sequence[Dataset] = ()) -> Inputs:
+    """Digests of all that the run reads; which `files` the rows point to, the profile says (`sources.files`)."""
     return Inputs(
         model=Model(name=args.model_name_or_path, digest=folders.folder_digest(model)),
-        datasets=sources.listed(),
+        datasets=[*sources.listed(), *files],
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
         columns=args.columns,
@@ -99,7 +103,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         arguments=arguments,
         sources=sources,
         model=model,
-        inputs=gather(args, sources, model),
+        inputs=gather(args, sources, model, sources.files(profile, args.columns)),
         train_rows=train_rows,
         eval_rows=eval_rows,
         findings=[*cleaned.findings, *findings, *more],

@@ -15,6 +15,7 @@ from typing import Any
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
+from trainer.inputs import named_files
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
@@ -30,6 +31,10 @@ USUAL_NAMES = {
     "prompt": ("instruction", "question", "input", "query"),
     "chosen": ("accepted", "better", "preferred", "response_chosen"),
     "rejected": ("worse", "response_rejected"),
+    "completion": ("sql", "response", "output", "answer"),
+    "database": ("db_id", "db", "db_path"),
+    "messages": ("conversations", "conversation", "dialog"),
+    "tools": ("functions",),
 }
 
 
@@ -192,12 +197,23 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     """A value of any type but a label."""
     if kind == "text":
         return _text(value, source, index, column)
+    if kind == "file":
+        return _file(value, source, index, column)
     fits, expected = KINDS[kind]
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
     return value
+
+
+def _file(value: Any, source: Source, index: int, column: str) -> str:
+    """The absolute path of the file that a row points to."""
+    name = _text(value, source, index, column)
+    try:
+        return str(named_files.find(name, source.folder))
+    except DatasetInvalid as refusal:
+        raise _at(source, index, column, f"`{column}`: {refusal.detail}") from None
 
 
 def _is_score(value: Any) -> bool:

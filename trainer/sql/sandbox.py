@@ -58,7 +58,7 @@ class Sandbox:
         """Run one query.
 
         Raises:
-            DatasetInvalid: `database` is no SQLite file.
+            DatasetInvalid: `database` is no SQLite file, or it is being written to.
         """
         if database != self._database or self._process is None:
             self._open(database)
@@ -78,6 +78,7 @@ class Sandbox:
 
     def _open(self, database: Path) -> None:
         self.close()
+        _refuse_unsettled(database)
         self._unread = b""
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", child.__file__, str(database)],
@@ -121,6 +122,17 @@ class Sandbox:
         part = os.read(self._process.stdout.fileno(), 1 << 20)
         self._unread += part
         return None if part else f"it ended the process that ran it (exit status {self._process.wait()})"
+
+
+def _refuse_unsettled(database: Path) -> None:
+    """A journal beside a database holds changes that are not in the file, so not in its digest, and that we ignore."""
+    for ending in ("-wal", "-journal"):
+        journal = database.with_name(database.name + ending)
+        if journal.is_file() and journal.stat().st_size:
+            raise DatasetInvalid(
+                f"`{database}` has changes that are not in the file yet (`{journal.name}`); close what writes to it, or "
+                "run `PRAGMA wal_checkpoint(TRUNCATE)`"
+            )
 
 
 def _cell(value: Any) -> Cell:
