@@ -25,7 +25,8 @@ STORIES: dict[str, tuple[str, str, Rows, dict[str, Any]]] = {
         "nlp", "chat", lambda: [{"text": row["text"]} for row in labelled_rows(60, 1)], {**LANGUAGE, "use_lora": None},
     ),
 }  # fmt: skip
-TOLD_ELSEWHERE = {"sequence-classification", "embedding"}  # test_the_three_requests.py, test_run_a_ticket.py
+# test_the_three_requests.py, test_run_a_ticket.py, test_a_database_is_an_input.py
+TOLD_ELSEWHERE = {"sequence-classification", "embedding", "text-to-sql"}
 
 
 @pytest.fixture(scope="module")

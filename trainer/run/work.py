@@ -218,7 +218,8 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
     for has, was, dataset in zip(found, signed, spec.inputs.datasets, strict=True):
         if has != was:
             raise TicketInvalid(
-                f"the ticket is refused: {_KINDS[dataset.role]} `{dataset.name}` changed since it was issued; ask for a new ticket",
+                f"the ticket is refused: {_KINDS[dataset.role]} `{dataset.name}` changed since it was issued; "
+                "ask for a new ticket",
                 step=16,
             )
     if folders.folder_digest(permit.model) != spec.inputs.model.digest:
