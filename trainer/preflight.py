@@ -13,11 +13,13 @@ from typing import Any, Literal
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
+from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, named_files, rows
+from trainer.inputs import columns, folders, lengths, named_files, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
+from trainer.recipes import _rewards as rewards
 
 MAX_LABELS_SHOWN = 50
 FEW_DOCUMENTS = 100
@@ -56,6 +58,8 @@ class Preflight:
     eval_rows: list[Row] = field(repr=False)
     findings: list[str]
     facts: dict[str, Any]
+    checkpoint: Path | None = None
+    teacher: Path | None = None
 
 
 def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = None) -> Sources:
@@ -70,10 +74,21 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
     return Sources(train_sources, _sources(held_out, args.eval_files, "eval_dataset"))
 
 
-def gather(args: TrainingArguments, sources: Sources, model: Path, files: Sequence[Dataset] = ()) -> Inputs:
-    """Digests of all that the run reads; which `files` the rows point to, the profile says (`sources.files`)."""
+def gather(
+    args: TrainingArguments,
+    sources: Sources,
+    model: Path,
+    teacher: Path | None = None,
+    files: Sequence[Dataset] = (),
+) -> Inputs:
+    """Digests of all that the run reads; needs no profile, which says what `files` the rows point to (`sources.files`).
+    What it continues comes after, once it is known to."""
+    learned_from = None
+    if teacher is not None:
+        learned_from = Model(name=str(args.teacher_model or teacher.name), digest=folders.folder_digest(teacher))
     return Inputs(
         model=Model(name=args.model_name_or_path, digest=folders.folder_digest(model)),
+        teacher=learned_from,
         datasets=[*sources.listed(), *files],
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
@@ -86,28 +101,39 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
 
     Raises:
         OutputInvalid, ArgumentInvalid, ModelInvalid, DatasetInvalid: the first thing that forbids the run.
+        NotContinued, CheckpointInvalid: `resume` names a run that it does not continue, or cannot.
     """
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
+    teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     _check_negatives(arguments, train_rows)
+    _check_rewards(arguments, [*train_rows, *eval_rows])
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
+    inputs, checkpoint = gather(args, sources, model, teacher, sources.files(profile, args.columns)), None
+    if args.resume is not None:
+        earlier = resume.find(Path(args.resume))
+        earlier.check(args.tag, profile, arguments, inputs, args.gpus)
+        inputs, checkpoint = inputs.model_copy(update={"continues": earlier.continued}), earlier.checkpoint
+        more = [*more, f"continues run `{earlier.spec.run_id}` after step {earlier.continued.step}"]
     return Preflight(
         arguments=arguments,
         sources=sources,
         model=model,
-        inputs=gather(args, sources, model, sources.files(profile, args.columns)),
+        inputs=inputs,
         train_rows=train_rows,
         eval_rows=eval_rows,
         findings=[*cleaned.findings, *findings, *more],
         facts={**facts, "dropped": cleaned.dropped, **length_facts},
+        checkpoint=checkpoint,
+        teacher=teacher,
     )
 
 
@@ -186,6 +212,21 @@ def _check_negatives(arguments: Mapping[str, Any], train: Sequence[Row]) -> None
                 "or add a `negative`",
                 pointer=f"/{column}",
             )
+
+
+def _check_rewards(arguments: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Answers come in groups, whole ones to an optimizer step, and each is rewarded by a rule that exists."""
+    if (names := arguments.get("reward_functions")) is None:
+        return
+    rewards.check(names, rows)
+    group, batch = arguments["num_generations"], arguments["per_device_train_batch_size"]
+    answers = batch * arguments["gradient_accumulation_steps"]
+    if answers % group:
+        raise ArgumentInvalid(
+            f"`num_generations`: groups of {group} do not fill the {answers} answers of a step "
+            f"(`per_device_train_batch_size` {batch} by `gradient_accumulation_steps`); make it a multiple of {group}",
+            pointer="/num_generations",
+        )
 
 
 def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
