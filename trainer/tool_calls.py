@@ -57,8 +57,8 @@ def read(text: str, tools: Tools = ()) -> Said:
     """The calls in a model's words, in any of the usual forms.
 
     `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen), with `<function=...><parameter=...>`
-    inside (Qwen3-Coder), or a text that begins with the JSON of a call or of a list of them (Llama, Mistral, plain). Where a
-    form has no types (Qwen3-Coder), those of the `tools` decide what is a text.
+    inside (Qwen3-Coder), or a text that begins with the JSON of a call or of a list of them (Llama, Mistral, plain).
+    Where a form has no types (Qwen3-Coder), those of the `tools` decide what is a text.
     """
     said = Said()
     tagged = _TAGGED.findall(text)

@@ -28,7 +28,8 @@ MARKED = CHATML.replace(
 ).replace(
     "{{ '<|im_end|>\\n' }}\n{%- endfor -%}\n{%- if add",
     "{{ '<|im_end|>\\n' }}{%- endgeneration -%}{%- else -%}"
-    "{%- if m.get('content') %}{{ m['content'] }}{% endif -%}{{ '<|im_end|>\\n' }}{%- endif -%}\n{%- endfor -%}\n{%- if add",
+    "{%- if m.get('content') %}{{ m['content'] }}{% endif -%}{{ '<|im_end|>\\n' }}{%- endif -%}\n"
+    "{%- endfor -%}\n{%- if add",
 )
 PLAIN_CHAT = """\
 {%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{%- endfor -%}
@@ -149,8 +150,10 @@ def test_a_template_that_drops_tools_gets_them_taught_and_the_model_leaves_with_
     assert '<tool_call>\n{"name": "sun", "arguments": {"n": 1}}\n</tool_call>' in text
     assert "<tools>\n" in text
     assert "<tool_response>\n7\n</tool_response>" in text
-    assert text == Reader(deaf).render(row["messages"], row["tools"]) == Reader(job.folder.model).render(
-        row["messages"], row["tools"]
+    assert (
+        text
+        == Reader(deaf).render(row["messages"], row["tools"])
+        == Reader(job.folder.model).render(row["messages"], row["tools"])
     )
 
 

@@ -176,9 +176,7 @@ class Reader:
         self.taught = tool_template.PREFACE + self._source
         return _compile(self.taught, self._model)
 
-    def _render_with(
-        self, template: Any, messages: Sequence[Message], tools: Any, add_generation_prompt: bool
-    ) -> str:
+    def _render_with(self, template: Any, messages: Sequence[Message], tools: Any, add_generation_prompt: bool) -> str:
         try:
             text = template.render(
                 messages=messages,

@@ -53,7 +53,11 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"place": {"type": "string", "description": "A place."}}},
     },
 }
-_CALL = {"id": "call00001", "type": "function", "function": {"name": "probe_call", "arguments": {"place": "probe_place"}}}
+_CALL = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "probe_call", "arguments": {"place": "probe_place"}},
+}
 _TALK = (
     {"role": "user", "content": "Look."},
     {"role": "assistant", "content": "", "tool_calls": [_CALL]},

@@ -11,8 +11,8 @@ Scores   of greedy answers, each assistant turn being asked for after the right 
          malformed_calls: share of the calls made that do not parse or fit no tool's schema, Wilson interval; none
            where nothing was called
          eval_loss, perplexity, token_accuracy: those of `sft`
-Leaves   predictions.jsonl: each turn's right calls, what was said, what came of it; in the details a table of tools, and
-         how often nothing was called where the right turn answers a user in words
+Leaves   predictions.jsonl: each turn's right calls, what was said, what came of it; in the details a table of tools,
+         and how often nothing was called where the right turn answers a user in words
 """
 
 import json
