@@ -53,7 +53,9 @@ def test_calls_become_objects_with_a_content_beside_them(call: dict[str, Any]) -
 
 
 def test_several_calls_of_one_turn_and_calls_without_arguments_are_read() -> None:
-    (turn,) = conversations.turns([{"from": "function_call", "value": '[{"name": "a"}, {"name": "b", "arguments": ""}]'}])
+    (turn,) = conversations.turns(
+        [{"from": "function_call", "value": '[{"name": "a"}, {"name": "b", "arguments": ""}]'}]
+    )
 
     assert [call["function"] for call in turn["tool_calls"]] == [
         {"name": "a", "arguments": {}},
@@ -67,7 +69,9 @@ def test_an_id_of_a_call_stays_for_templates_that_ask_for_it() -> None:
     assert turn["tool_calls"][0]["id"] == "call_1"
 
 
-@pytest.mark.parametrize("given", ['[{"name": "look"}]', [{"name": "look"}], [{"type": "function", "function": {"name": "look"}}]])
+@pytest.mark.parametrize(
+    "given", ['[{"name": "look"}]', [{"name": "look"}], [{"type": "function", "function": {"name": "look"}}]]
+)
 def test_tools_are_a_list_of_functions(given: Any) -> None:
     assert conversations.tools(given) == [{"type": "function", "function": {"name": "look"}}]
 
@@ -96,7 +100,7 @@ def test_a_file_may_hold_a_conversation_as_json_text() -> None:
 def test_what_is_no_turn_is_refused_with_its_row(turn: dict[str, Any]) -> None:
     good = {"messages": OPENAI, "tools": []}
 
-    with pytest.raises(DatasetInvalid, match="row 2 of .*it holds a conversation") as refused:
+    with pytest.raises(DatasetInvalid, match=r"row 2 of .*it holds a conversation") as refused:
         examples(rows.hold([good, {"messages": [OPENAI[1], turn], "tools": []}]), PROFILE, {}, {})
 
     assert refused.value.facts["pointer"] == "/messages"
