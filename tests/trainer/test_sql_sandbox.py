@@ -69,7 +69,7 @@ REACHES = """
     SELECT load_extension('/tmp/evil') | SELECT * FROM loader | SELECT fts3_tokenizer('simple') | SELECT random()
     SELECT readfile('/etc/passwd') | SELECT writefile('/tmp/x', 'y') | SELECT edit('x') | SELECT * FROM texts
     SELECT count(*) FROM dbstat | SELECT * FROM sqlite_stmt | SELECT sqlite_compileoption_get(1) | SELECT zeroblob(9)
-    SELECT hex(randomblob(1000000000)) | SELECT likely(1) | SELECT * FROM city WHERE name MATCH 'a'
+    SELECT hex(randomblob(1000000000)) | SELECT * FROM sqlite_temp_master | SELECT * FROM city WHERE name MATCH 'a'
 """
 
 
@@ -145,6 +145,21 @@ def test_an_answer_has_an_end(sandbox: Sandbox, database: Path, sql: str, taken:
     answer = sandbox.ask(database, sql)
 
     assert (len(answer.rows), answer.whole, answer.error) == (taken, False, None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="limits of another process are told in /proc")
+def test_the_process_can_write_no_file_and_has_an_end_of_memory_and_time(database: Path) -> None:
+    with Sandbox() as sandbox:
+        sandbox.ask(database, "SELECT 1")
+        assert sandbox._process is not None
+        told = Path(f"/proc/{sandbox._process.pid}/limits").read_text().splitlines()
+        environment = Path(f"/proc/{sandbox._process.pid}/environ").read_bytes()
+
+    soft = {line[:25].strip(): line[26:47].strip() for line in told}
+    assert soft["Max file size"] == soft["Max core file size"] == "0"
+    assert soft["Max address space"] == str(child.MAX_MEMORY_BYTES)
+    assert child.MAX_CPU_S <= int(soft["Max cpu time"]) <= child.MAX_CPU_S + 2
+    assert environment == b""
 
 
 def test_a_process_that_does_not_answer_is_ended_and_replaced(database: Path) -> None:
