@@ -41,6 +41,6 @@ METRICS = {
     "distillation_loss": Metric("divergence from the teacher on held-out rows, in nats a token", higher=False),
     "execution_accuracy": Metric("share of queries whose rows are those of the right query"),
     "valid_sql": Metric("share of queries that the database runs"),
-    "tool_call_accuracy": Metric("share of tool calls that match in name and arguments"),
-    "malformed_calls": Metric("share of tool calls that do not parse or fit no schema", higher=False),
+    "tool_call_accuracy": Metric("share of the turns that call tools whose calls match in name and arguments"),
+    "malformed_calls": Metric("share of the calls made that do not parse or fit no schema", higher=False),
 }

@@ -15,7 +15,7 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, rows, teachers
+from trainer.inputs import columns, folders, lengths, named_files, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -40,6 +40,10 @@ class Sources:
             for role, side in sides
             for source in side
         ]
+
+    def files(self, profile: Profile, mapping: Mapping[str, str]) -> list[Dataset]:
+        """The files that rows point to."""
+        return named_files.listed([*self.train, *self.eval], profile, mapping)
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,22 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
     return Sources(train_sources, _sources(held_out, args.eval_files, "eval_dataset"))
 
 
-def gather(args: TrainingArguments, sources: Sources, model: Path, teacher: Path | None = None) -> Inputs:
-    """Digests of all that the run reads; needs no profile. What it continues comes after, once it is known to."""
+def gather(
+    args: TrainingArguments,
+    sources: Sources,
+    model: Path,
+    teacher: Path | None = None,
+    files: Sequence[Dataset] = (),
+) -> Inputs:
+    """Digests of all that the run reads; needs no profile, which says what `files` the rows point to (`sources.files`).
+    What it continues comes after, once it is known to."""
     learned_from = None
     if teacher is not None:
         learned_from = Model(name=str(args.teacher_model or teacher.name), digest=folders.folder_digest(teacher))
     return Inputs(
         model=Model(name=args.model_name_or_path, digest=folders.folder_digest(model)),
         teacher=learned_from,
-        datasets=sources.listed(),
+        datasets=[*sources.listed(), *files],
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
         columns=args.columns,
@@ -108,7 +119,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     _check_rewards(arguments, [*train_rows, *eval_rows])
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
-    inputs, checkpoint = gather(args, sources, model, teacher), None
+    inputs, checkpoint = gather(args, sources, model, teacher, sources.files(profile, args.columns)), None
     if args.resume is not None:
         earlier = resume.find(Path(args.resume))
         earlier.check(args.tag, profile, arguments, inputs, args.gpus)

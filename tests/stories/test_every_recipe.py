@@ -40,9 +40,24 @@ STORIES: dict[str, tuple[str, str, Rows, dict[str, Any]]] = {
         for tag in ("dpo", "cpo", "simpo", "orpo", "reward-modeling")
     },
     "kto": ("nlp", "chat", lambda: judged_rows(60, 1), LANGUAGE),
+    "agent-training": ("nlp", "chat", lambda: talks(20), {**LANGUAGE, "max_length": 1024}),
 }  # fmt: skip
 SLOW = {"cpo", "simpo", "orpo", "kto", "reward-modeling"}  # as dpo's, with another loss
-TOLD_ELSEWHERE = {"sequence-classification", "embedding"}  # test_the_three_requests.py, test_run_a_ticket.py
+NEVER_CALLED = {
+    "malformed_calls"
+}  # a share of the calls made: of a model that learned none in two steps, there is none
+# test_the_three_requests.py, test_run_a_ticket.py, test_a_database_is_an_input.py
+TOLD_ELSEWHERE = {"sequence-classification", "embedding", "text-to-sql"}
+
+
+def talks(count: int) -> list[Any]:
+    """As ShareGPT has them, under the names that templates read."""
+    call = json.dumps({"name": "look", "arguments": {"n": 1}})
+    turns = [{"from": "function_call", "value": call}, {"from": "observation", "value": "7"}]
+    return [
+        {"messages": [{"from": "human", "value": f"look {i}"}, *turns], "tools": '[{"name": "look"}]'}
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +86,7 @@ def test_a_ticket_becomes_a_model_that_is_judged_and_proven(
     metrics = json.loads((run_dir / "metrics.json").read_text())
     measured = set(json.loads((run_dir / "run-spec.json").read_text())["profile"]["metrics"])
     assert run_dir.parent.name == f"task-type={tag}"
-    assert measured <= metrics["scores"].keys()
+    assert measured - NEVER_CALLED <= metrics["scores"].keys()
     assert all(score["n"] > 0 for score in metrics["scores"].values())
     verdict = json.loads((run_dir / "verdict.json").read_text())
     assert verdict["state"] == "finished"

@@ -195,6 +195,7 @@ def test_a_split_of_distinct_rows_has_the_size_that_was_asked_for() -> None:
     assert split(found, "text", 0.0, 1) == (found, [])
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
 TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {role, content}"
 
 
@@ -205,9 +206,11 @@ TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {r
         ("flag", [True, False], [0, "true"], "it holds true or false"),
         ("labels", [["bad", "good"]], ["bad", [], [1]], "it holds a list of labels, by name"),
         ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "it holds a list of texts"),
-        ("messages", [[TURN], [TURN, {"role": "assistant", "tool_calls": [{}]}]],
-         ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}]], SAID),
-        ("tools", [[{"type": "function"}]], [{}, [], ["f"]], "it holds a list of JSON schemas"),
+        ("messages", [[TURN], [TURN, {"role": "assistant", "content": "", "tool_calls": [CALL]}]],
+         ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}],
+          [TURN, {"role": "assistant", "tool_calls": [{}]}]], SAID),
+        ("tools", [[{"type": "function", "function": {"name": "f"}}], []], [{}, ["f"], [{"type": "function"}]],
+         "it holds a list of tools"),
     ],
 )  # fmt: skip
 def test_a_value_is_held_to_the_type_of_its_column(kind: Any, fits: list[Any], strange: list[Any], says: str) -> None:

@@ -10,7 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Source:
     unit: str = "row"
     first: int = 1
     textual: bool = False  # csv and tsv know no numbers: `1` may be the label number 1
+    folder: Path | None = None  # where the file lies; None: these rows never were one
 
     def where(self, index: int) -> str:
         return f"{self.unit} {index + self.first} of `{self.name}`"
@@ -51,7 +52,7 @@ def read(name: str) -> Source:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetInvalid(f"`{name}` cannot be read: {(error.strerror or '').lower()}", file=name) from error
-    source = reader(name, content)
+    source = replace(reader(name, content), folder=path.parent)
     if not source.rows:
         raise DatasetInvalid(f"`{name}` is empty; a dataset needs at least one row", file=name)
     return source
