@@ -1,0 +1,25 @@
+"""Scores with intervals, in numpy alone, so that anybody can judge a run's numbers without torch.
+
+Accuracy and its like are proportions and have the Wilson interval; all others have a percentile bootstrap over whatever
+is independent: rows, queries, prompts. Where the rows cannot tell how sure a score is (a class without rows, no more
+documents than are looked at), it has no interval, and a gate that asks for confidence stays inconclusive.
+"""
+
+from trainer.evaluate.classification import accuracy, confusion_matrix, macro_f1, per_class
+from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, wilson
+from trainer.evaluate.retrieval import retrieval_scores, top_documents
+
+__all__ = [
+    "CONFIDENCE",
+    "RESAMPLES",
+    "Floats",
+    "Ints",
+    "accuracy",
+    "bootstrap_mean",
+    "confusion_matrix",
+    "macro_f1",
+    "per_class",
+    "retrieval_scores",
+    "top_documents",
+    "wilson",
+]
