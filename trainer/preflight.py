@@ -14,7 +14,7 @@ from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, rows
+from trainer.inputs import columns, folders, lengths, relevance, rows
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -92,7 +92,11 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
-    _check_negatives(arguments, train_rows)
+    findings_of_pairs: list[str] = []
+    if set(relevance.COLUMNS) <= profile.columns.keys():
+        findings_of_pairs = relevance.check(arguments, train_rows, eval_rows)
+    else:
+        _check_negatives(arguments, train_rows)
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
     return Preflight(
@@ -102,7 +106,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         inputs=gather(args, sources, model),
         train_rows=train_rows,
         eval_rows=eval_rows,
-        findings=[*cleaned.findings, *findings, *more],
+        findings=[*cleaned.findings, *findings_of_pairs, *findings, *more],
         facts={**facts, "dropped": cleaned.dropped, **length_facts},
     )
 

@@ -234,3 +234,16 @@ def test_a_row_has_all_columns_of_one_form() -> None:
 def test_a_task_type_whose_rows_need_no_text_cannot_be_split() -> None:
     with pytest.raises(DatasetInvalid, match="no text stands in every row"):
         subject(profile(messages=Column(type="messages", help="m")))
+
+
+def test_a_score_in_a_csv_file_is_read_as_a_number(tmp_path: Any) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("query,label\nq,0.5\nr,2\n")
+    judged = profile(query=TEXT, label=Column(type="score", help="s"))
+
+    assert [row["label"] for row in examples(rows.read(str(path)), judged, {}, {})] == [0.5, 2.0]
+
+    for odd in ("high", "nan", ""):
+        path.write_text(f"query,label\nq,{odd}\n")
+        with pytest.raises(DatasetInvalid, match="it holds a number"):
+            examples(rows.read(str(path)), judged, {}, {})

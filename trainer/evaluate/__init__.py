@@ -7,6 +7,7 @@ documents than are looked at), it has no interval, and a gate that asks for conf
 
 from trainer.evaluate.classification import accuracy, confusion_matrix, macro_f1, per_class
 from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, wilson
+from trainer.evaluate.reranking import can_be_told_apart, reranking_scores
 from trainer.evaluate.retrieval import retrieval_scores, top_documents
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "Ints",
     "accuracy",
     "bootstrap_mean",
+    "can_be_told_apart",
     "confusion_matrix",
     "macro_f1",
     "per_class",
+    "reranking_scores",
     "retrieval_scores",
     "top_documents",
     "wilson",

@@ -23,6 +23,8 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 # What people call the columns that profiles call otherwise.
 USUAL_NAMES = {
     "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
+    "query": ("question", "anchor", "qtext"),
+    "document": ("passage", "answer", "positive", "atext", "text"),
     "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
     "anchor": ("query", "question", "sentence1", "title"),
     "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
@@ -193,10 +195,24 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     if kind == "text":
         return _text(value, source, index, column)
     fits, expected = KINDS[kind]
+    if source.textual:
+        value = _read_from_text(kind, value)
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
+    return value
+
+
+def _read_from_text(kind: ColumnType, value: str) -> Any:
+    """What a cell of a CSV file stands for: a number, or a JSON list of labels (one label alone needs no list)."""
+    try:
+        if kind == "score":
+            return float(value)
+        if kind == "labels" and value.strip():
+            return json.loads(value) if value.lstrip().startswith("[") else [value]
+    except ValueError:
+        pass  # it stays text, and is refused as that
     return value
 
 
