@@ -7,6 +7,7 @@ documents than are looked at), it has no interval, and a gate that asks for conf
 
 from trainer.evaluate.classification import accuracy, confusion_matrix, macro_f1, per_class
 from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, wilson
+from trainer.evaluate.preference import Winner, elo, prompt_score, win_rate
 from trainer.evaluate.retrieval import retrieval_scores, top_documents
 
 __all__ = [
@@ -14,12 +15,16 @@ __all__ = [
     "RESAMPLES",
     "Floats",
     "Ints",
+    "Winner",
     "accuracy",
     "bootstrap_mean",
     "confusion_matrix",
+    "elo",
     "macro_f1",
     "per_class",
+    "prompt_score",
     "retrieval_scores",
     "top_documents",
     "wilson",
+    "win_rate",
 ]
