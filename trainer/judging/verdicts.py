@@ -95,7 +95,7 @@ def summary(judged: Sequence[Judged]) -> dict[str, Any]:
         # 0.5 for a judge that does not care which answer it reads first.
         "prefers_first": _share([_prefers_first(one) for one in heard]),
         "orders_agree": _share([float(one.model_first.winner == one.model_second.winner) for one in heard]),
-        # Judges like long answers (Dubois et al. 2024, arXiv:2404.04475): far from 1, read a win rate with that in mind.
+        # Judges like long answers (Dubois et al. 2024, arXiv:2404.04475): far from 1, it explains part of the wins.
         "length_ratio": ours / theirs if theirs else None,
     }
 
