@@ -6,7 +6,7 @@ documents than are looked at), it has no interval, and a gate that asks for conf
 """
 
 from trainer.evaluate.classification import accuracy, confusion_matrix, macro_f1, per_class
-from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, wilson
+from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, bootstrap_ratio, wilson
 from trainer.evaluate.preference import Winner, elo, prompt_score, win_rate
 from trainer.evaluate.retrieval import retrieval_scores, top_documents
 
@@ -18,6 +18,7 @@ __all__ = [
     "Winner",
     "accuracy",
     "bootstrap_mean",
+    "bootstrap_ratio",
     "confusion_matrix",
     "elo",
     "macro_f1",
