@@ -4,7 +4,7 @@ Shapes: N values, R resamples. A percentile interval (Efron & Tibshirani 1993, c
 miss its own point estimate; it is then widened to hold it.
 """
 
-# ruff: noqa: N803 -- names end in their shape
+# ruff: noqa: N803, N806 -- names end in their shape
 
 from statistics import NormalDist
 from typing import Any
@@ -49,6 +49,20 @@ def bootstrap_mean(values_N: Floats, seed: int, confidence: float = CONFIDENCE, 
         for done in range(0, resamples, step)
     ]
     return between(float(values_N.mean()), n, np.concatenate(means), confidence)
+
+
+def bootstrap_ratio(
+    over_N: Floats, under_N: Floats, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES
+) -> Score:
+    """sum(over) / sum(under) over N independent rows, as a loss a token, with a bootstrap interval over rows."""
+    n = len(over_N)
+    step = max(1, CELLS_AT_ONCE // n)
+    random = np.random.default_rng(seed)
+    ratios = []
+    for done in range(0, resamples, step):
+        drawn_RN = random.integers(0, n, size=(min(step, resamples - done), n))
+        ratios.append(over_N[drawn_RN].sum(axis=1) / under_N[drawn_RN].sum(axis=1))
+    return between(float(over_N.sum() / under_N.sum()), n, np.concatenate(ratios), confidence)
 
 
 def between(value: float, n: int, resampled_R: Floats, confidence: float) -> Score:
