@@ -85,6 +85,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     """
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
+    profile = profile.concerning(arguments)
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
@@ -119,6 +120,8 @@ def rows_of(
     Raises:
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
+
+    profile = profile.concerning(arguments)
 
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]

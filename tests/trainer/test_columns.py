@@ -256,11 +256,6 @@ def test_conversations_that_begin_alike_stay_on_one_side() -> None:
     assert len(train) + len(held_out) == 40
 
 
-def test_a_task_type_whose_rows_need_no_text_cannot_be_split() -> None:
-    with pytest.raises(DatasetInvalid, match="no text stands in every row"):
-        subject(profile(messages=Column(type="messages", help="m")))
-
-
 def test_a_score_in_a_csv_file_is_read_as_a_number(tmp_path: Any) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("query,label\nq,0.5\nr,2\n")
