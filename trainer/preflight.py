@@ -16,6 +16,7 @@ from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
 from trainer.inputs import columns, folders, lengths, relevance, rows
 from trainer.inputs.cleaning import Cleaned, clean
+from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
@@ -85,20 +86,22 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     """
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
-    profile = profile.concerning(arguments)
     _check_something_is_trained(arguments)
     _check_labels(arguments)
     model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    profile = profile.concerning(arguments)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     findings_of_pairs: list[str] = []
     if set(relevance.COLUMNS) <= profile.columns.keys():
         findings_of_pairs = relevance.check(arguments, train_rows, eval_rows)
-    else:
+    elif "positive" in profile.columns:
         _check_negatives(arguments, train_rows)
+        relevance.refuse_grades_of_nothing((*train_rows, *eval_rows))
+    relevance.refuse_one_score(train_rows)
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
     return Preflight(
@@ -122,6 +125,8 @@ def rows_of(
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
 
+    for source in (*sources.train, *sources.eval):
+        refuse_rows_of_another_word(source, profile, mapping, arguments)
     profile = profile.concerning(arguments)
 
     def side(sources: Sequence[Source]) -> list[Row]:
@@ -146,7 +151,8 @@ def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: 
         label = next((name for name, column in profile.columns.items() if column.type == kind), None)
         if refusal.facts.get("pointer") != "/label_names" or args.label_names is not None or label is None:
             raise
-        names = columns.names_in(read_sources(args, train, held_out).train, args.columns.get(label, label))
+        sources = read_sources(args, train, held_out).train
+        names = columns.names_in(sources, args.columns.get(label, label), several=several)
         hint = f"; the data holds `label_names: {_as_yaml(names[:MAX_LABELS_SHOWN])}`" if names else ""
         raise ArgumentInvalid(f"{refusal.detail}{hint}", **refusal.facts) from None
 

@@ -11,7 +11,7 @@ from trainer.evaluate.multilabel import best_thresholds, multilabel_scores, per_
 from trainer.evaluate.preference import Winner, elo, prompt_score, win_rate
 from trainer.evaluate.regression import regression_scores, spearman
 from trainer.evaluate.reranking import can_be_told_apart, reranking_scores
-from trainer.evaluate.retrieval import retrieval_scores, top_documents
+from trainer.evaluate.retrieval import cosines, retrieval_scores, top_documents
 
 __all__ = [
     "CONFIDENCE",
@@ -26,6 +26,7 @@ __all__ = [
     "calibration_error",
     "can_be_told_apart",
     "confusion_matrix",
+    "cosines",
     "elo",
     "macro_f1",
     "multilabel_scores",

@@ -118,8 +118,8 @@ def about(row: Row, by: str) -> str:
     return content({"messages": list(opening)})
 
 
-def names_in(sources: Sequence[Source], column: str) -> list[str]:
-    """The labels that the data holds, as names, in alphabetical order.
+def names_in(sources: Sequence[Source], column: str, *, several: bool = False) -> list[str]:
+    """The labels that the data holds, one or `several` to a row, as names, in alphabetical order.
 
     Raises:
         DatasetInvalid: a value that is no label.
@@ -130,7 +130,7 @@ def names_in(sources: Sequence[Source], column: str) -> list[str]:
             for source in sources
             for index, row in enumerate(source.rows)
             if (value := row.get(column)) not in (None, "")
-            for label in _labels(value, source, index, column)
+            for label in (_labels(value, source, index, column) if several else [_label(value, source, index, column)])
         }
     )
 
