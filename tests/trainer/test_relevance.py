@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from test_preflight import shipped
-from test_reranker import judged_rows
+from tiny import judged_rows
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from trainer import preflight

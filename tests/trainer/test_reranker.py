@@ -1,14 +1,13 @@
 """Reranker: the losses that its data sheet states, lists by query, grades, and a folder that anybody can load."""
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import ARGUMENTS, NOISE, Watcher, contents, losses, make_decoder, make_job
+from tiny import ARGUMENTS, Watcher, contents, judged_rows, losses, make_decoder, make_job
 
 from enforcer.problems import DatasetInvalid, ModelInvalid
 from trainer.export import export, formats
@@ -16,22 +15,6 @@ from trainer.job import Job, Row
 from trainer.recipes import reranker
 
 RERANK: dict[str, Any] = {**ARGUMENTS, "loss_type": "pointwise", "use_inbatch_negatives": False}
-
-
-def judged_rows(queries: int, seed: int) -> list[Row]:
-    """Four documents for each query: one shares both of its words, one the first of them, two none."""
-    pick = random.Random(seed)
-    rows: list[Row] = []
-    for i in range(queries):
-        one, other = f"w{i % 90}", f"w{(i * 7 + 1) % 90}"
-        noise = [pick.choice(NOISE) for _ in range(6)]
-        documents = [f"{one} {other}", f"{one} {noise[0]}", " ".join(noise[1:3]), " ".join(noise[3:5])]
-        rows += [
-            {"query": f"{one} {other}", "document": f"{document} {noise[5]}", "label": label}
-            for document, label in zip(documents, (2, 1, 0, 0), strict=True)
-        ]
-    pick.shuffle(rows)
-    return rows
 
 
 def binary(rows: list[Row]) -> list[Row]:

@@ -106,6 +106,22 @@ def asked_rows(count: int, seed: int) -> list[Row]:
     return [{"prompt": f"which? {row['text']}", "completion": row["label"]} for row in labelled_rows(count, seed)]
 
 
+def judged_rows(queries: int, seed: int) -> list[Row]:
+    """Four documents for each query: one shares both of its words, one the first of them, two none."""
+    pick = random.Random(seed)
+    rows: list[Row] = []
+    for i in range(queries):
+        one, other = f"w{i % 90}", f"w{(i * 7 + 1) % 90}"
+        noise = [pick.choice(NOISE) for _ in range(6)]
+        documents = [f"{one} {other}", f"{one} {noise[0]}", " ".join(noise[1:3]), " ".join(noise[3:5])]
+        rows += [
+            {"query": f"{one} {other}", "document": f"{document} {noise[5]}", "label": label}
+            for document, label in zip(documents, (2, 1, 0, 0), strict=True)
+        ]
+    pick.shuffle(rows)
+    return rows
+
+
 def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: str = "run-1", **changes: Any) -> Job:
     """A job as the registry permits it; `changes` override `arguments`, except for the rows and the listener."""
     known = (

@@ -310,13 +310,13 @@ def _label(value: Any, source: Source, index: int, column: str) -> str | int:
 
 def _labels(value: Any, source: Source, index: int, column: str) -> list[str | int]:
     """Any number of labels, none too, as the row spells them. In a CSV file: a JSON list, or one label."""
-    if source.textual and isinstance(value, str) and value.lstrip().startswith("["):
+    if source.textual and isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.lstrip().startswith("[") else [value]
         except ValueError as error:
             raise _at(source, index, column, f"`{column}` is no JSON list: {error}") from None
     if not isinstance(value, list):
-        value = [value]
+        raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds a list of labels, by name")
     return [_label(label, source, index, column) for label in value]
 
 
