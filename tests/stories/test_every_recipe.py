@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import LiveRegistry
 from submitting import Desk
-from tiny import asked_rows, judged_rows, labelled_rows, make_chat, preferred_rows
+from tiny import asked_rows, judged_rows, labelled_rows, make_chat, preferred_rows, ranked_rows
 
 from trainer import recipes
 
@@ -41,6 +41,7 @@ STORIES: dict[str, tuple[str, str, Rows, dict[str, Any]]] = {
     },
     "kto": ("nlp", "chat", lambda: judged_rows(60, 1), LANGUAGE),
     "agent-training": ("nlp", "chat", lambda: talks(20), {**LANGUAGE, "max_length": 1024}),
+    "reranker": ("search", "encoder", lambda: ranked_rows(40, 1), {**TINY, "max_length": 32, "use_lora": True}),
 }  # fmt: skip
 SLOW = {"cpo", "simpo", "orpo", "kto", "reward-modeling"}  # as dpo's, with another loss
 NEVER_CALLED = {
