@@ -280,7 +280,7 @@ def _unknown_labels(
 ) -> DatasetInvalid:
     shown = ", ".join(f"`{label[:80]}` ({count})" for label, count in strangers.most_common(MAX_SHOWN))
     more = f" and {len(strangers) - MAX_SHOWN} others" if len(strangers) > MAX_SHOWN else ""
-    first = ", ".join(str(index + source.first) for index in indexes[:MAX_SHOWN])
+    first = ", ".join(str(source.number(index)) for index in indexes[:MAX_SHOWN])
     close = {label: difflib.get_close_matches(label, names, n=1) for label in list(strangers)[:MAX_SHOWN]}
     hints = [f"`{label}` -> `{match[0]}`?" for label, match in close.items() if match]
     hint = f" ({' '.join(hints)})" if hints else ""
@@ -289,7 +289,7 @@ def _unknown_labels(
         f"first {source.unit}s: {first}; `label_names` holds {_quoted(names[:20])}{hint}. "
         "Correct the rows or add the labels",
         file=source.name,
-        row=indexes[0] + source.first,
+        row=source.number(indexes[0]),
         labels=dict(strangers.most_common(20)),
     )
 
@@ -305,7 +305,7 @@ def _same_shape(source: Source, rows: Sequence[Row], optional: Sequence[str]) ->
 
 def _at(source: Source, index: int, column: str, what: str) -> DatasetInvalid:
     return DatasetInvalid(
-        f"{source.where(index)}: {what}", file=source.name, row=index + source.first, pointer=f"/{_escaped(column)}"
+        f"{source.where(index)}: {what}", file=source.name, row=source.number(index), pointer=f"/{_escaped(column)}"
     )
 
 
