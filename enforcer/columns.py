@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-ColumnType = Literal["text", "label", "labels", "score", "flag", "texts", "messages", "tools"]
+ColumnType = Literal["text", "label", "labels", "score", "flag", "texts", "messages", "tools", "file"]
 LossMask = Literal["all", "completion", "assistant"]
 
 
@@ -21,6 +21,7 @@ class Column(_Frozen):
     texts     a list of strings
     messages  a conversation: `[{"role": "user" | "assistant" | "system" | "tool", "content": ...}]`
     tools     the JSON schemas of the tools that a conversation may call
+    file      the path of a file beside the dataset; the ticket binds its digest as well
     """
 
     type: ColumnType

@@ -37,9 +37,12 @@ class Model(_Frozen):
 
 
 class Dataset(_Frozen):
-    """One data set: the digest over its bytes (or canonical rows, when it never was a file)."""
+    """One data set: the digest over its bytes (or canonical rows, when it never was a file).
 
-    role: Literal["train", "eval"]
+    A `file` is what rows point to, such as a database that a query runs on; its `rows` are those that point to it.
+    """
+
+    role: Literal["train", "eval", "file"]
     name: str = Field(min_length=1, max_length=500)
     digest: Digest
     rows: int = Field(ge=1)

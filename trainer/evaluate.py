@@ -45,6 +45,12 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[floa
     return max(0.0, min((center - spread) / scale, p)), min(1.0, max((center + spread) / scale, p))
 
 
+def share(hits: int, n: int, confidence: float = CONFIDENCE) -> Score:
+    """The share of n independent rows that are hits, with its Wilson interval."""
+    low, high = wilson(hits, n, confidence)
+    return Score(value=hits / n, n=n, low=low, high=high, confidence=confidence)
+
+
 def confusion_matrix(truth_N: Sequence[int] | Ints, predicted_N: Sequence[int] | Ints, classes: int) -> Ints:
     """Count (truth, prediction) pairs into (K, K)."""
     truth, predicted = np.asarray(truth_N, np.int64), np.asarray(predicted_N, np.int64)
@@ -57,9 +63,7 @@ def confusion_matrix(truth_N: Sequence[int] | Ints, predicted_N: Sequence[int] |
 
 def accuracy(confusion_KK: Ints, confidence: float = CONFIDENCE) -> Score:
     """The share of rows on the diagonal, with its Wilson interval."""
-    hits, n = int(np.trace(confusion_KK)), int(confusion_KK.sum())
-    low, high = wilson(hits, n, confidence)
-    return Score(value=hits / n, n=n, low=low, high=high, confidence=confidence)
+    return share(int(np.trace(confusion_KK)), int(confusion_KK.sum()), confidence)
 
 
 def macro_f1(confusion_KK: Ints, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Score:

@@ -13,7 +13,7 @@ from enforcer import manifest, tickets
 from enforcer.manifest import Environment, Manifest
 from enforcer.problems import ManifestInvalid, Problem, RegistryUnreachable
 from enforcer.runspec import RunSpec
-from trainer import contract, environment
+from trainer import contract, environment, preflight
 from trainer.arguments import TAG_PARAMETERS, TrainingArguments
 from trainer.client import Registry
 from trainer.inputs import folders
@@ -59,6 +59,7 @@ def local_differences(again: Again) -> Iterator[Difference]:
     """What differs on this machine: code, data, model, packages, Python, hardware."""
     yield from _code(again.spec)
     yield from _data(again.spec)
+    yield from _files(again)
     yield from _model(again.spec)
     if again.manifest is not None:
         yield from _environment(again.manifest.environment, environment.look(again.spec.gpus))
@@ -134,6 +135,8 @@ def _code(spec: RunSpec) -> Iterator[Difference]:
 
 def _data(spec: RunSpec) -> Iterator[Difference]:
     for dataset in spec.inputs.datasets:
+        if dataset.role == "file":
+            continue
         what, then = f"data {dataset.role} {dataset.name}", _short(dataset.digest)
         if not Path(dataset.name).suffix:
             yield Difference(what, then, "rows in memory, which no file holds")
@@ -146,6 +149,23 @@ def _data(spec: RunSpec) -> Iterator[Difference]:
             continue
         if now != dataset.digest:
             yield Difference(what, then, _short(now))
+
+
+def _files(again: Again) -> Iterator[Difference]:
+    """What rows point to; a dataset that cannot be read is told of already."""
+    then = {data.name: data.digest for data in again.spec.inputs.datasets if data.role == "file"}
+    if not then:
+        return
+    try:
+        files = preflight.read_sources(again.arguments).files(again.spec.profile, again.spec.inputs.columns)
+    except (Problem, OSError) as error:
+        yield Difference("data file", ", ".join(then), str(error))
+        return
+    now = {data.name: data.digest for data in files}
+    for name in then.keys() | now.keys():
+        if then.get(name) != now.get(name):
+            was, would_be = (_short(side[name]) if name in side else "not named" for side in (then, now))
+            yield Difference(f"data file {name}", was, would_be)
 
 
 def _model(spec: RunSpec) -> Iterator[Difference]:

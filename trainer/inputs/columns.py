@@ -16,6 +16,7 @@ from typing import Any
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
+from trainer.inputs import named_files
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
@@ -31,6 +32,10 @@ USUAL_NAMES = {
     "prompt": ("instruction", "question", "input", "query"),
     "chosen": ("accepted", "better", "preferred", "response_chosen"),
     "rejected": ("worse", "response_rejected"),
+    "completion": ("sql", "response", "output", "answer"),
+    "database": ("db_id", "db", "db_path"),
+    "messages": ("conversations", "conversation", "dialog"),
+    "tools": ("functions",),
 }
 
 
@@ -87,7 +92,7 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
 
 
 def subject(profile: Profile, rows: Sequence[Row]) -> str:
-    """The column that says what rows are about: the query of a pair, the text of a label, the talk that is gone on with.
+    """The column that says what rows are about: the query of a pair, the text of a label, a conversation.
 
     Of the columns that the rows have, the first that holds a text or a conversation.
 
@@ -101,7 +106,7 @@ def subject(profile: Profile, rows: Sequence[Row]) -> str:
 
 
 def about(row: Row, by: str) -> str:
-    """What a row is about, by its subject: a text, or what stands in a conversation before an assistant first speaks."""
+    """What a row is about, by its subject: a text, or a conversation up to where an assistant first speaks."""
     value = row[by]
     if isinstance(value, str):
         return value
@@ -201,12 +206,23 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     """A value of any type but a label."""
     if kind == "text":
         return _text(value, source, index, column)
+    if kind == "file":
+        return _file(value, source, index, column)
     fits, expected = KINDS[kind]
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
     return value
+
+
+def _file(value: Any, source: Source, index: int, column: str) -> str:
+    """The absolute path of the file that a row points to."""
+    name = _text(value, source, index, column)
+    try:
+        return str(named_files.find(name, source.folder))
+    except DatasetInvalid as refusal:
+        raise _at(source, index, column, f"`{column}`: {refusal.detail}") from None
 
 
 def _is_score(value: Any) -> bool:

@@ -38,6 +38,7 @@ class Source:
     textual: bool = False  # csv and tsv know no numbers: `1` may be the label number 1
     numbers: Sequence[int] = ()  # where they do not simply count on
     left_out: Mapping[str, int] = field(default_factory=dict)
+    folder: Path | None = None  # where the file lies; None: these rows never were one
 
     def number(self, index: int) -> int:
         return self.numbers[index] if self.numbers else index + self.first
@@ -60,7 +61,7 @@ def read(name: str) -> Source:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetInvalid(f"`{name}` cannot be read: {(error.strerror or '').lower()}", file=name) from error
-    source = _from_label_studio(reader(name, content))
+    source = replace(_from_label_studio(reader(name, content)), folder=path.parent)
     if not source.rows:
         none = "; no task of it has a decided annotation" if source.left_out else ""
         raise DatasetInvalid(f"`{name}` is empty; a dataset needs at least one row{none}", file=name)

@@ -14,7 +14,7 @@ from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, rows
+from trainer.inputs import columns, folders, lengths, named_files, rows
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -38,6 +38,10 @@ class Sources:
             for role, side in sides
             for source in side
         ]
+
+    def files(self, profile: Profile, mapping: Mapping[str, str]) -> list[Dataset]:
+        """The files that rows point to."""
+        return named_files.listed([*self.train, *self.eval], profile, mapping)
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
     return Sources(train_sources, _sources(held_out, args.eval_files, "eval_dataset"))
 
 
-def gather(args: TrainingArguments, sources: Sources, model: Path) -> Inputs:
-    """Digests of all that the run reads; needs no profile."""
+def gather(args: TrainingArguments, sources: Sources, model: Path, files: Sequence[Dataset] = ()) -> Inputs:
+    """Digests of all that the run reads; which `files` the rows point to, the profile says (`sources.files`)."""
     return Inputs(
         model=Model(name=args.model_name_or_path, digest=folders.folder_digest(model)),
-        datasets=sources.listed(),
+        datasets=[*sources.listed(), *files],
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
         columns=args.columns,
@@ -99,7 +103,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         arguments=arguments,
         sources=sources,
         model=model,
-        inputs=gather(args, sources, model),
+        inputs=gather(args, sources, model, sources.files(profile, args.columns)),
         train_rows=train_rows,
         eval_rows=eval_rows,
         findings=[*cleaned.findings, *findings, *more],
@@ -125,7 +129,7 @@ def rows_of(
     if sources.eval:
         return clean(profile, train, side(sources.eval))
     seed = int(arguments.get("seed") or 0)
-    return clean(profile, *columns.split(train, columns.subject(profile), eval_fraction, seed))
+    return clean(profile, *columns.split(train, columns.subject(profile, train), eval_fraction, seed))
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
@@ -205,9 +209,9 @@ def _findings(
     duplicates = len(train) - len(kinds)
     if duplicates:
         findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
-    subject = columns.subject(profile)
-    known = {row[subject] for row in train}
-    leaked = sum(row[subject] in known for row in held_out)
+    subject = columns.subject(profile, train)
+    known = {columns.about(row, subject) for row in train}
+    leaked = sum(columns.about(row, subject) in known for row in held_out)
     if leaked:
         findings.append(
             f"{leaked:,} of {len(held_out):,} evaluation rows have a training row's `{subject}`: scores will flatter"
@@ -257,7 +261,7 @@ def _lengths(
     profile: Profile, arguments: Mapping[str, Any], all_rows: Sequence[Row], model: Path
 ) -> tuple[list[str], dict[str, Any]]:
     limit = arguments.get("max_length")
-    text_columns = [name for name, column in profile.columns.items() if column.type == "text"]
+    text_columns = [name for name, column in profile.columns.items() if column.type == "text" and name in all_rows[0]]
     if limit is None or not text_columns:
         return [], {}
     try:

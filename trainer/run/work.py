@@ -36,6 +36,7 @@ from trainer.run.reporting import FOR_EVER, Held
 
 log = logging.getLogger(__name__)
 HearLease = Callable[[wire.Lease], None]
+_KINDS = {"train": "dataset", "eval": "dataset", "file": "file"}
 TELL_WITHIN_S = 5.0  # a refusal does not wait long to be heard
 
 
@@ -207,7 +208,8 @@ def _sources(permit: Permit, in_memory: Sources | None) -> Sources:
 
 
 def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
-    found = [(dataset.role, dataset.digest) for dataset in sources.listed()]
+    here = [*sources.listed(), *sources.files(spec.profile, spec.inputs.columns)]
+    found = [(dataset.role, dataset.digest) for dataset in here]
     signed = [(dataset.role, dataset.digest) for dataset in spec.inputs.datasets]
     if len(found) != len(signed):
         raise TicketInvalid(
@@ -216,7 +218,7 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
     for has, was, dataset in zip(found, signed, spec.inputs.datasets, strict=True):
         if has != was:
             raise TicketInvalid(
-                f"the ticket is refused: dataset `{dataset.name}` changed since it was issued; ask for a new ticket",
+                f"the ticket is refused: {_KINDS[dataset.role]} `{dataset.name}` changed since it was issued; ask for a new ticket",
                 step=16,
             )
     if folders.folder_digest(permit.model) != spec.inputs.model.digest:
