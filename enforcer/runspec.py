@@ -56,13 +56,17 @@ class Code(_Frozen):
 
 
 class Inputs(_Frozen):
-    """What the run reads, resolved to digests by the client and bound by the ticket."""
+    """What the run reads, resolved to digests by the client and bound by the ticket.
+
+    `allow_row_loss` is the share of rows that cleaning may leave out where the profile allows less: said by whoever asked.
+    """
 
     model: Model
     datasets: list[Dataset] = Field(min_length=1, max_length=64)
     code: Code
     eval_fraction: float = Field(ge=0, lt=1)
     columns: dict[str, str] = Field(max_length=64)
+    allow_row_loss: float | None = Field(default=None, ge=0, le=1)
 
 
 class RunSpec(_Frozen):

@@ -16,28 +16,13 @@ from typing import Any
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
-from trainer.inputs import named_files
+from trainer.inputs import inside, named_files, proposals
+from trainer.inputs.proposals import quoted
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
 MAX_SHOWN = 5
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-# What people call the columns that profiles call otherwise.
-USUAL_NAMES = {
-    "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
-    "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
-    "anchor": ("query", "question", "sentence1", "title"),
-    "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
-    "negative": ("neg", "hard_negative", "negative_passage"),
-    "prompt": ("instruction", "question", "input", "query"),
-    "chosen": ("accepted", "better", "preferred", "response_chosen"),
-    "rejected": ("worse", "response_rejected"),
-    "completion": ("sql", "response", "output", "answer"),
-    "database": ("db_id", "db", "db_path"),
-    "messages": ("conversations", "conversation", "dialog"),
-    "tools": ("functions",),
-}
-
 
 def examples(source: Source, profile: Profile, columns: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Row]:
     """The rows of one source, keyed by the profile's columns, each value checked by the type of its column.
@@ -162,7 +147,7 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
     for role in columns:
         if role not in profile.columns:
             close = difflib.get_close_matches(role, profile.columns, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"it has {_quoted(profile.columns)}"
+            hint = f"did you mean `{close[0]}`?" if close else f"it has {quoted(profile.columns)}"
             raise DatasetInvalid(
                 f"`columns`: `{role}` is no column of this task type; {hint}", pointer=f"/columns/{role}"
             )
@@ -173,21 +158,11 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
         if name in present:
             names[role] = name
         elif column.required or role in columns:
-            raise _missing_column(
-                source, role, name, [c for c in present if c not in {*names.values(), *profile.columns}]
-            )
+            raise proposals.missing(source, profile, columns, present, role)
+    if profile.forms and not any(names.keys() >= {*form} for form in profile.forms):
+        if (refusal := proposals.formless(source, profile, columns, present)) is not None:
+            raise refusal
     return names
-
-
-def _missing_column(source: Source, role: str, name: str, unused: list[str]) -> DatasetInvalid:
-    guess = next((column for column in USUAL_NAMES.get(role, ()) if column in unused), None)
-    guess = guess or next(iter(difflib.get_close_matches(name, unused, n=1)), unused[0] if len(unused) == 1 else None)
-    hint = f"the file has {_quoted(unused[:20])}" if unused else "the file has no other column"
-    if guess:
-        hint = f"`{role}` <- `{guess}`? Map it with `columns: {{{role}: {guess}}}`"
-    return DatasetInvalid(
-        f"`{source.name}` has no column `{name}`; {hint}", file=source.name, pointer=f"/{name}", proposal=guess
-    )
 
 
 def _text(value: Any, source: Source, index: int, column: str) -> str:
@@ -212,6 +187,10 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
+        if (found := inside.fault(kind, value)) is not None:
+            pointer, why = found
+            place = f"/{_escaped(column)}{pointer}"
+            raise _at(source, index, column, f"`{place}`: {why} (`{column}` holds {expected})", place)
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
     return value
 
@@ -239,7 +218,7 @@ def _is_conversation(value: Any) -> bool:
 
 def _is_turn(turn: Any) -> bool:
     """What calls a tool may say nothing beside it."""
-    if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+    if not isinstance(turn, dict) or turn.get("role") not in inside.ROLES:
         return False
     said = turn.get("content")
     return isinstance(said, str) or (said is None and bool(turn.get("tool_calls")))
@@ -253,22 +232,21 @@ def _is_some(value: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and bool(value) and all(map(fits, value))
 
 
-ROLES = ("system", "user", "assistant", "tool")
 KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
     "score": (_is_score, "a number"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
     "labels": (_is_texts, "a list of labels, by name"),
     "texts": (_is_texts, "a list of texts, none of them empty"),
-    "messages": (_is_conversation, f"a conversation: a list of {{role, content}}, the role one of {', '.join(ROLES)}"),
+    "messages": (_is_conversation, f"a conversation: a list of {{role, content}}, the role one of {', '.join(inside.ROLES)}"),
     "tools": (_is_schemas, "a list of JSON schemas, each an object"),
 }
 
 
 def _refuse_formless(profile: Profile, row: Row, source: Source, index: int) -> None:
     if profile.forms and not any(row.keys() >= set(form) for form in profile.forms):
-        ways = "; ".join(" with ".join(f"`{name}`" for name in form) for form in profile.forms)
-        has = f"has {_quoted(row)}" if row else "has none of the columns"
-        raise _at(source, index, profile.forms[0][0], f"the row {has}; rows of this task type have {ways}")
+        has = f"has {quoted(row)}" if row else "has none of the columns"
+        why = f"the row {has}; rows of this task type have {proposals.forms(profile)}"
+        raise _at(source, index, profile.forms[0][0], why)
 
 
 def _spellings(names: Sequence[str], textual: bool) -> dict[str | int, str]:
@@ -311,7 +289,7 @@ def _unknown_labels(
     hint = f" ({' '.join(hints)})" if hints else ""
     return DatasetInvalid(
         f"`{source.name}` has {len(indexes)} rows whose label is not in `label_names`: {shown}{more}; "
-        f"first {source.unit}s: {first}; `label_names` holds {_quoted(names[:20])}{hint}. "
+        f"first {source.unit}s: {first}; `label_names` holds {quoted(names[:20])}{hint}. "
         "Correct the rows or add the labels",
         file=source.name,
         row=source.number(indexes[0]),
@@ -328,16 +306,15 @@ def _same_shape(source: Source, rows: Sequence[Row], optional: Sequence[str]) ->
             raise _at(source, index, role, f"{why} (this row has none)")
 
 
-def _at(source: Source, index: int, column: str, what: str) -> DatasetInvalid:
+def _at(source: Source, index: int, column: str, what: str, pointer: str | None = None) -> DatasetInvalid:
     return DatasetInvalid(
-        f"{source.where(index)}: {what}", file=source.name, row=source.number(index), pointer=f"/{_escaped(column)}"
+        f"{source.where(index)}: {what}",
+        file=source.name,
+        row=source.number(index),
+        pointer=pointer or f"/{_escaped(column)}",
     )
 
 
 def _escaped(column: str) -> str:
     """One reference token of a JSON pointer (RFC 6901 section 3)."""
     return column.replace("~", "~0").replace("/", "~1")
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -82,6 +82,11 @@ def public_name(folder: Path) -> str:
     return cache.removeprefix("models--").replace("--", "/") if cache.startswith("models--") else folder.name
 
 
+def config(weights: Path) -> dict[str, Any]:
+    """`config.json`; empty where it cannot be read."""
+    return _object(weights / "config.json")
+
+
 def max_positions(folder: Path) -> int | None:
     """How many tokens the model can read, where its config or its tokenizer says so: the smaller of the two."""
     weights = weights_folder(folder)

@@ -25,13 +25,18 @@ class Places:
         return source.where(index)
 
     def some(self, rows: Iterable[Row], most: int = 3) -> str:
-        """The first of these rows: `line 3, 8 and 40 of `x.jsonl``, or all that there are."""
+        """The first of these rows and how many there are besides: `line 3, 8 of `a.jsonl` and 12 more`."""
         held = list(rows)
-        more = f" and {len(held) - most:,} more" if len(held) > most else ""
-        return ", ".join(map(self.where, held[:most])) + more
+        by_file: dict[tuple[str, str], list[str]] = {}
+        for row in held[:most]:
+            if (place := self._of.get(id(row))) is not None:
+                _, source, index = place
+                by_file.setdefault((source.unit, source.name), []).append(str(source.number(index)))
+        said = ", ".join(f"{unit} {', '.join(numbers)} of `{name}`" for (unit, name), numbers in by_file.items())
+        return f"{said} and {len(held) - most:,} more" if len(held) > most else said
 
     def fault(self, row: Row, pointer: str, why: str, **facts: Any) -> DatasetInvalid:
-        """A refusal because of one place in one row; `pointer` goes into the row (RFC 6901), as `/messages/2/content`."""
+        """A refusal because of one place in one row. `pointer` goes into the row (RFC 6901): `/messages/2/content`."""
         place = self._of.get(id(row))
         at = {} if place is None else {"file": place[1].name, "row": place[1].number(place[2])}
         said = f" `{pointer}`" if pointer else ""

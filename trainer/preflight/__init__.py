@@ -1,12 +1,13 @@
 """Everything that can be known to go wrong before a ticket is asked for, and what a person should know of their data.
 
-In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels, lengths.
-No torch, no network. Findings inform; refusals are raised.
+In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels, cleaning; then
+one look after the other, a file each: what repeats, labels, pairs, encodings, tool calls, queries, lengths in the model's own
+tokens and what of them is learned, memory. No torch, no network. Findings inform; refusals are raised.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +15,16 @@ from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, named_files, rows
+from trainer.inputs import columns, folders, named_files, rows
 from trainer.inputs.cleaning import Cleaned, clean
+from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
+from trainer.preflight import calls, encodings, labels, lengths, memory, pairs, queries, repeats
+from trainer.preflight.found import Found
 
 MAX_LABELS_SHOWN = 50
 FEW_DOCUMENTS = 100
-NO_INTERVAL = "will have no interval, so a gate that asks for confidence cannot be passed"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def gather(args: TrainingArguments, sources: Sources, model: Path, files: Sequen
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
         columns=args.columns,
+        allow_row_loss=args.allow_row_loss,
     )
 
 
@@ -92,13 +96,12 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
-    cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction, args.allow_row_loss)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     _check_negatives(arguments, train_rows)
-    findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
-    more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
+    found = _looks(args, profile, arguments, model, cleaned, apart=bool(sources.eval))
     return Preflight(
         arguments=arguments,
         sources=sources,
@@ -106,30 +109,40 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         inputs=gather(args, sources, model, sources.files(profile, args.columns)),
         train_rows=train_rows,
         eval_rows=eval_rows,
-        findings=[*cleaned.findings, *findings, *more],
-        facts={**facts, "dropped": cleaned.dropped, **length_facts},
+        findings=[*cleaned.findings, *found.findings],
+        facts=found.facts,
     )
 
 
 def rows_of(
-    sources: Sources, profile: Profile, mapping: Mapping[str, str], arguments: Mapping[str, Any], eval_fraction: float
+    sources: Sources,
+    profile: Profile,
+    mapping: Mapping[str, str],
+    arguments: Mapping[str, Any],
+    eval_fraction: float,
+    allow_row_loss: float | None = None,
 ) -> Cleaned:
     """Train and held-out rows, cleaned; the worker calls this again on what it read itself.
 
     Raises:
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
+    places = Places()
 
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
         columns.alike(sources, parts)
+        for source, part in zip(sources, parts, strict=True):
+            places.remember(source, part)
         return [row for part in parts for row in part]
 
-    train = side(sources.train)
-    if sources.eval:
-        return clean(profile, train, side(sources.eval))
-    seed = int(arguments.get("seed") or 0)
-    return clean(profile, *columns.split(train, columns.subject(profile, train), eval_fraction, seed))
+    train, held_out = side(sources.train), side(sources.eval)
+    if not sources.eval:
+        by, seed = columns.subject(profile, train), int(arguments.get("seed") or 0)
+        train, held_out = columns.split(train, by, eval_fraction, seed)
+    left_out = sum((Counter(source.left_out) for source in (*sources.train, *sources.eval)), Counter[str]())
+    cleaned = clean(profile, train, held_out, left_out=left_out, allowed=allow_row_loss)
+    return replace(cleaned, places=places)
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
@@ -192,58 +205,47 @@ def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
     return [rows.read(file) for file in files] if given is None else [rows.hold(given, name)]
 
 
-def _findings(
-    args: TrainingArguments,
-    profile: Profile,
-    arguments: Mapping[str, Any],
-    train: Sequence[Row],
-    held_out: Sequence[Row],
-    *,
-    held_apart: bool,
-) -> tuple[list[str], dict[str, Any]]:
-    """What does not forbid the run but may explain its result."""
-    findings = []
+def _looks(
+    args: TrainingArguments, profile: Profile, arguments: Mapping[str, Any], model: Path, rows: Cleaned, apart: bool
+) -> Found:
+    """What does not forbid the run but may explain its result; in part it does forbid it."""
+    train, held_out, columns = rows.train, rows.eval, profile.columns
+    found = Found(facts={"train_rows": len(train), "eval_rows": len(held_out), "dropped": rows.dropped})
     if not held_out:
-        findings.append("nothing is held out, so no score will be measured and every gate will be missed")
-    kinds = Counter(map(columns.content, train))
-    duplicates = len(train) - len(kinds)
-    if duplicates:
-        findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
-    subject = columns.subject(profile, train)
-    known = {columns.about(row, subject) for row in train}
-    leaked = sum(columns.about(row, subject) in known for row in held_out)
-    if leaked:
-        findings.append(
-            f"{leaked:,} of {len(held_out):,} evaluation rows have a training row's `{subject}`: scores will flatter"
-        )
-    facts: dict[str, Any] = {
-        "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
-    }  # fmt: skip
-    label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
+        found.findings.append("nothing is held out, so no score will be measured and every gate will be missed")
+    found.add(repeats.look(profile, train, held_out))
+    label = next((name for name, column in columns.items() if column.type == "label"), None)
     if label is not None:
-        labels = arguments.get("label_names") or []
-        balance = Counter(dict.fromkeys(labels, 0))
-        balance.update(row[label] for row in train)
-        facts["labels"] = dict(balance)
-        missing = [name for name, count in balance.items() if count == 0]
-        if missing:
-            findings.append(f"no training row has the label {', '.join(f'`{name}`' for name in missing[:10])}")
-        unseen = sorted(set(labels) - {row[label] for row in held_out}) if held_out else []
-        if unseen:
-            names = ", ".join(f"`{name}`" for name in unseen[:10])
-            findings.append(f"no evaluation row has the label {names}: `macro_f1` {NO_INTERVAL}")
-        most, least = max(balance.values()), min(balance.values())
-        if least and most >= 10 * least:
-            findings.append(
-                f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest"
-            )
-    if "positive" in profile.columns and held_out:
-        findings += _few_documents(profile, len({row["positive"] for row in held_out}))
-    if args.eval_fraction and not held_apart and held_out:
-        findings.append(
+        found.add(labels.look(label, arguments.get("label_names") or [], train, held_out))
+    found.add(pairs.look(profile, [*train, *held_out]))
+    found.add(encodings.look([*train, *held_out]))
+    if "tools" in columns:
+        found.add(calls.look([*train, *held_out], rows.places))
+    if "database" in columns:
+        found.add(queries.look([*train, *held_out], rows.places))
+    if "positive" in columns and held_out:
+        found.findings += _few_documents(profile, len({row["positive"] for row in held_out}))
+    if args.eval_fraction and not apart and held_out:
+        found.findings.append(
             f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
         )
-    return findings, facts
+    found.add(lengths.look(profile, arguments, train, held_out, model, rows.places))
+    found.add(_memory(args, profile, arguments, model, found.facts.get("longest")))
+    return found
+
+
+def _memory(
+    args: TrainingArguments, profile: Profile, arguments: Mapping[str, Any], model: Path, longest: int | None
+) -> Found:
+    limit = arguments.get("max_length")
+    if limit is None or longest is None:
+        return Found()
+    tokens = limit if arguments.get("packing") else min(limit, longest)
+    teacher = Path(arguments.get("teacher_model") or "").expanduser()
+    return memory.look(
+        profile.recipe, arguments, model, tokens, gpus=args.gpus, pool=profile.pool,
+        teacher=teacher if arguments.get("teacher_model") and teacher.is_dir() else None,
+    )  # fmt: skip
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:
@@ -253,40 +255,5 @@ def _few_documents(profile: Profile, documents: int) -> list[str]:
         return []
     few = f"the evaluation rows hold {documents} distinct `positive`"
     if documents <= looked_at:
-        return [f"{few}, and every search looks at {looked_at}: its scores {NO_INTERVAL}"]
+        return [f"{few}, and every search looks at {looked_at}: its scores {labels.NO_INTERVAL}"]
     return [f"{few}: chance alone finds {looked_at} of them in every search"]
-
-
-def _lengths(
-    profile: Profile, arguments: Mapping[str, Any], all_rows: Sequence[Row], model: Path
-) -> tuple[list[str], dict[str, Any]]:
-    limit = arguments.get("max_length")
-    text_columns = [name for name, column in profile.columns.items() if column.type == "text" and name in all_rows[0]]
-    if limit is None or not text_columns:
-        return [], {}
-    try:
-        measured = lengths.measure(all_rows, text_columns, model)
-    except lengths.NoTokenizer as why:
-        return [f"text lengths were not checked before the start: {why}"], {"lengths": None}
-    over = measured.over(limit)
-    whole = measured.keeping()
-    facts = {
-        "lengths": measured.histogram(), "longest": measured.longest, "over_max_length": over,
-        "keeps_99_percent": whole,
-    }  # fmt: skip
-    positions = folders.max_positions(model)
-    if positions is not None and limit > positions < measured.longest:
-        raise ArgumentInvalid(
-            f"`max_length`: {limit} is more than the {positions} tokens that this model reads, and the longest text "
-            f"has {measured.longest}; set `max_length: {positions}` with `truncation: true`, or take a model that "
-            "reads more",
-            pointer="/max_length",
-        )
-    if not over:
-        return [], facts
-    of_all = f"{over:,} of {len(measured.counts):,} rows ({over / len(measured.counts):.1%})"
-    share = f"{of_all} are longer than `max_length` {limit}"
-    keeps = f"the longest has {measured.longest} tokens, and {whole} is the smallest `max_length` that keeps 99 % whole"
-    if not arguments.get("truncation"):
-        raise DatasetInvalid(f"{share}; {keeps}. Raise it, shorten them, or allow `truncation: true`", **facts)
-    return [f"{share} and will be cut; {keeps}"], facts

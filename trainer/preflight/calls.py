@@ -36,7 +36,9 @@ def look(rows: Sequence[Row], places: Places) -> Found:
                 faults.append(f"{places.where(row)} `{pointer}`: {said}")
     found = Found(facts={"tool_calls": calls, "tool_call_faults": dict(kinds)})
     if faults:
-        found.findings.append(f"{len(faults):,} of {calls:,} tool calls do not fit their tools: {some(faults, len(faults))}")
+        found.findings.append(
+            f"{len(faults):,} of {calls:,} tool calls do not fit their tools: {some(faults, len(faults))}"
+        )
     return found
 
 
@@ -56,7 +58,9 @@ def _calls(row: Row) -> Iterator[tuple[str, str, Any]]:
 
 def _tool(tool: Mapping[str, Any]) -> tuple[str, Any]:
     function = tool.get("function", tool)
-    return (str(function.get("name") or ""), function.get("parameters") or {}) if isinstance(function, dict) else ("", {})
+    return (
+        (str(function.get("name") or ""), function.get("parameters") or {}) if isinstance(function, dict) else ("", {})
+    )
 
 
 def _fault(name: str, arguments: Mapping[str, Any], offered: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -84,4 +88,4 @@ def _validator(schema: str) -> Any:
         Draft202012Validator.check_schema(document)
     except SchemaError as error:
         return error.message[:200]
-    return Draft202012Validator(document, registry=Registry())  # type: ignore[call-arg]  # an empty one: nothing is fetched
+    return Draft202012Validator(document, registry=Registry())  # an empty registry: nothing is fetched

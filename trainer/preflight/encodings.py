@@ -1,8 +1,8 @@
 """Texts that were spoilt on their way into the file: decoded by the wrong table, cut, or with bytes that are no text.
 
-    replaced   U+FFFD, where a decoder gave up; what stood there is lost
-    mojibake   UTF-8 that was read as Windows-1252 or Latin-1 (`cafÃ©`): encoding it back and decoding it gives other text
-    controls   NUL and its like, byte order marks inside of a text
+replaced   U+FFFD, where a decoder gave up; what stood there is lost
+mojibake   UTF-8 that was read as Windows-1252 or Latin-1 (`cafÃ©`): encoding it back and decoding it gives other text
+controls   NUL and its like, byte order marks inside of a text
 """
 
 import re

@@ -88,7 +88,14 @@ def estimate(
 
 
 def look(
-    recipe: str, arguments: Mapping[str, Any], model: Path, tokens: int, *, gpus: int, pool: str, teacher: Path | None = None
+    recipe: str,
+    arguments: Mapping[str, Any],
+    model: Path,
+    tokens: int,
+    *,
+    gpus: int,
+    pool: str,
+    teacher: Path | None = None,
 ) -> Found:
     """The estimate, what it would be the other way (adapter or all weights), and the memory that there is."""
     shape = Shape.of(model)

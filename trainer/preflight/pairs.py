@@ -35,9 +35,13 @@ def _answers(rows: Sequence[Row]) -> Found:
     same = sum(sameness.normalised(chosen) == sameness.normalised(rejected) for chosen, rejected in pairs)
     longer = sum(len(chosen) > len(rejected) for chosen, rejected in pairs) / len(pairs)
     ratio = median(len(chosen) / max(1, len(rejected)) for chosen, rejected in pairs)
-    found = Found(facts={"chosen_is_rejected": same, "chosen_longer": round(longer, 4), "length_ratio": round(ratio, 4)})
+    found = Found(
+        facts={"chosen_is_rejected": same, "chosen_longer": round(longer, 4), "length_ratio": round(ratio, 4)}
+    )
     if same:
-        found.findings.append(f"in {same:,} of {len(pairs):,} rows `chosen` says what `rejected` says: nothing to prefer")
+        found.findings.append(
+            f"in {same:,} of {len(pairs):,} rows `chosen` says what `rejected` says: nothing to prefer"
+        )
     if len(pairs) >= FEW_PAIRS and not 1 - BIASED < longer < BIASED:
         which, share = ("longer", longer) if longer >= BIASED else ("shorter or as long", 1 - longer)
         found.findings.append(

@@ -92,6 +92,11 @@ def shown(profile: Profile, row: Row, reader: Reader, places: Places) -> dict[st
     return {"where": places.where(row), "parts": decoded, "cut": len(encoding.ids) > SHOWN_TOKENS}
 
 
+def carries_loss(row: Row) -> bool:
+    """Whether a row says what is learned; where answers are sampled, it only asks."""
+    return any(name in row for name in (*ANSWERS, "messages", "text"))
+
+
 def reader(model: Path) -> Reader | str:
     """The model's reader, or why there is none here: its packages, or a fast tokenizer."""
     from trainer.inputs.folders import weights_folder

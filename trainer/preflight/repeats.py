@@ -23,7 +23,7 @@ def look(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Fou
     if leaked_as_read:
         found.findings.append(
             f"{leaked_as_read:,} of {len(held_out):,} evaluation rows have a training row's "
-            f"`{columns.subject(profile)}`{_how(leaked, leaked_as_read)}: scores will flatter"
+            f"`{columns.subject(profile, train)}`{_how(leaked, leaked_as_read)}: scores will flatter"
         )
     found.facts = {
         "duplicates": as_written, "duplicates_normalised": as_read, "leaked": leaked, "leaked_normalised": leaked_as_read,
@@ -34,11 +34,11 @@ def look(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Fou
 def _leaks(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> tuple[int, int]:
     if not held_out:
         return 0, 0
-    subject = columns.subject(profile)
-    known = {row[subject] for row in train}
-    known_as_read = set(map(sameness.key, known))
-    leaked = sum(row[subject] in known for row in held_out)
-    return leaked, sum(sameness.key(row[subject]) in known_as_read for row in held_out)
+    by = columns.subject(profile, train)
+    known = {columns.about(row, by) for row in train}
+    known_as_read = {sameness.key(text) for text in known}
+    asked = [columns.about(row, by) for row in held_out]
+    return sum(text in known for text in asked), sum(sameness.key(text) in known_as_read for text in asked)
 
 
 def _how(as_written: int, as_read: int) -> str:

@@ -78,7 +78,10 @@ def execute(
         #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
         sources = _sources(permit, in_memory)
         _check_inputs(permit, spec, sources)
-    rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
+    inputs = spec.inputs
+    rows = preflight.rows_of(
+        sources, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss
+    )
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = Job(
         spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
