@@ -58,7 +58,7 @@ class Code(_Frozen):
 class Inputs(_Frozen):
     """What the run reads, resolved to digests by the client and bound by the ticket.
 
-    `allow_row_loss` is the share of rows that cleaning may leave out where the profile allows less: said by whoever asked.
+    `allow_row_loss` is the share of rows that cleaning may leave out where the profile allows less: the asker's word.
     """
 
     model: Model

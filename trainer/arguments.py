@@ -122,8 +122,8 @@ class TrainingArguments(BaseModel):
 
 
 PLACE_FIELDS = frozenset(
-    """task_type model_name_or_path dataset eval_dataset eval_fraction columns allow_row_loss output_dir business_unit target
-    gpus redeem change_ticket""".split()
+    """task_type model_name_or_path dataset eval_dataset eval_fraction columns allow_row_loss output_dir business_unit
+    target gpus redeem change_ticket""".split()
 )
 TAG_PARAMETERS = frozenset(TrainingArguments.model_fields) - PLACE_FIELDS
 

@@ -69,7 +69,7 @@ def test_a_comparison_becomes_a_chosen_and_a_rejected_text(tmp_path: Path, names
 def test_a_comparison_of_nobody_knows_what_is_refused(tmp_path: Path) -> None:
     said = [mark("pairwise", {"selected": "left"}, "pw", "x,y")]
 
-    with pytest.raises(DatasetInvalid, match="task 1 of .* which texts were compared cannot be told"):
+    with pytest.raises(DatasetInvalid, match=r"task 1 of .* which texts were compared cannot be told"):
         read(tmp_path, [task(1, said, prompt="p", good="a", bad="b")])
 
 
@@ -94,7 +94,7 @@ def test_marks_that_are_no_columns_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_export_without_any_annotation_is_empty_and_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DatasetInvalid, match="is empty; .* no task of it has a decided annotation"):
+    with pytest.raises(DatasetInvalid, match=r"is empty; .* no task of it has a decided annotation"):
         read(tmp_path, [task(1), task(2)])
 
 

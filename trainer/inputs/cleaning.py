@@ -1,14 +1,15 @@
 """What becomes of rows that nobody should train on or be judged by: told, dropped and counted, or the run is refused.
 
-The profile says which (`enforcer.columns.CleaningRule`). No row goes silently: what is dropped, and what a dataset's file
-held that no row came of, is counted and named. Above the profile's `max_dropped_share` the run is refused, unless whoever
-asks for it said `allow_row_loss`, which the ticket then binds.
+The profile says which (`enforcer.columns.CleaningRule`). No row goes silently: what is dropped, and what a dataset's
+file held that no row came of, is counted and named. Above the profile's `max_dropped_share` the run is refused, unless
+whoever asks for it said `allow_row_loss`, which the ticket then binds.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 from enforcer.columns import CleaningRule
 from enforcer.problems import DatasetInvalid
@@ -27,6 +28,10 @@ class Cleaned:
     dropped: dict[str, int]
     findings: list[str]
     places: Places = field(default_factory=Places, repr=False)
+
+    def counts(self) -> dict[str, Any]:
+        """What the run record says of the rows."""
+        return {"train_rows": len(self.train), "eval_rows": len(self.eval), "dropped": self.dropped}
 
 
 def clean(
@@ -109,8 +114,8 @@ def _refuse_too_many(profile: Profile, count: int, total: int, findings: Sequenc
         raise DatasetInvalid(
             f"cleaning would leave out {count:,} of {total:,} rows ({count / total:.1%}), and "
             f"{'this task type' if share == profile.max_dropped_share else '`allow_row_loss`'} allows {share:.0%}: "
-            f"{'; '.join(findings)}. Clean the data where it is made, or say `allow_row_loss: {_up(count / total)}`, which "
-            "the ticket will hold",
+            f"{'; '.join(findings)}. Clean the data where it is made, or say "
+            f"`allow_row_loss: {_up(count / total)}`, which the ticket will hold",
             dropped=count,
             total=total,
         )

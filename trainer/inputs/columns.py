@@ -24,6 +24,7 @@ from trainer.job import Row
 MAX_SHOWN = 5
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
+
 def examples(source: Source, profile: Profile, columns: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Row]:
     """The rows of one source, keyed by the profile's columns, each value checked by the type of its column.
 
@@ -159,9 +160,9 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
             names[role] = name
         elif column.required or role in columns:
             raise proposals.missing(source, profile, columns, present, role)
-    if profile.forms and not any(names.keys() >= {*form} for form in profile.forms):
-        if (refusal := proposals.formless(source, profile, columns, present)) is not None:
-            raise refusal
+    some_form = not profile.forms or any(names.keys() >= {*form} for form in profile.forms)
+    if not some_form and (refusal := proposals.formless(source, profile, columns, present)) is not None:
+        raise refusal
     return names
 
 
@@ -237,7 +238,10 @@ KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
     "flag": (lambda value: isinstance(value, bool), "true or false"),
     "labels": (_is_texts, "a list of labels, by name"),
     "texts": (_is_texts, "a list of texts, none of them empty"),
-    "messages": (_is_conversation, f"a conversation: a list of {{role, content}}, the role one of {', '.join(inside.ROLES)}"),
+    "messages": (
+        _is_conversation,
+        f"a conversation: a list of {{role, content}}, the role one of {', '.join(inside.ROLES)}",
+    ),
     "tools": (_is_schemas, "a list of JSON schemas, each an object"),
 }
 

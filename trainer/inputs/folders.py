@@ -29,8 +29,8 @@ from trainer.inputs import safetensors
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 GGUF = ".gguf"
 NO_GGUF = (
-    "GGUF holds weights for inference, mostly quantised, and training needs them whole: name the folder of the model in "
-    "safetensors that it was made from"
+    "GGUF holds weights for inference, mostly quantised, and training needs them whole: name the folder of the model "
+    "in safetensors that it was made from"
 )
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z")
 AGAIN = "copy or download it again"
@@ -210,7 +210,7 @@ def _refuse_file(name: str, path: Path) -> None:
         if suffix == GGUF
         else "an archive is not opened; unpack it and name the folder"
         if suffix in ARCHIVES
-        else "it is a pickle, which runs code when loaded; convert it to safetensors, in a folder with its `config.json`"
+        else "it is a pickle, which runs code when loaded; convert it to safetensors, in a folder with `config.json`"
         if suffix in PICKLES
         else "name the folder that holds it, with `config.json` and the tokenizer"
     )

@@ -1,4 +1,4 @@
-"""What Label Studio exports, as rows: JSON, JSON-MIN and CSV, told by their own fields, each mark under its control's name.
+"""What Label Studio exports, as rows: JSON, JSON-MIN and CSV, told by their fields, each mark under its control's name.
 
     choices      the choice; a list where the control takes several
     rating       a number;  number  likewise
@@ -6,8 +6,10 @@
     taxonomy     the path, joined by ` / `
     pairwise     `left` or `right`; the two texts that were compared become `chosen` and `rejected`
 
-Other kinds (spans, boxes) are no columns, and refused. A task counts once: by its annotation marked as ground truth, else by
-what all of its annotators say. Tasks without an annotation, and those whose annotators differ, are left out and counted.
+Other kinds (spans, boxes) are no columns, and refused. A task counts once: by its annotation marked as ground truth,
+else by what all of its annotators say. Tasks without an annotation, and those whose annotators differ, are left out and
+counted.
+
 Format: labelstud.io/guide/export and /guide/task_format.
 """
 
@@ -39,7 +41,7 @@ def is_json(document: Sequence[RawRow]) -> bool:
 
 def is_flat(columns: Iterable[str]) -> bool:
     """Whether these are the columns of a JSON-MIN or CSV export."""
-    return _OF_ANNOTATIONS <= {*columns}
+    return _OF_ANNOTATIONS.issubset(columns)
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ def _compared(selected: str, controls: str, data: RawRow, where: str) -> RawRow:
 
 
 def _sides(controls: str, data: RawRow, where: str) -> tuple[str, str]:
-    """The two texts of a comparison. Its `toName` speaks of controls (`txt-1,txt-2`), which are mostly called as their
-    columns (`txt1`) are; where it does not help, the task holds one pair of columns that differ in `1`/`2`, `a`/`b`,
-    `left`/`right` alone."""
+    """The two texts of a comparison. Its `toName` speaks of controls (`txt-1,txt-2`), mostly called as their columns
+    are (`txt1`); where it does not help, there is one pair of columns that differ in `1`/`2`, `a`/`b`, `left`/`right`
+    alone."""
     by_name = {_bare(column): column for column, value in data.items() if isinstance(value, str)}
     sides = [by_name.get(_bare(control)) for control in controls.split(",")]
     pairs = [
@@ -150,7 +152,7 @@ def _sides(controls: str, data: RawRow, where: str) -> tuple[str, str]:
         case ([str() as left, str() as right], _) | (_, [(str() as left, str() as right)]):
             return data[left], data[right]
     raise DatasetInvalid(
-        f"{where}: which texts were compared cannot be told; call the two columns alike but for `1` and `2` at their ends"
+        f"{where}: which texts were compared cannot be told; call both columns alike but for `1` and `2` at their ends"
     )
 
 
@@ -159,7 +161,7 @@ def _bare(name: str) -> str:
 
 
 def _unwrapped(value: Any) -> Any:
-    """Both forms write several choices as `{"choices": [...]}` and a rating as `[{"rating": 4}]`; CSV has that as text."""
+    """Both forms write several choices as `{"choices": [...]}`, a rating as `[{"rating": 4}]`; CSV has that as text."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             value = json.loads(value)

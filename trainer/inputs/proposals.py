@@ -1,4 +1,4 @@
-"""What may have been meant: the file's column for one that is missing, and the task type that its columns are those of."""
+"""What may have been meant: the file's column for one that is missing, the task type that its columns are those of."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ USUAL_NAMES = {
     "messages": ("conversations", "conversation", "dialog"),
     "tools": ("functions",),
 }
-# The columns by which rows are known to be of a task type, the most telling first. A test holds them against the profiles.
+# The columns by which rows are known to be of a task type, the most telling first; a test asks the profiles.
 ROWS_OF = {
     "text-to-sql": ("prompt", "completion", "database"),
     "dpo": ("prompt", "chosen", "rejected"),
@@ -54,8 +54,8 @@ def missing(
     facts = {"file": source.name, "pointer": f"/{name}", "proposal": guesses.get(role), "columns": guesses}
     if (other := task_type_of(present, profile)) is not None:
         return DatasetInvalid(
-            f"`{source.name}` has no column `{name}`; its columns {quoted(ROWS_OF[other])} are those of `{other}`: take "
-            f"`task_type: {other}`, or other rows",
+            f"`{source.name}` has no column `{name}`; its columns {quoted(ROWS_OF[other])} are those of `{other}`: "
+            f"take `task_type: {other}`, or other rows",
             **facts,
             task_type=other,
         )

@@ -1,7 +1,7 @@
 """When two texts say the same to a reader: alike but for compatibility forms (NFKC), case, and white space.
 
-`Foo  bar`, in full-width letters too, is `foo bar` here (Unicode Standard Annex 15; `str.casefold`). What a rule drops is
-compared as it stands (`columns.content`), because case can carry meaning; this is for what people are told of.
+`Foo  bar`, in full-width letters too, is `foo bar` here (Unicode Standard Annex 15; `str.casefold`). What a rule drops
+is compared as it stands (`columns.content`), because case can carry meaning; this is for what people are told of.
 """
 
 import json

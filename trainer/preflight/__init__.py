@@ -1,10 +1,11 @@
 """Everything that can be known to go wrong before a ticket is asked for, and what a person should know of their data.
 
-In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels, cleaning; then
-one look after the other, a file each: what repeats, labels, pairs, encodings, tool calls, queries, lengths in the model's own
-tokens and what of them is learned, memory. No torch, no network. Findings inform; refusals are raised.
+In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels,
+cleaning; then one look after the other, a file each: what repeats, labels, pairs, encodings, tool calls, queries, lengths
+in the model's own tokens and what of them is learned, memory. No torch, no network. Findings inform; refusals are raised.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,11 @@ class Preflight:
     eval_rows: list[Row] = field(repr=False)
     findings: list[str]
     facts: dict[str, Any]
+
+    def in_json(self) -> bytes:
+        """What stays in the run folder. The row that was shown does not: texts lie in the datasets."""
+        facts = {name: value for name, value in self.facts.items() if name != "row"}
+        return json.dumps({"findings": self.findings, **facts}, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
 def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = None) -> Sources:

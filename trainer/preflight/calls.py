@@ -1,7 +1,7 @@
-"""Tool calls against the tools that a row offers: a name that there is, arguments that are JSON and fit the tool's schema.
+"""Tool calls against the tools that a row offers: a name that there is, arguments that are JSON and fit its schema.
 
-Schemas are JSON Schema 2020-12 as `jsonschema` judges it, and nothing that they refer to is fetched. What does not fit is
-told and kept: a model that learns from it will make such calls, and that is for the owner of the data to decide.
+Schemas are JSON Schema 2020-12 as `jsonschema` judges it, and nothing that they refer to is fetched. What does not fit
+is told and kept: a model that learns from it will make such calls, and that is for the owner of the data to decide.
 """
 
 import json

@@ -1,19 +1,19 @@
-"""How much memory a run will want, reckoned before it starts. An estimate: the peak is measured and stands beside it.
+"""How much memory a run will want, reckoned before it starts. An estimate: the measured peak will stand beside it.
 
-Bytes, with P parameters, L of them learned, t tokens in a batch, n layers of width h, v words. Everything is float32 (4 bytes):
+Bytes, all in float32, with P parameters, L of them learned, t tokens in a batch, n layers of width h, v words:
 
-    weights       4 P                    a second time for a frozen reference, and for a teacher its own
+    weights       4 P                  a second time for a frozen reference, and for a teacher its own
     gradients     4 L
-    optimizer     8 L                    AdamW keeps two moments (Loshchilov and Hutter 2019, arXiv:1711.05101)
-    activations   64 t h n               16 values a token and layer: 34 bytes at 2 each, without the two dropout masks and
-                                         the attention matrix, which fused attention does not keep (Korthikanti et al. 2022,
-                                         arXiv:2205.05198, eq. 2)
-                  4 t h n + 64 t h       with gradient checkpointing: each layer's input, and one layer at a time
-    adapter       5 t sum(d_in)          dropout keeps a copy and a mask of what goes into each adapted layer
-    logits        12 t v                 scores of all words, their log-softmax and its gradient
+    optimizer     8 L                  AdamW keeps two moments (Loshchilov and Hutter 2019, arXiv:1711.05101)
+    activations   64 t h n             16 values a token and layer: 34 bytes at 2 each, without the two dropout masks
+                                       and the attention matrix, which fused attention does not keep (Korthikanti et
+                                       al. 2022, arXiv:2205.05198, eq. 2)
+                  4 t h n + 64 t h     with gradient checkpointing: each layer's input, and one layer at a time
+    adapter       5 t sum(d_in)        dropout keeps a copy and a mask of what goes into each adapted layer
+    logits        12 t v               scores of all words, their log-softmax and its gradient
 
-Of a LoRA adapter of rank r, L = sum r (d_in + d_out) over all linear layers but the output head; their shapes are read from
-the headers of the weights. Not reckoned: the libraries themselves, fragmentation, the batch that evaluation takes.
+Of a LoRA adapter of rank r, L = sum r (d_in + d_out) over all linear layers but the output head; their shapes are read
+from the headers of the weights. Not reckoned: the libraries themselves, fragmentation, the batch of the evaluation.
 """
 
 import os

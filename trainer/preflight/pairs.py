@@ -45,14 +45,14 @@ def _answers(rows: Sequence[Row]) -> Found:
     if len(pairs) >= FEW_PAIRS and not 1 - BIASED < longer < BIASED:
         which, share = ("longer", longer) if longer >= BIASED else ("shorter or as long", 1 - longer)
         found.findings.append(
-            f"the chosen answer is the {which} one in {share:.0%} of the pairs (median ratio {ratio:.2f}), so length alone "
-            "may be learned; compare answers of like length"
+            f"the chosen answer is the {which} one in {share:.0%} of the pairs (median ratio {ratio:.2f}), so length "
+            "alone may be learned; compare answers of like length"
         )
     return found
 
 
 def _false_negatives(rows: Sequence[Row]) -> Found:
-    """A `negative` that is a `positive` of the same anchor, in this row or another: it would be pushed away and drawn near."""
+    """A `negative` that is a `positive` of the same anchor, in any row: it would be pushed away and drawn near."""
     belong: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         belong[sameness.key(row["anchor"])].add(sameness.key(row["positive"]))
@@ -82,11 +82,11 @@ def _contradictions(rows: Sequence[Row], judged: str) -> Found:
     found = Found(facts={"contradictions": len(torn)})
     if torn:
         shown = (
-            f"{quoted(_text(next(iter(first[words].values()))))} as {', '.join(f'`{v}`' for v in sorted(verdicts[words]))}"
+            f"{quoted(_text(next(iter(first[words].values()))))} as {', '.join(sorted(verdicts[words]))}"
             for words in torn
         )
         found.findings.append(
-            f"{len(torn):,} texts stand there with more than one `{judged}`: {some(shown, len(torn))}; decide which it is"
+            f"{len(torn):,} texts have more than one `{judged}`: {some(shown, len(torn))}; decide which it is"
         )
     return found
 

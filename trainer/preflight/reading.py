@@ -1,8 +1,9 @@
 """Rows as the model will read them: rendered by its own chat template, counted in its own tokens, and how many of those
 are learned. Nothing is sampled: what does not fit, and what teaches nothing, is found row by row.
 
-`inputs.chat.Reader` says what a row's tokens are; here they are only counted, many rows at once, and without a list of them
-for each row. A test holds the counts against the reader's own. A second for 10,000 rows, where importing torch takes five.
+`inputs.chat.Reader` says what a row's tokens are; here they are only counted, many rows at once, and without a list of
+them for each row. A test holds the counts against the reader's own. A second or two for 10,000 rows, where importing
+torch takes five.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,13 +162,13 @@ def _count(text: Text, encoding: Any, limit: int) -> Count:
 
 
 def _tokens_between(encoding: Any, first: int, last: int, length: int, tokens: int) -> tuple[int, int]:
-    """The tokens that begin within these characters: from, and up to. Asks for both ends only, since the list of all
-    offsets costs as much as the tokens did."""
+    """The tokens that begin within these characters: from, and up to. Only both ends are asked for: a list of all
+    offsets costs half of what the tokens did."""
     return _first_from(encoding, first, length, tokens), _first_from(encoding, last, length, tokens)
 
 
 def _first_from(encoding: Any, at: int, length: int, tokens: int) -> int:
-    """The first token that begins at or after a character. Special tokens that the tokenizer adds have no characters."""
+    """The first token that begins at or after a character. Special tokens that are added have no characters."""
     while at < length:  # characters that belong to no token, as spaces that a tokenizer drops
         token = encoding.char_to_token(at)
         if token is not None:

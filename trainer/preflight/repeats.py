@@ -26,8 +26,11 @@ def look(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Fou
             f"`{columns.subject(profile, train)}`{_how(leaked, leaked_as_read)}: scores will flatter"
         )
     found.facts = {
-        "duplicates": as_written, "duplicates_normalised": as_read, "leaked": leaked, "leaked_normalised": leaked_as_read,
-    }  # fmt: skip
+        "duplicates": as_written,
+        "duplicates_normalised": as_read,
+        "leaked": leaked,
+        "leaked_normalised": leaked_as_read,
+    }
     return found
 
 

@@ -101,6 +101,7 @@ def execute(
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
             started = datetime.now(UTC)
             outcome = _train(job, spec, registry, held, watch)
+            outcome = replace(outcome, details={**outcome.details, "data": rows.counts()})
             return _close(job, permit, ticket, registry, held, outcome, started)
 
 
