@@ -256,7 +256,7 @@ def shipped() -> dict[str, Profile]:
 def test_the_columns_by_which_a_task_type_is_known_are_those_of_its_profile() -> None:
     profiles = shipped()
 
-    for name, row in proposals.ROWS_OF.items():
+    for name, row, _ in proposals.ROWS_OF:
         required = [role for role, column in profiles[name].columns.items() if column.required]
         assert list(row) in ([*profiles[name].forms, required]), name
 
@@ -264,14 +264,17 @@ def test_the_columns_by_which_a_task_type_is_known_are_those_of_its_profile() ->
 @pytest.mark.parametrize(
     ("tag", "row", "says"),
     [
-        ("dpo", {"prompt": "p", "completion": "c", "label": True}, "are those of `kto`: take `task_type: kto`"),
-        ("sft", {"prompt": "p", "chosen": "c", "rejected": "r"}, "which are the columns of `dpo`"),
-        ("kto", {"prompt": "p", "chosen": "c", "rejected": "r"}, "are those of `dpo`: take `task_type: dpo`"),
-        ("embedding", {"text": "t", "label": "l"}, "are those of `sequence-classification`"),
+        ("dpo", {"prompt": "p", "completion": "c", "label": True}, "has no column `chosen`; its rows have `prompt`, `completion`, `label`, one answer each and whether it is good: "
+         "that is what `kto` learns from (`task_type: kto`)"),
+        ("sft", {"prompt": "p", "chosen": "c", "rejected": "r"}, "pairs of answers: that is what `dpo` learns from"),
+        ("kto", {"prompt": "p", "chosen": "c", "rejected": "r"}, "that is what `dpo` learns from"),
+        ("embedding", {"text": "t", "label": "l"}, "that is what `sequence-classification` learns from"),
         ("sft", {"instruction": "i", "input": "", "output": "o"},
          "`columns: {prompt: instruction, completion: output}`"),
         ("dpo", {"question": "q", "better": "b", "worse": "w"},
          "`columns: {prompt: question, chosen: better, rejected: worse}`"),
+        ("dpo", {"messages": [], "label": True}, "that is what `kto` learns from"),
+        ("kto", {"messages": [], "label": True}, "cut each conversation before its last answer"),
         ("sft", {"conversations": [], "id": 1}, "Map it with `columns: {messages: conversations}`"),
     ],
 )  # fmt: skip

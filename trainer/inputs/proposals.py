@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
@@ -24,18 +25,23 @@ USUAL_NAMES = {
     "messages": ("conversations", "conversation", "dialog"),
     "tools": ("functions",),
 }
-# The columns by which rows are known to be of a task type, the most telling first; a test asks the profiles.
-ROWS_OF = {
-    "text-to-sql": ("prompt", "completion", "database"),
-    "dpo": ("prompt", "chosen", "rejected"),
-    "kto": ("prompt", "completion", "label"),
-    "reranker": ("query", "document", "label"),
-    "agent-training": ("messages", "tools"),
-    "reward-modeling": ("chosen", "rejected"),
-    "embedding": ("anchor", "positive"),
-    "sequence-classification": ("text", "label"),
-    "sft": ("prompt", "completion"),
-}
+# The columns by which rows are known to be of a task type, the most telling first, and what such rows hold. A test asks
+# the profiles, but for what other trainers call the same.
+ROWS_OF = (
+    ("text-to-sql", ("prompt", "completion", "database"), "a question and its query each"),
+    ("dpo", ("prompt", "chosen", "rejected"), "pairs of answers"),
+    ("kto", ("prompt", "completion", "label"), "one answer each and whether it is good"),
+    ("reranker", ("query", "document", "label"), "a document each and whether it answers"),
+    ("agent-training", ("messages", "tools"), "conversations that call tools"),
+    ("reward-modeling", ("chosen", "rejected"), "pairs of answers"),
+    ("embedding", ("anchor", "positive"), "texts that belong together"),
+    ("sequence-classification", ("text", "label"), "a text and its label each"),
+    ("sft", ("prompt", "completion"), "a question and its answer each"),
+)
+AS_OTHERS_CALL_THEM = (
+    ("kto", ("messages", "label"), "one answer each and whether it is good"),
+    ("dpo", ("conversations", "chosen", "rejected"), "pairs of answers"),
+)
 
 
 def missing(
@@ -53,13 +59,10 @@ def missing(
     guesses = guessed(wanted, unused, mapping)
     facts = {"file": source.name, "pointer": f"/{name}", "proposal": guesses.get(role), "columns": guesses}
     if (other := task_type_of(present, profile)) is not None:
-        return DatasetInvalid(
-            f"`{source.name}` has no column `{name}`; its columns {quoted(ROWS_OF[other])} are those of `{other}`: "
-            f"take `task_type: {other}`, or other rows",
-            **facts,
-            task_type=other,
-        )
+        return DatasetInvalid(f"`{source.name}` has no column `{name}`; {other.said}", **facts, task_type=other.name)
     hint = f"the file has {quoted(unused[:20])}" if unused else "the file has no other column"
+    if {*wanted} & {"prompt", "completion", "chosen"} and {*present} & {*USUAL_NAMES["messages"], "messages"}:
+        guesses, hint = {}, f"{hint}; cut each conversation before its last answer, and give both parts as texts"
     return DatasetInvalid(f"`{source.name}` has no column `{name}`; {proposed(guesses) or hint}", **facts)
 
 
@@ -68,12 +71,8 @@ def formless(
 ) -> DatasetInvalid | None:
     """The refusal of a file whose columns make no form of this task type's rows, where something else may be meant."""
     if (other := task_type_of(present, profile)) is not None:
-        return DatasetInvalid(
-            f"`{source.name}` has {quoted(ROWS_OF[other])}, which are the columns of `{other}`; rows of this task type "
-            f"have {forms(profile)}: take `task_type: {other}`, or other rows",
-            file=source.name,
-            task_type=other,
-        )
+        why = f"rows of this task type have {forms(profile)}; {other.said}"
+        return DatasetInvalid(f"`{source.name}`: {why}", file=source.name, task_type=other.name)
     unused = [column for column in present if column not in profile.columns]
     for form in profile.forms:
         wanted = [role for role in form if mapping.get(role, role) not in present]
@@ -111,12 +110,27 @@ def proposed(guesses: Mapping[str, str]) -> str:
     return f"{arrows}? Map {'it' if len(guesses) == 1 else 'them'} with `columns: {{{pairs}}}`"
 
 
-def task_type_of(present: Iterable[str], profile: Profile) -> str | None:
+class Other(NamedTuple):
+    """A task type that learns from such rows."""
+
+    name: str
+    columns: Sequence[str]
+    hold: str
+
+    @property
+    def said(self) -> str:
+        return (
+            f"its rows have {quoted(self.columns)}, {self.hold}: that is what `{self.name}` learns from "
+            f"(`task_type: {self.name}`)"
+        )
+
+
+def task_type_of(present: Iterable[str], profile: Profile) -> Other | None:
     """The task type whose columns these are, if it is another one than the profile's."""
     has = {*present}
-    for name, row in ROWS_OF.items():
-        if has >= {*row} and not profile.columns.keys() >= {*row}:
-            return name
+    for name, row, hold in (*ROWS_OF, *AS_OTHERS_CALL_THEM):
+        if has >= {*row} and not profile.columns.keys() >= {*row} and name != profile.recipe:
+            return Other(name, row, hold)
     return None
 
 
