@@ -66,19 +66,27 @@ def _tool(tool: Mapping[str, Any]) -> tuple[str, Any]:
 def _fault(name: str, arguments: Mapping[str, Any], offered: Mapping[str, Any]) -> tuple[str, str] | None:
     if name not in offered:
         return "unknown tool", f"`{name}` is none of its tools ({', '.join(f'`{tool}`' for tool in offered)})"
-    validator = _validator(json.dumps(offered[name], sort_keys=True))
-    if isinstance(validator, str):
-        return "broken schema", f"the schema of `{name}` is no JSON Schema: {validator}"
-    error = next(iter(sorted(validator.iter_errors(arguments), key=lambda e: list(map(str, e.path)))), None)
-    if error is None:
+    from referencing.exceptions import Unresolvable
+
+    validator, broken = _validator(json.dumps(offered[name], sort_keys=True))
+    errors: list[Any] = []
+    try:
+        if validator is not None:
+            errors = list(validator.iter_errors(arguments))
+    except (Unresolvable, RecursionError) as error:  # it refers to what is not in it, or to itself
+        broken = f"{type(error).__name__}: {error}"
+    if broken:
+        return "broken schema", f"the schema of `{name}` is no JSON Schema: {broken[:200]}"
+    if not errors:
         return None
-    place = "".join(f"/{part}" for part in error.absolute_path)
-    return "schema", f"`{name}`{f' at `{place}`' if place else ''}: {error.message[:200]}"
+    first = min(errors, key=lambda error: [str(part) for part in error.absolute_path])
+    place = "".join(f"/{part}" for part in first.absolute_path)
+    return "schema", f"`{name}`{f' at `{place}`' if place else ''}: {first.message[:200]}"
 
 
 @cache
-def _validator(schema: str) -> Any:
-    """One for each schema; a sentence where it is none."""
+def _validator(schema: str) -> tuple[Any, str]:
+    """One for each schema, or why there is none."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
     from referencing import Registry
@@ -87,5 +95,5 @@ def _validator(schema: str) -> Any:
     try:
         Draft202012Validator.check_schema(document)
     except SchemaError as error:
-        return error.message[:200]
-    return Draft202012Validator(document, registry=Registry())  # an empty registry: nothing is fetched
+        return None, str(error.message)
+    return Draft202012Validator(document, registry=Registry()), ""  # an empty registry: nothing is fetched
