@@ -12,7 +12,7 @@ from enforcer.inheritance import inherit
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Limits, Profile
 from trainer.inputs import proposals, rows
-from trainer.inputs.columns import alike, content, examples, split, subject
+from trainer.inputs.columns import alike, content, examples, not_read, split, subject
 
 NAMES = ["bad", "good"]
 ARGUMENTS = {"label_names": NAMES}
@@ -264,8 +264,12 @@ def test_the_columns_by_which_a_task_type_is_known_are_those_of_its_profile() ->
 @pytest.mark.parametrize(
     ("tag", "row", "says"),
     [
-        ("dpo", {"prompt": "p", "completion": "c", "label": True}, "has no column `chosen`; its rows have `prompt`, `completion`, `label`, one answer each and whether it is good: "
-         "that is what `kto` learns from (`task_type: kto`)"),
+        (
+            "dpo",
+            {"prompt": "p", "completion": "c", "label": True},
+            "has no column `chosen`; its rows have `prompt`, `completion`, `label`, one answer each and whether it is "
+            "good: that is what `kto` learns from (`task_type: kto`)",
+        ),
         ("sft", {"prompt": "p", "chosen": "c", "rejected": "r"}, "pairs of answers: that is what `dpo` learns from"),
         ("kto", {"prompt": "p", "chosen": "c", "rejected": "r"}, "that is what `dpo` learns from"),
         ("embedding", {"text": "t", "label": "l"}, "that is what `sequence-classification` learns from"),
@@ -282,6 +286,12 @@ def test_rows_of_another_task_type_or_under_other_names_are_answered_with_what_f
     tag: str, row: dict[str, Any], says: str
 ) -> None:
     assert says in refusal([row] * 3, shipped()[tag]).detail
+
+
+def test_columns_that_nothing_is_read_from_are_listed() -> None:
+    source = rows.hold([{"review": "a", "label": "bad", "input": "b", "id": 1}])
+
+    assert not_read([source], CLASSIFIER, {"text": "review"}) == ["input", "id"]
 
 
 def test_a_row_has_all_columns_of_one_form() -> None:

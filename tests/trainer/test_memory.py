@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainer.preflight import memory
-from trainer.preflight.memory import Shape, estimate
+from trainer.preflight.memory import Shape, estimate, peak
 
 ARGUMENTS: dict[str, Any] = {
     "use_lora": False, "lora_rank": 8, "lora_dropout": 0.05, "per_device_train_batch_size": 4,
@@ -17,16 +17,33 @@ ARGUMENTS: dict[str, Any] = {
 SHAPE = Shape(parameters=1_000, linear=[(10, 10), (20, 10)] * 2, hidden=10, layers=2, vocabulary=30)
 
 
-def bytes_of(recipe: str = "sft", **changes: Any) -> dict[str, int]:
-    return estimate(recipe, {**ARGUMENTS, **changes}, SHAPE, tokens=5)
+def bytes_of(recipe: str = "sft", gpus: int = 0, **changes: Any) -> dict[str, int]:
+    return estimate(recipe, {**ARGUMENTS, **changes}, SHAPE, tokens=5, gpus=gpus)
 
 
 def test_all_weights_take_sixteen_bytes_each_and_activations_what_the_formula_says() -> None:
-    """t = 4 x 5 = 20 tokens: activations 64 x 20 x 10 x 2 = 25,600; logits 12 x 20 x 30 = 7,200."""
+    """t = 4 x 5 = 20 tokens: activations 88 x 20 x 10 x 2 = 35,200; logits in one tile 14 x 4 x 20 x 30 = 33,600."""
     assert bytes_of() == {
         "weights": 4_000, "reference": 0, "teacher": 0, "gradients": 4_000, "optimizer": 8_000,
-        "activations": 25_600, "adapter": 0, "logits": 7_200,
+        "activations": 35_200, "adapter": 0, "logits": 33_600,
     }  # fmt: skip
+
+
+def test_words_are_scored_in_tiles_or_all_at_once() -> None:
+    assert bytes_of("sft", gpus=1)["logits"] == 2 * 4 * 20 * 30
+    assert bytes_of("orpo")["logits"] == 12 * 2 * 20 * 30
+    assert bytes_of("embedding")["logits"] == 0
+    large = Shape(1, [], 10, 2, vocabulary=100_000)
+    assert estimate("sft", ARGUMENTS, large, 10_000)["logits"] == 14 * 4 * 4_096 * 32_768
+
+
+def test_gradients_come_as_activations_go_unless_batches_are_accumulated() -> None:
+    """4,000 + 8,000 last; 35,200 + 33,600 pass, more than the gradients' 4,000."""
+    parts = bytes_of()
+
+    assert peak(parts, {"gradient_accumulation_steps": 1}) == 12_000 + 68_800
+    assert peak(parts, {"gradient_accumulation_steps": 4}) == 12_000 + 68_800 + 4_000
+    assert peak({**parts, "gradients": 70_000}, {"gradient_accumulation_steps": 1}) == 12_000 + 70_000
 
 
 def test_an_adapter_learns_little_and_keeps_copies_of_its_inputs() -> None:
@@ -39,15 +56,14 @@ def test_an_adapter_learns_little_and_keeps_copies_of_its_inputs() -> None:
 
 
 def test_checkpointing_keeps_each_layers_input_and_one_layer() -> None:
-    """4 x 20 x 10 x 2 + 64 x 20 x 10 = 1,600 + 12,800."""
-    assert bytes_of(gradient_checkpointing=True)["activations"] == 14_400
+    """4 x 20 x 10 x 2 + 88 x 20 x 10 = 1,600 + 17,600."""
+    assert bytes_of(gradient_checkpointing=True)["activations"] == 19_200
 
 
 def test_preferences_take_two_sequences_a_row_and_a_reference_where_all_weights_learn() -> None:
     assert bytes_of("dpo")["reference"] == 4_000
     assert bytes_of("dpo", use_lora=True)["reference"] == 0, "the adapter is switched off instead"
     assert bytes_of("dpo")["activations"] == 2 * bytes_of("sft")["activations"]
-    assert bytes_of("embedding")["logits"] == 0
 
 
 def a_model(folder: Path, **config: Any) -> Path:

@@ -37,8 +37,8 @@ def test_repeats_and_leaks_are_counted_as_written_and_as_read() -> None:
     assert found.facts == {"duplicates": 1, "duplicates_normalised": 2, "leaked": 1, "leaked_normalised": 2}
     assert found.findings == [
         "2 of 4 training rows say the same as another one (1 of them but for case, white space or width)",
-        "2 of 3 evaluation rows have a training row's `text` (1 of them but for case, white space or width): scores will "
-        "flatter",
+        "2 of 3 evaluation rows have a training row's `text` (1 of them but for case, white space or width): scores "
+        "will flatter",
     ]
 
 
@@ -137,7 +137,15 @@ def test_utf_8_that_was_read_by_another_table_is_found(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["café Grüße naïve ÅÄÖ", "„GRÜ\u201c sagte er", "À LA TÉLÉ\u00bb", "中文，好的。", "Привет", "emoji 🙂 \u200d", "a\tb\nc"],
+    [
+        "café Grüße naïve ÅÄÖ",
+        "„GRÜ\u201c sagte er",
+        "À LA TÉLÉ\u00bb",
+        "中文，好的。",
+        "Привет",
+        "emoji 🙂 \u200d",
+        "a\tb\nc",
+    ],
 )
 def test_sound_texts_of_many_languages_are_left_in_peace(text: str) -> None:
     assert encodings.look([{"text": text}]).findings == []
@@ -201,7 +209,7 @@ def test_calls_that_fit_are_only_counted() -> None:
 def test_arguments_that_are_no_object_are_refused_with_their_place(arguments: Any) -> None:
     rows = [calling(arguments)]
 
-    with pytest.raises(DatasetInvalid, match="line 1 of .* the arguments of `weather` are no JSON object") as refused:
+    with pytest.raises(DatasetInvalid, match=r"line 1 of .* the arguments of `weather` are no JSON object") as refused:
         calls.look(rows, placed(rows))
 
     assert (refused.value.facts["row"], refused.value.facts["pointer"]) == (1, "/messages/1/tool_calls/0")

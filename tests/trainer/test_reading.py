@@ -1,4 +1,4 @@
-"""Rows are counted as the model will read them: all tokens, those that are learned, and what of them `max_length` keeps."""
+"""Rows are counted as the model will read them: all tokens, those that are learned, and what `max_length` keeps."""
 
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def test_an_answer_that_max_length_cuts_away_is_refused_where_rows_are_cut(chat:
     counts = reading.count(PROFILES["sft"], rows, Reader(chat), places, 64)
 
     assert reading.look(counts, places, 64, cut=False).findings == []
-    with pytest.raises(DatasetInvalid, match="line 1 of .* nothing to learn is left of it within `max_length` 64"):
+    with pytest.raises(DatasetInvalid, match=r"line 1 of .* nothing to learn is left of it within `max_length` 64"):
         reading.look(counts, places, 64, cut=True)
 
 

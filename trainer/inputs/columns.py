@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
@@ -75,6 +77,12 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
                 file=lacks.name,
                 pointer=f"/{_escaped(column)}",
             )
+
+
+def not_read(sources: Sequence[Source], profile: Profile, mapping: Mapping[str, str]) -> list[str]:
+    """Columns of the files that no column of the profile is read from, as an `input` beside an `instruction`."""
+    read = {mapping.get(role, role) for role in profile.columns}
+    return list(dict.fromkeys(name for source in sources for name in source.rows[0] if name not in read))
 
 
 def subject(profile: Profile, rows: Sequence[Row]) -> str:
@@ -140,7 +148,10 @@ def split(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[lis
 
 def content(row: Row) -> str:
     """What a row says, as one string: equal for equal rows."""
-    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+    try:
+        return orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # an integer beyond 64 bits
+        return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
 def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) -> dict[str, str]:

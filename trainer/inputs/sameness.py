@@ -4,9 +4,10 @@
 is compared as it stands (`columns.content`), because case can carry meaning; this is for what people are told of.
 """
 
-import json
 import unicodedata
 from typing import Any
+
+from trainer.inputs.columns import content
 
 
 def normalised(text: str) -> str:
@@ -17,7 +18,7 @@ def normalised(text: str) -> str:
 
 def key(value: Any) -> str:
     """`normalised` for a value of any kind: equal for rows or conversations that say the same."""
-    return normalised(value) if isinstance(value, str) else json.dumps(_deep(value), ensure_ascii=False, sort_keys=True)
+    return normalised(value) if isinstance(value, str) else content(_deep(value))
 
 
 def _deep(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Everything that can be known to go wrong before a ticket is asked for, and what a person should know of their data.
 
 In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels,
-cleaning; then one look after the other, a file each: what repeats, labels, pairs, encodings, tool calls, queries, lengths
-in the model's own tokens and what of them is learned, memory. No torch, no network. Findings inform; refusals are raised.
+cleaning; then one look after the other, a file each: what repeats, labels, pairs, encodings, tool calls, queries,
+lengths in the model's own tokens and what of them is learned, memory. No torch, no network. Findings inform; refusals
+are raised.
 """
 
 import json
@@ -108,6 +109,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     _check_negatives(arguments, train_rows)
     found = _looks(args, profile, arguments, model, cleaned, apart=bool(sources.eval))
+    found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
     return Preflight(
         arguments=arguments,
         sources=sources,

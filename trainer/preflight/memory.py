@@ -3,14 +3,17 @@
 Bytes, all in float32, with P parameters, L of them learned, t tokens in a batch, n layers of width h, v words:
 
     weights       4 P                  a second time for a frozen reference, and for a teacher its own
-    gradients     4 L
+    gradients     4 L                  made while activations go, so only the larger of both counts, unless batches are
+                                       accumulated
     optimizer     8 L                  AdamW keeps two moments (Loshchilov and Hutter 2019, arXiv:1711.05101)
-    activations   64 t h n             16 values a token and layer: 34 bytes at 2 each, without the two dropout masks
-                                       and the attention matrix, which fused attention does not keep (Korthikanti et
-                                       al. 2022, arXiv:2205.05198, eq. 2)
-                  4 t h n + 64 t h     with gradient checkpointing: each layer's input, and one layer at a time
+    activations   88 t h n             22 values a token and layer. 16 are those of Korthikanti et al. 2022
+                                       (arXiv:2205.05198, eq. 2: 34 bytes at 2 each, without the two dropout masks and
+                                       the attention matrix, which fused attention does not keep); the third matrix of
+                                       today's MLPs and the norms' copies are the rest (21.3 measured on a Llama)
+                  4 t h n + 88 t h     with gradient checkpointing: each layer's input, and one layer at a time
     adapter       5 t sum(d_in)        dropout keeps a copy and a mask of what goes into each adapted layer
-    logits        12 t v               scores of all words, their log-softmax and its gradient
+    logits        12 t v               scores of all words, their log-softmax and its gradient; where TRL scores words
+                                       in tiles, those of one tile: 14 copies by torch's operations, 2 by its kernel
 
 Of a LoRA adapter of rank r, L = sum r (d_in + d_out) over all linear layers but the output head; their shapes are read
 from the headers of the weights. Not reckoned: the libraries themselves, fragmentation, the batch of the evaluation.
@@ -34,7 +37,10 @@ CARDS = {"t4": 16, "l4": 24, "a10": 24, "a30": 24, "v100": 16, "l40s": 48, "a100
 # Of the sequences that one row becomes.
 SEQUENCES = {"dpo": 2, "cpo": 2, "simpo": 2, "orpo": 2, "reward-modeling": 2, "embedding": 2}
 REFERENCED = frozenset({"dpo", "kto"})
-LANGUAGE = frozenset("pre-training sft text-to-sql agent-training dpo cpo simpo orpo kto grpo gkd".split())
+TILED = frozenset("pre-training sft text-to-sql agent-training dpo kto grpo".split())  # `trl.kernels`
+WHOLE = frozenset("cpo simpo orpo gkd".split())
+TILE_TOKENS, TILE_WORDS = 4_096, 32_768  # `TOKEN_CHUNK_SIZE`, `_CHUNKED_LOGPROB_CHUNK_SIZE` of TRL 1.16
+VALUES = 22  # of a token in a layer
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,12 @@ class Shape:
 
 
 def estimate(
-    recipe: str, arguments: Mapping[str, Any], shape: Shape, tokens: int, teacher: Shape | None = None
+    recipe: str, arguments: Mapping[str, Any], shape: Shape, tokens: int, *, teacher: Shape | None = None, gpus: int = 0
 ) -> dict[str, int]:
     """Bytes by what they are for. `tokens` are those of a row's longest sequence."""
     lora = bool(arguments.get("use_lora"))
     learned = shape.adapter(arguments["lora_rank"]) if lora else shape.parameters
-    batch = arguments["per_device_train_batch_size"] * SEQUENCES.get(recipe, 1)
-    of_batch = batch * tokens
+    of_batch = arguments["per_device_train_batch_size"] * SEQUENCES.get(recipe, 1) * tokens
     held = shape.layers if not arguments.get("gradient_checkpointing") else 1
     inputs = FLOAT * of_batch * shape.hidden * shape.layers if held == 1 else 0
     copies = sum(into for _, into in shape.linear) * held // shape.layers
@@ -81,10 +86,24 @@ def estimate(
         "teacher": FLOAT * teacher.parameters if teacher else 0,
         "gradients": FLOAT * learned,
         "optimizer": 2 * FLOAT * learned,
-        "activations": 16 * FLOAT * of_batch * shape.hidden * held + inputs,
+        "activations": VALUES * FLOAT * of_batch * shape.hidden * held + inputs,
         "adapter": 5 * of_batch * copies if lora and arguments.get("lora_dropout") else 0,
-        "logits": 3 * FLOAT * of_batch * shape.vocabulary if recipe in LANGUAGE else 0,
+        "logits": _logits(recipe, of_batch, shape.vocabulary, gpus),
     }
+
+
+def _logits(recipe: str, tokens: int, words: int, gpus: int) -> int:
+    if recipe in TILED:
+        return (2 if gpus else 14) * FLOAT * min(tokens, TILE_TOKENS) * min(words, TILE_WORDS)
+    return 3 * FLOAT * tokens * words if recipe in WHOLE else 0
+
+
+def peak(parts: Mapping[str, int], arguments: Mapping[str, Any]) -> int:
+    """The most that is held at once."""
+    passing = parts["activations"] + parts["adapter"] + parts["logits"]
+    lasting = sum(parts.values()) - passing - parts["gradients"]
+    kept = arguments.get("gradient_accumulation_steps", 1) > 1
+    return lasting + (parts["gradients"] + passing if kept else max(parts["gradients"], passing))
 
 
 def look(
@@ -102,13 +121,16 @@ def look(
     if shape is None:
         return Found(facts={"memory": None})
     other = Shape.of(teacher) if teacher else None
-    parts = estimate(recipe, arguments, shape, tokens, other)
-    wanted = sum(parts.values())
-    facts: dict[str, Any] = {"estimate_bytes": wanted, "parts": {name: size for name, size in parts.items() if size},
-                             "parameters": shape.parameters, "tokens_of_batch": tokens}  # fmt: skip
+
+    def reckon(**changes: Any) -> tuple[dict[str, int], int]:
+        changed = {**arguments, **changes}
+        parts = estimate(recipe, changed, shape, tokens, teacher=other, gpus=gpus)
+        return {name: size for name, size in parts.items() if size}, peak(parts, changed)
+
+    parts, wanted = reckon()
+    facts = {"estimate_bytes": wanted, "parts": parts, "parameters": shape.parameters, "longest_tokens": tokens}
     if "use_lora" in arguments:
-        for name, lora in (("full_bytes", False), ("lora_bytes", True)):
-            facts[name] = sum(estimate(recipe, {**arguments, "use_lora": lora}, shape, tokens, other).values())
+        facts |= {"full_bytes": reckon(use_lora=False)[1], "lora_bytes": reckon(use_lora=True)[1]}
     where, room = memory_there(gpus, pool)
     found = Found(facts={"memory": {**facts, "where": where, "room_bytes": room}})
     if room is not None and wanted > room:
