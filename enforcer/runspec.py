@@ -55,6 +55,14 @@ class Code(_Frozen):
     dirty: bool | None
 
 
+class Continued(_Frozen):
+    """The run that this one continues, and the digest over the files of the checkpoint that it starts from."""
+
+    run_id: str = Field(min_length=1, max_length=100)
+    step: int = Field(ge=1, le=2**53 - 1)
+    digest: Digest
+
+
 class Inputs(_Frozen):
     """What the run reads, resolved to digests by the client and bound by the ticket.
 
@@ -62,6 +70,8 @@ class Inputs(_Frozen):
     """
 
     model: Model
+    teacher: Model | None = None
+    continues: Continued | None = None
     datasets: list[Dataset] = Field(min_length=1, max_length=64)
     code: Code
     eval_fraction: float = Field(ge=0, lt=1)

@@ -32,7 +32,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import canonical_bytes_around, digest, flat_canonical_bytes
 from enforcer.tickets import LEEWAY_S
-from registry import access, audit, db, deprecations, quotas, tags
+from registry import access, audit, continuations, db, deprecations, quotas, tags
 from registry.access import HeldTicket, Permit, lease_hash
 from registry.books import Books
 from registry.identity import Actor
@@ -48,6 +48,7 @@ def plan(session: Session, request: wire.TicketRequest, permit: Permit, gate: Sn
     """What `issue` would grant. Nothing is written."""
     task = tags.in_force(session, request.task_type)
     permit = deprecations.weighed(task, gate, permit, db.utc_now())
+    continuations.check(session, request, task, permit)
     spec = _resolve(request, request.model_dump(mode="json"), task, permit, run_id="run-planned")
     canonical_bytes_around(task.canonical, spec)
     return wire.TicketPlan(
@@ -69,6 +70,7 @@ async def issue(books: Books, request: wire.TicketRequest, permit: Permit, *, id
         ArgumentInvalid, SpecificationInvalid: the run cannot be resolved.
         NotPermitted, OfflineNotPermitted: by the policy that is live when it is drafted.
         TaskTypeSunset: its end has come, and no exception is for that.
+        UnknownRun, NotContinued: it says that it continues a run, and does not.
         IdempotencyConflict: this key came with another request before.
         Unavailable: task types or tokens change faster than a ticket is written.
     """
@@ -90,6 +92,7 @@ def _draft_now(books: Books, request: wire.TicketRequest, permit: Permit, key: s
         gate = books.gate(session)
         task = tags.in_force(session, request.task_type)
         head = books.head(session)
+        continuations.check(session, request, task, permit)
     refuse_offline_elsewhere(request, gate.policy.directory)
     permit = access.still_permitted(gate, permit)  # the policy may be another since the route was entered
     permit = deprecations.weighed(task, gate, permit, db.utc_now())
@@ -130,6 +133,7 @@ def draft(
             "run_spec_digest": run_spec_digest,
             "jkt": request.jkt,
             "redeem": request.redeem,
+            **({"continues": asked["inputs"]["continues"]} if asked["inputs"]["continues"] else {}),
             **({"past_sunset": permit.past_sunset} if permit.past_sunset else {}),
         },
     )
@@ -407,6 +411,11 @@ def _resolve(
             f"`gpus`: {request.gpus} is above the {profile.limits.max_gpus} that `{task.tag}` allows", pointer="/gpus"
         )
     arguments = profile.resolve(request.arguments)
+    if ("teacher_model" in profile.parameters) != (request.inputs.teacher is not None):
+        raise Malformed(
+            "`inputs.teacher` is for task types with a `teacher_model`, and for each run of theirs",
+            pointer="/inputs/teacher",
+        )
     unknown = sorted(set(request.inputs.columns) - set(profile.columns))
     if unknown:
         raise Malformed(f"`columns` maps {', '.join(unknown)}, but `{task.tag}` has {', '.join(profile.columns)}")

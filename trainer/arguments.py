@@ -25,6 +25,9 @@ _TASK_TYPE = re.compile(r"(?P<tag>[^@\s]{1,200})(?:@(?P<version>[1-9][0-9]{0,8})
 class TrainingArguments(BaseModel):
     """One run as it is asked for. Relative paths start at the working directory.
 
+    `resume` is the folder of a run that stopped, to be continued. `save_steps` are the optimizer steps between two
+    checkpoints; left out, one is saved each half hour, and with 0 only when the run is told to stop.
+
     Raises:
         ArgumentInvalid: an argument that does not exist or cannot be meant; `pointer` names it.
     """
@@ -44,6 +47,8 @@ class TrainingArguments(BaseModel):
     gpus: int = Field(default=0, ge=0, le=4096)
     redeem: Literal["online", "offline"] = "online"
     change_ticket: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
+    resume: str | None = None
+    save_steps: int | None = Field(default=None, ge=0)
 
     num_labels: int | None = None
     label_names: list[str] | None = None
@@ -123,7 +128,7 @@ class TrainingArguments(BaseModel):
 
 PLACE_FIELDS = frozenset(
     """task_type model_name_or_path dataset eval_dataset eval_fraction columns allow_row_loss output_dir business_unit
-    target gpus redeem change_ticket""".split()
+    target gpus redeem change_ticket resume save_steps""".split()
 )
 TAG_PARAMETERS = frozenset(TrainingArguments.model_fields) - PLACE_FIELDS
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from enforcer.gates import Gate, Judgement, Score
+from enforcer.runspec import Continued
 from trainer.layout import RunFolder
 
 PIPELINES = {  # recipe -> library, pipeline tag (https://huggingface.co/tasks)
@@ -29,6 +30,7 @@ def write_card(
     ticket_id: str,
     arguments: Mapping[str, Any],
     datasets: Mapping[str, str],
+    continues: Continued | None,
     scores: Mapping[str, Score],
     judgements: Sequence[Judgement],
 ) -> None:
@@ -55,6 +57,7 @@ def write_card(
                 ["base model", base_model],
                 ["run", run_id],
                 ["ticket", ticket_id],
+                *([["continues", f"run {continues.run_id} after step {continues.step}"]] if continues else []),
                 *([f"dataset `{name}`, sha256", digest] for name, digest in datasets.items()),
             ],
         ),

@@ -29,6 +29,8 @@ class Job:
 
     `arguments` holds every parameter of the tag's profile, defaults filled in by the registry: a recipe reads them by
     subscript and has no defaults of its own. `loss_mask` is the profile's: which tokens of a row carry loss.
+    `resume_from` is the checkpoint of a run that this one continues, `save_steps` the steps between checkpoints (None:
+    by the clock, 0: only when the run is told to stop).
     """
 
     task_type: str
@@ -40,6 +42,9 @@ class Job:
     folder: RunFolder
     listener: Listener
     loss_mask: LossMask | None = None
+    resume_from: Path | None = None
+    save_steps: int | None = None
+    teacher_dir: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from typing import Any
 from enforcer import manifest, tickets
 from enforcer.manifest import Environment, Manifest
 from enforcer.problems import ManifestInvalid, Problem, RegistryUnreachable
-from enforcer.runspec import RunSpec
-from trainer import contract, environment, preflight
+from enforcer.runspec import Model, RunSpec
+from trainer import environment
 from trainer.arguments import TAG_PARAMETERS, TrainingArguments
 from trainer.client import Registry
 from trainer.inputs import folders
 from trainer.layout import RunFolder
-from trainer.run import permit
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,9 @@ def governed_differences(again: Again, registry: Registry, *, readable: bool) ->
     Raises:
         RegistryUnreachable: it is away.
     """
+    from trainer import contract  # which continues runs, and so reads them by this file
+    from trainer.run import permit
+
     spec = again.spec
     try:
         tag = registry.tag(spec.task_type)
@@ -156,6 +158,8 @@ def _files(again: Again) -> Iterator[Difference]:
     then = {data.name: data.digest for data in again.spec.inputs.datasets if data.role == "file"}
     if not then:
         return
+    from trainer import preflight
+
     try:
         files = preflight.read_sources(again.arguments).files(again.spec.profile, again.spec.inputs.columns)
     except (Problem, OSError) as error:
@@ -169,14 +173,19 @@ def _files(again: Again) -> Iterator[Difference]:
 
 
 def _model(spec: RunSpec) -> Iterator[Difference]:
-    model = spec.inputs.model
+    yield from _folder("model", spec.inputs.model)
+    if spec.inputs.teacher is not None:
+        yield from _folder("teacher", spec.inputs.teacher)
+
+
+def _folder(what: str, model: Model) -> Iterator[Difference]:
     try:
         now = folders.folder_digest(folders.model_folder(model.name))
     except (Problem, OSError) as error:
-        yield Difference(f"model {model.name}", _short(model.digest), f"missing: {error}")
+        yield Difference(f"{what} {model.name}", _short(model.digest), f"missing: {error}")
         return
     if now != model.digest:
-        yield Difference(f"model {model.name}", _short(model.digest), _short(now))
+        yield Difference(f"{what} {model.name}", _short(model.digest), _short(now))
 
 
 def _environment(then: Environment, now: Environment) -> Iterator[Difference]:

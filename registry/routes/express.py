@@ -57,6 +57,8 @@ class Express:
             request = wire.TicketRequest.model_validate(scope["json"])
             if request.redeem != "online":  # where that is allowed, the documented route knows
                 return None
+            if request.inputs.continues is not None:  # and whether there is such a run
+                return None
             actor, task, gate, stamp = await self._look_up(token, request.task_type)
             if task.deprecation is not None:  # the documented route tells of the end, and knows the exceptions
                 return None

@@ -24,8 +24,20 @@ STORIES: dict[str, tuple[str, str, Rows, dict[str, Any]]] = {
     "pre-training": (
         "nlp", "chat", lambda: [{"text": row["text"]} for row in labelled_rows(60, 1)], {**LANGUAGE, "use_lora": None},
     ),
+    "grpo": (
+        "nlp", "chat", lambda: [{"prompt": row["prompt"], "answer": row["completion"]} for row in asked_rows(30, 1)],
+        {**LANGUAGE, "num_generations": 4, "max_completion_length": 8, "gradient_accumulation_steps": 1,
+         "reward_functions": ["at-most-2-words", "contains-answer"]},
+    ),
+    "gkd": (
+        "nlp", "chat",
+        lambda: [{"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": "yes"}]}
+                 for row in asked_rows(30, 1)],
+        {**LANGUAGE, "teacher_model": "chat", "max_completion_length": 8},
+    ),
 }  # fmt: skip
-TOLD_ELSEWHERE = {"sequence-classification", "embedding"}  # test_the_three_requests.py, test_run_a_ticket.py
+# test_the_three_requests.py, test_run_a_ticket.py, test_a_database_is_an_input.py
+TOLD_ELSEWHERE = {"sequence-classification", "embedding", "text-to-sql"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +58,8 @@ def test_a_ticket_becomes_a_model_that_is_judged_and_proven(
     desk = Desk(tmp_path, {"chat": chat, "encoder": encoder}[model], live_registry.url, token)
     desk.data(rows())
 
-    trained = desk.cli("run", desk.config(task_type=tag, **said))
+    models = {name: str(chat) for name in ("teacher_model",) if name in said}
+    trained = desk.cli("run", desk.config(task_type=tag, **{**said, **models}))
 
     assert trained.returncode in (0, 11), trained.stderr  # two steps may well miss a gate
     (run_dir,) = desk.run_dirs

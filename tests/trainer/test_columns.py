@@ -198,6 +198,7 @@ def test_a_split_of_distinct_rows_has_the_size_that_was_asked_for() -> None:
     assert split(found, "text", 0.0, 1) == (found, [])
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
 TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {role, content}"
 
 
@@ -208,9 +209,11 @@ TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {r
         ("flag", [True, False], [0, "true"], "it holds true or false"),
         ("labels", [["bad", "good"]], ["bad", [], [1]], "holds a list of labels, by name"),
         ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "holds a list of texts"),
-        ("messages", [[TURN], [TURN, {"role": "assistant", "tool_calls": [{}]}]],
-         ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}]], SAID),
-        ("tools", [[{"type": "function"}]], [{}, [], ["f"]], "holds a list of JSON schemas"),
+        ("messages", [[TURN], [TURN, {"role": "assistant", "content": "", "tool_calls": [CALL]}]],
+         ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}],
+          [TURN, {"role": "assistant", "tool_calls": [{}]}]], SAID),
+        ("tools", [[{"type": "function", "function": {"name": "f"}}], []], [{}, ["f"], [{"type": "function"}]],
+         "holds a list of tools"),
     ],
 )  # fmt: skip
 def test_a_value_is_held_to_the_type_of_its_column(kind: Any, fits: list[Any], strange: list[Any], says: str) -> None:
@@ -229,7 +232,13 @@ def test_a_value_is_held_to_the_type_of_its_column(kind: Any, fits: list[Any], s
     [
         ("hello", "is `str`, not `{role, content}`", "/it/1"),
         ({"role": "boss", "content": "x"}, "`boss` is no role; there are `system`, `user`", "/it/1/role"),
-        ({"from": "human", "value": "x"}, "the role is missing", "/it/1/role"),
+        ({"content": "x"}, "the role is missing", "/it/1/role"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "is no call", "/it/1/tool_calls/0"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{broken"}}]},
+            "the arguments of `f` are no JSON object",
+            "/it/1/tool_calls/0",
+        ),
         ({"role": "user", "content": 3}, "is `int`, not text", "/it/1/content"),
         ({"role": "user"}, "is missing, and no tool is called", "/it/1/content"),
     ],

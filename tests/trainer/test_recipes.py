@@ -14,7 +14,7 @@ from tiny import CLASSIFICATION, EMBEDDING, Watcher, contents, losses, make_job,
 from enforcer.problems import DatasetInvalid
 from trainer import recipes
 from trainer.recipes import embedding, sequence_classification
-from trainer.recipes._steps import Diverged
+from trainer.recipes._checkpoints import Diverged
 
 BOTH = pytest.mark.parametrize(
     ("recipe", "arguments"),

@@ -179,6 +179,18 @@ def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes | None) -
         sandbox.ask(path, "SELECT 1")
 
 
+def test_a_database_with_changes_that_its_file_does_not_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "live.sqlite"
+    with closing(sqlite3.connect(path)) as writer:
+        writer.executescript("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (1);")
+
+        with Sandbox() as sandbox, pytest.raises(DatasetInvalid, match=r"live\.sqlite-wal.*wal_checkpoint"):
+            sandbox.ask(path, "SELECT a FROM t")
+
+    with Sandbox() as sandbox:  # closed, the file holds all of it
+        assert sandbox.ask(path, "SELECT a FROM t").rows == [(1,)]
+
+
 def test_databases_take_turns(sandbox: Sandbox, database: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite"
     with closing(sqlite3.connect(other)) as connection:

@@ -115,8 +115,10 @@ def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: 
     held_out = changes.pop("eval_rows", None) or make(48 if known == "embedding" else 60, 2)
     listener, mask = changes.pop("listener", None) or Watcher(), changes.pop("loss_mask", None)
     task_type = changes.pop("task_type", known)
+    resuming = {name: changes.pop(name, None) for name in ("resume_from", "save_steps")}
     folder = RunFolder.of(root, task_type, run_id).create()
-    return Job(task_type, run_id, {**arguments, **changes}, model_dir, train, held_out, folder, listener, mask)
+    asked = {**arguments, **changes}
+    return Job(task_type, run_id, asked, model_dir, train, held_out, folder, listener, mask, **resuming)
 
 
 def make_encoder(folder: Path, head: bool = False) -> Path:

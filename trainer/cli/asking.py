@@ -10,7 +10,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FIELDS = {  # flag -> field of TrainingArguments
     "task_type": "task_type", "dataset": "dataset", "eval_dataset": "eval_dataset", "model": "model_name_or_path",
     "business_unit": "business_unit", "output_dir": "output_dir", "target": "target", "gpus": "gpus",
-    "redeem": "redeem", "change_ticket": "change_ticket",
+    "redeem": "redeem", "change_ticket": "change_ticket", "resume": "resume",
 }  # fmt: skip
 
 
@@ -31,6 +31,9 @@ def run_flags(command: F) -> F:
                 "--redeem", type=click.Choice(["online", "offline"]), help="Where the ticket is used up (online)."
             ),
             click.option("--change-ticket", metavar="ID", help="The change ticket that a rule may ask for."),
+            click.option(
+                "--resume", metavar="RUN_DIR", help="Continue the run that stopped there, under a new ticket."
+            ),
             click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any argument, value in YAML."),
         ]
     ):
@@ -48,7 +51,13 @@ def arguments(config: str | None, changes: tuple[str, ...], flags: dict[str, Any
     for flag, value in flags.items():
         if value not in (None, ()):
             given[FIELDS[flag]] = list(value) if isinstance(value, tuple) else value
-    return TrainingArguments(**given) if config is None else from_file(Path(config), given)
+    if config is not None:
+        return from_file(Path(config), given)
+    if "resume" in given:  # the folder says all that was asked for
+        from trainer import resume
+
+        given = {**resume.config(Path(given["resume"])), **given}
+    return TrainingArguments(**given)
 
 
 def in_words(args: Any, facts: dict[str, Any]) -> str:

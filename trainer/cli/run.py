@@ -28,6 +28,9 @@ def run(config: str | None, changes: tuple[str, ...], permit_only: bool, **flags
 
     Where the run cannot ask the registry: `--redeem offline --permit-only` here, `swift-submit work RUN_DIR` there
     within the ticket's life, `swift-submit runs report RUN_DIR` here. The policy has to allow it for the target.
+
+    A run that stopped leaves a checkpoint: `--resume RUN_DIR` continues it, with nothing else to say, in a run of its
+    own. Its model, data and arguments have to be what they were.
     """
     from trainer import telemetry
 
@@ -102,6 +105,8 @@ def launch(session: Session, permit: "Permit") -> "Ended":
 
 def tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
     """The result in the form that was asked for; returns the exit code."""
+    from trainer import resume
+
     output, run = session.output, ended.run
     document = {
         "run_id": folder.root.name,
@@ -115,8 +120,8 @@ def tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
         send = f"swift-submit runs report {folder.root}"
         output.warn(f"the registry could not take the report now, so it waits; send it with `{send}`")
     if ended.stopped is not None:
-        kept = f"; the checkpoint is kept in {folder.checkpoints}" if folder.checkpoints.is_dir() else ""
-        output.warn(f"stopped ({ended.stopped}){kept}")
+        kept = resume.in_words(folder)
+        output.warn(f"stopped ({ended.stopped})" + (f"; {kept}" if kept else ""))
         return INTERRUPTED
     if run is None:
         return UNREACHABLE
@@ -161,8 +166,10 @@ def run_lines(run: "wire.Run") -> list[str]:
         for name, s in run.scores.items()
     ]
     judged = [(f"{j.gate.metric} {j.gate.op} {j.gate.value:g}", str(j.verdict), j.reason) for j in run.gates]
+    on = [f"  continue it with `swift-submit run --resume` and its folder, `.../{run.id}`"]
     return [
         f"{run.id}  {run.task_type}@{run.version}  {run.state}{verdict}",
+        *(on if run.state in ("interrupted", "lost") else []),
         *(f"  {line}" for line in (table(("score", "value", "interval", ""), scores) if scores else [])),
         *(f"  {line}" for line in (table(("gate", "verdict", "because"), judged) if judged else [])),
     ]

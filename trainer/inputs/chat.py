@@ -14,11 +14,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from enforcer.columns import LossMask
 from enforcer.problems import DatasetInvalid, ModelInvalid, NotConfigured
+from trainer.inputs import tool_template
 from trainer.inputs.folders import weights_folder
 from trainer.job import Row
 
@@ -75,6 +77,8 @@ class Reader:
         source = _template(folder)
         self.template = None if source is None else _compile(source, model.name)
         self.marks = source is not None and "generation" in source and "endgeneration" in source
+        self._source, self._model = source, model.name
+        self.taught: str | None = None  # the template that was read with, where the model's own knows no tools
 
     def row(self, row: Row, mask: LossMask) -> Tokens:
         """A row of any language task: `text`; `prompt` and `completion`; or `messages`, with `tools` or without.
@@ -160,8 +164,21 @@ class Reader:
                 "this model has no chat template (`chat_template.jinja`), so it cannot read a conversation; take one "
                 "that was tuned for chat, add the template of its family, or give rows with `prompt` and `completion`"
             )
+        template = self._for_tools if tool_template.uses_tools(messages, tools) else self.template
+        return self._render_with(template, messages, tools, add_generation_prompt)
+
+    @cached_property
+    def _for_tools(self) -> Any:
+        """The model's own template, or that with a preface where it would drop tools and calls."""
+        assert self._source is not None
+        if tool_template.knows_tools(lambda messages, tools: self._render_with(self.template, messages, tools, False)):
+            return self.template
+        self.taught = tool_template.PREFACE + self._source
+        return _compile(self.taught, self._model)
+
+    def _render_with(self, template: Any, messages: Sequence[Message], tools: Any, add_generation_prompt: bool) -> str:
         try:
-            text = self.template.render(
+            text = template.render(
                 messages=messages,
                 tools=tools,
                 documents=None,

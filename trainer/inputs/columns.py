@@ -18,7 +18,7 @@ import orjson
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
-from trainer.inputs import inside, named_files, proposals
+from trainer.inputs import conversations, inside, named_files, proposals
 from trainer.inputs.proposals import quoted
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -196,6 +196,7 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     if kind == "file":
         return _file(value, source, index, column)
     fits, expected = KINDS[kind]
+    value = _READ[kind](value) if kind in _READ else value
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
@@ -232,12 +233,27 @@ def _is_turn(turn: Any) -> bool:
     """What calls a tool may say nothing beside it."""
     if not isinstance(turn, dict) or turn.get("role") not in inside.ROLES:
         return False
-    said = turn.get("content")
-    return isinstance(said, str) or (said is None and bool(turn.get("tool_calls")))
+    calls = turn.get("tool_calls")
+    return isinstance(turn.get("content"), str) and (not calls or _is_some(calls, _is_call))
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    return (
+        isinstance(function, dict)
+        and isinstance(function.get("name"), str)
+        and isinstance(function.get("arguments"), dict)
+    )
 
 
 def _is_schemas(value: Any) -> bool:
-    return _is_some(value, lambda schema: isinstance(schema, dict))
+    """None at all is a conversation that may call nothing."""
+    return isinstance(value, list) and all(map(_is_schema, value))
+
+
+def _is_schema(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _is_some(value: Any, fits: Callable[[Any], bool]) -> bool:
@@ -251,10 +267,12 @@ KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
     "texts": (_is_texts, "a list of texts, none of them empty"),
     "messages": (
         _is_conversation,
-        f"a conversation: a list of {{role, content}}, the role one of {', '.join(inside.ROLES)}",
+        f"a conversation: a list of {{role, content}}, the role one of {', '.join(inside.ROLES)}, and each of "
+        "`tool_calls` a name with an object of arguments",
     ),
-    "tools": (_is_schemas, "a list of JSON schemas, each an object"),
+    "tools": (_is_schemas, "a list of tools, each an object with a name and the JSON schema of its parameters"),
 }
+_READ: Mapping[ColumnType, Callable[[Any], Any]] = {"messages": conversations.turns, "tools": conversations.tools}
 
 
 def _refuse_formless(profile: Profile, row: Row, source: Source, index: int) -> None:

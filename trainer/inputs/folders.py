@@ -99,6 +99,13 @@ def max_positions(folder: Path) -> int | None:
     return min((limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9), default=None)
 
 
+def vocabulary_size(folder: Path) -> int | None:
+    """How many tokens the model tells apart, padding of the matrix included, where its config says so."""
+    config = _object(weights_folder(folder) / "config.json")
+    size = config.get("vocab_size") or dict(config.get("text_config") or {}).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def folder_digest(folder: Path) -> str:
     """The digest described on top of this file."""
     return runspec.folder_digest(file_digests(folder))

@@ -27,10 +27,21 @@ def _turn(turn: Any) -> tuple[str, str] | None:
     if role not in ROLES:
         what = f"`{role}` is no role" if isinstance(role, str) else "the role is missing"
         return "/role", f"{what}; there are {', '.join(f'`{name}`' for name in ROLES)}"
-    if said is None and not turn.get("tool_calls"):
-        return "/content", "is missing, and no tool is called"
-    if said is not None and not isinstance(said, str):
-        return "/content", f"is {kind_of(said)}, not text"
+    if not isinstance(said, str):
+        return "/content", "is missing, and no tool is called" if said is None else f"is {kind_of(said)}, not text"
+    calls = turn.get("tool_calls") or []
+    for i, call in enumerate(calls if isinstance(calls, list) else [calls]):
+        if (why := _not_a_call(call)) is not None:
+            return f"/tool_calls/{i}", why
+    return None
+
+
+def _not_a_call(call: Any) -> str | None:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return "is no call: it has no `function` with a `name`"
+    if not isinstance(function.get("arguments"), dict):
+        return f"the arguments of `{function['name']}` are no JSON object"
     return None
 
 
@@ -41,7 +52,9 @@ def _text(part: Any) -> tuple[str, str] | None:
 
 
 def _schema(part: Any) -> tuple[str, str] | None:
-    return None if isinstance(part, dict) else ("", f"is {kind_of(part)}, not an object")
+    function = part.get("function") if isinstance(part, dict) else None
+    named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    return None if named else ("", "is no tool: it has no `name`")
 
 
 _PARTS: dict[ColumnType, Callable[[Any], tuple[str, str] | None]] = {

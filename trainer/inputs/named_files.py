@@ -50,7 +50,9 @@ def listed(sources: Sequence[Source], profile: Profile, mapping: Mapping[str, st
         rows[path] += count
     digests = {path: folders.file_digest(path) for path in names}
     if len(digests) > MAX_LISTED:
-        whole = runspec.folder_digest({f"{i} {names[path]}": digest for i, (path, digest) in enumerate(digests.items())})
+        whole = runspec.folder_digest(
+            {f"{i} {names[path]}": digest for i, (path, digest) in enumerate(digests.items())}
+        )
         return [Dataset(role="file", name=f"{len(digests)} files", digest=whole, rows=rows.total())]
     return [
         Dataset(role="file", name=names[path][:500], digest=digest, rows=rows[path]) for path, digest in digests.items()

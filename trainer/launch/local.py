@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 
 from enforcer import wire
 from enforcer.problems import Problem, TrainingFailed, from_document
-from trainer import telemetry
+from trainer import resume, telemetry
 from trainer.client import Registry
 from trainer.layout import RunFolder
 from trainer.run import handover, offline, reporting
@@ -173,8 +173,10 @@ def _with_log(problem: Problem, folder: RunFolder) -> Problem:
     if not isinstance(problem, TrainingFailed):
         return problem
     tail = _tail(folder)
+    kept = resume.in_words(folder)
+    what = f"{problem.detail}; {kept}" if kept else problem.detail
     return TrainingFailed(
-        f"{problem.detail}. See `{folder.log}`, which ends:\n{tail}", **{**problem.facts, "log": str(folder.log)}
+        f"{what}. See `{folder.log}`, which ends:\n{tail}", **{**problem.facts, "log": str(folder.log)}
     )
 
 

@@ -16,14 +16,16 @@ from typing import Any, Literal
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
+from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, named_files, rows
+from trainer.inputs import columns, folders, named_files, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
 from trainer.preflight import calls, encodings, labels, lengths, memory, pairs, queries, repeats
 from trainer.preflight.found import Found
+from trainer.recipes import _rewards as rewards
 
 MAX_LABELS_SHOWN = 50
 FEW_DOCUMENTS = 100
@@ -61,6 +63,8 @@ class Preflight:
     eval_rows: list[Row] = field(repr=False)
     findings: list[str]
     facts: dict[str, Any]
+    checkpoint: Path | None = None
+    teacher: Path | None = None
 
     def in_json(self) -> bytes:
         """What stays in the run folder. The row that was shown does not: texts lie in the datasets."""
@@ -80,10 +84,21 @@ def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = Non
     return Sources(train_sources, _sources(held_out, args.eval_files, "eval_dataset"))
 
 
-def gather(args: TrainingArguments, sources: Sources, model: Path, files: Sequence[Dataset] = ()) -> Inputs:
-    """Digests of all that the run reads; which `files` the rows point to, the profile says (`sources.files`)."""
+def gather(
+    args: TrainingArguments,
+    sources: Sources,
+    model: Path,
+    teacher: Path | None = None,
+    files: Sequence[Dataset] = (),
+) -> Inputs:
+    """Digests of all that the run reads; needs no profile, which says what `files` the rows point to (`sources.files`).
+    What it continues comes after, once it is known to."""
+    learned_from = None
+    if teacher is not None:
+        learned_from = Model(name=str(args.teacher_model or teacher.name), digest=folders.folder_digest(teacher))
     return Inputs(
         model=Model(name=args.model_name_or_path, digest=folders.folder_digest(model)),
+        teacher=learned_from,
         datasets=[*sources.listed(), *files],
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
@@ -97,28 +112,39 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
 
     Raises:
         OutputInvalid, ArgumentInvalid, ModelInvalid, DatasetInvalid: the first thing that forbids the run.
+        NotContinued, CheckpointInvalid: `resume` names a run that it does not continue, or cannot.
     """
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
+    teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction, args.allow_row_loss)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     _check_negatives(arguments, train_rows)
-    found = _looks(args, profile, arguments, model, cleaned, apart=bool(sources.eval))
+    _check_rewards(arguments, [*train_rows, *eval_rows])
+    found = _looks(args, profile, arguments, model, teacher, cleaned, apart=bool(sources.eval))
     found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
+    inputs, checkpoint = gather(args, sources, model, teacher, sources.files(profile, args.columns)), None
+    if args.resume is not None:
+        earlier = resume.find(Path(args.resume))
+        earlier.check(args.tag, profile, arguments, inputs, args.gpus)
+        inputs, checkpoint = inputs.model_copy(update={"continues": earlier.continued}), earlier.checkpoint
+        found.findings.append(f"continues run `{earlier.spec.run_id}` after step {earlier.continued.step}")
     return Preflight(
         arguments=arguments,
         sources=sources,
         model=model,
-        inputs=gather(args, sources, model, sources.files(profile, args.columns)),
+        inputs=inputs,
         train_rows=train_rows,
         eval_rows=eval_rows,
         findings=[*cleaned.findings, *found.findings],
         facts=found.facts,
+        checkpoint=checkpoint,
+        teacher=teacher,
     )
 
 
@@ -209,12 +235,34 @@ def _check_negatives(arguments: Mapping[str, Any], train: Sequence[Row]) -> None
             )
 
 
+def _check_rewards(arguments: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Answers come in groups, whole ones to an optimizer step, and each is rewarded by a rule that exists."""
+    if (names := arguments.get("reward_functions")) is None:
+        return
+    rewards.check(names, rows)
+    group, batch = arguments["num_generations"], arguments["per_device_train_batch_size"]
+    answers = batch * arguments["gradient_accumulation_steps"]
+    if answers % group:
+        raise ArgumentInvalid(
+            f"`num_generations`: groups of {group} do not fill the {answers} answers of a step "
+            f"(`per_device_train_batch_size` {batch} by `gradient_accumulation_steps`); make it a multiple of {group}",
+            pointer="/num_generations",
+        )
+
+
 def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
     return [rows.read(file) for file in files] if given is None else [rows.hold(given, name)]
 
 
 def _looks(
-    args: TrainingArguments, profile: Profile, arguments: Mapping[str, Any], model: Path, rows: Cleaned, apart: bool
+    args: TrainingArguments,
+    profile: Profile,
+    arguments: Mapping[str, Any],
+    model: Path,
+    teacher: Path | None,
+    rows: Cleaned,
+    *,
+    apart: bool,
 ) -> Found:
     """What does not forbid the run but may explain its result; in part it does forbid it."""
     train, held_out, columns = rows.train, rows.eval, profile.columns
@@ -238,22 +286,19 @@ def _looks(
             f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
         )
     found.add(lengths.look(profile, arguments, train, held_out, model, rows.places))
-    found.add(_memory(args, profile, arguments, model, found.facts.get("longest")))
+    if (tokens := _tokens_at_once(arguments, found.facts.get("longest"))) is not None:
+        found.add(
+            memory.look(profile.recipe, arguments, model, tokens, gpus=args.gpus, pool=profile.pool, teacher=teacher)
+        )
     return found
 
 
-def _memory(
-    args: TrainingArguments, profile: Profile, arguments: Mapping[str, Any], model: Path, longest: int | None
-) -> Found:
+def _tokens_at_once(arguments: Mapping[str, Any], longest: int | None) -> int | None:
+    """Of one sequence in a batch; None where nobody counted."""
     limit = arguments.get("max_length")
     if limit is None or longest is None:
-        return Found()
-    tokens = limit if arguments.get("packing") else min(limit, longest)
-    teacher = Path(arguments.get("teacher_model") or "").expanduser()
-    return memory.look(
-        profile.recipe, arguments, model, tokens, gpus=args.gpus, pool=profile.pool,
-        teacher=teacher if arguments.get("teacher_model") and teacher.is_dir() else None,
-    )  # fmt: skip
+        return None
+    return int(limit if arguments.get("packing") else min(limit, longest))
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:

@@ -81,6 +81,8 @@ def fine_tune(job: Job, score: Scorer, **config: Any) -> Outcome:
     reader = Reader(job.model_dir)
     train_rows, eval_rows = tokens(job, reader, job.train_rows), tokens(job, reader, job.eval_rows)
     tokenizer = _steps.tokenizer(folders.weights_folder(job.model_dir))
+    if reader.taught is not None:  # saved with the model: what it was trained with is what it is served with
+        tokenizer.chat_template = reader.taught
     with _steps.board(job) as board:
         trainer = SFTTrainer(
             model=model(job.model_dir),

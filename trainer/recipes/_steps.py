@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import resource
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from transformers.utils import logging as logging_of_transformers
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from trainer.job import Job, Outcome
+from trainer.recipes._checkpoints import Checkpoints, Diverged, NothingLeft, refuse_diverged
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +42,6 @@ log = logging.getLogger(__name__)
 # Read-only, because sentence-transformers writes into the dictionaries that it is given.
 LOCAL: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
 WEIGHTS: Mapping[str, Any] = MappingProxyType({**LOCAL, "use_safetensors": True, "dtype": torch.float32})
-
-
-class Diverged(ArithmeticError):
-    """Training has left the finite numbers: nothing that it would save could answer."""
 
 
 def begin(job: Job) -> None:
@@ -78,7 +76,7 @@ def name_base(adapter: Path, base: str) -> None:
 def training_arguments(job: Job) -> dict[str, Any]:
     """The keyword arguments of a `transformers.TrainingArguments` (or a subclass) for this job.
 
-    Checkpoints are written only when a run is told to stop, and logs go to our own callbacks only.
+    Checkpoints are written when `Checkpoints` or a stop asks for one, and logs go to our own callbacks only.
     """
     asked = job.arguments
     return {
@@ -143,7 +141,8 @@ def parameters(model: torch.nn.Module) -> dict[str, int]:
 def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
     """Train to the end or until the listener says stop. The outcome has no scores yet.
 
-    A stopped run leaves `checkpoints/checkpoint-<step>` with optimizer, scheduler and random state, and keeps it.
+    A stopped run leaves `checkpoints/checkpoint-<step>` with optimizer, scheduler and random state, and keeps it. A run
+    that continues another computes what that one would have: same losses, same weights.
 
     Raises:
         Diverged: a loss on the way, or a weight at the end, is not finite.
@@ -152,12 +151,14 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
     trainer.remove_callback(PrinterCallback)  # it prints every log line to stdout when tqdm is off
     trainer.add_callback(_Board(board))
     trainer.add_callback(watcher)
+    trainer.add_callback(Checkpoints(job))
     _forget_peak_memory()
 
     started = perf_counter()
-    trainer.train()
+    with contextlib.suppress(NothingLeft):
+        trainer.train(resume_from_checkpoint=job.resume_from and str(job.resume_from))
     if watcher.stopped is None:
-        _refuse_diverged(trainer)
+        refuse_diverged(trainer.model, trainer.state.global_step)
     return Outcome(
         scores={},
         steps=trainer.state.global_step,
@@ -168,17 +169,11 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
     )
 
 
-def _refuse_diverged(trainer: Trainer) -> None:
-    spoilt = [name for name, weight in trainer.model.named_parameters() if not torch.isfinite(weight).all()]
-    if spoilt:
-        raise Diverged(
-            f"after {trainer.state.global_step} steps {len(spoilt)} weights are not finite (`{spoilt[0]}`); "
-            "lower `learning_rate`, or look for rows that are no text"
-        )
-
-
 def finish(job: Job, outcome: Outcome, board: SummaryWriter) -> Outcome:
-    """Put the scores on the board beside the arguments, and measure the memory peak again, evaluation included."""
+    """Put the scores on the board beside the arguments, and measure the memory peak again, evaluation included.
+
+    The model is there, so the checkpoints on the way to it go."""
+    shutil.rmtree(job.folder.checkpoints, ignore_errors=True)
     for name, score in outcome.scores.items():
         board.add_scalar(f"eval/{name}", score.value, outcome.steps)
     arguments = {name: _plain(value) for name, value in sorted(job.arguments.items())}

@@ -59,11 +59,11 @@ class _Examination:
         self.details: dict[str, Any] = {}
 
     def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Tokens]) -> dict[str, Score]:
-        job = self.job
+        job, reader = self.job, Reader(self.job.model_dir)
         said = _language.answers(
             model,
             tokenizer,
-            [Reader(job.model_dir).prompt(row) for row in job.eval_rows],
+            [reader.prompt(row) for row in job.eval_rows],
             max_new_tokens=ROOM * max(sum(row.trained) for row in rows),
             batch=job.arguments["per_device_eval_batch_size"],
         )
@@ -73,8 +73,7 @@ class _Examination:
         if _digests(job.eval_rows) != self.digests:
             raise DatasetInvalid("a database changed while the run used it; its scores say nothing. Run it again")
         verdicts = [
-            _verdict(row, right, answer)
-            for row, right, answer in zip(job.eval_rows, self.right, given, strict=True)
+            _verdict(row, right, answer) for row, right, answer in zip(job.eval_rows, self.right, given, strict=True)
         ]
         self._tell(queries, given, verdicts)
         counts = Counter(verdicts)
@@ -93,7 +92,7 @@ class _Examination:
             "verdicts": dict(Counter(verdicts)),
             "exact_match": evaluate.share(exact, len(rows)).model_dump(mode="json"),
             "right_answers_without_rows": sum(not answer.rows for answer in self.right),
-            "databases": self.digests,
+            "databases": {Path(path).name: digest for path, digest in self.digests.items()},  # not where they lie here
         }
         with (self.job.folder.root / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for row, sql, answer, verdict in zip(rows, queries, given, verdicts, strict=True):
@@ -109,5 +108,4 @@ def _verdict(row: Row, right: Answer, given: Answer) -> str:
 
 
 def _digests(rows: Sequence[Row]) -> dict[str, str]:
-    """By file name: where a database lies on this machine is nobody's business."""
-    return {Path(path).name: folders.file_digest(Path(path)) for path in sorted({row["database"] for row in rows})}
+    return {path: folders.file_digest(Path(path)) for path in sorted({row["database"] for row in rows})}

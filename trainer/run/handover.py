@@ -33,6 +33,9 @@ def write(permit: Permit) -> Permit:
         "model": str(permit.model),
         "train_files": list(permit.train_files),
         "eval_files": list(permit.eval_files),
+        "checkpoint": permit.checkpoint and str(permit.checkpoint),
+        "save_steps": permit.save_steps,
+        "teacher": permit.teacher and str(permit.teacher),
     }
     try:
         write_private(path, json.dumps(document).encode())
@@ -60,6 +63,9 @@ def read(path: Path) -> Permit:
             train_files=tuple(document["train_files"]),
             eval_files=tuple(document["eval_files"]),
             file=path,
+            checkpoint=document["checkpoint"] and Path(document["checkpoint"]),
+            save_steps=document["save_steps"],
+            teacher=document["teacher"] and Path(document["teacher"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TicketInvalid(f"`{path}` is not a permit file: {error}") from error

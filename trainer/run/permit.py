@@ -37,6 +37,9 @@ class Permit:
     eval_files: tuple[str, ...]
     file: Path | None = None
     warnings: tuple[str, ...] = ()  # of the policy, about this run
+    checkpoint: Path | None = None  # of the run that this one continues
+    save_steps: int | None = None
+    teacher: Path | None = None
 
     def verify(self) -> VerifiedTicket:
         """Check the files in the run folder, offline: steps 1 to 12, and 15 where it is required. Which machine this
@@ -113,6 +116,9 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
         train_files=tuple(str(Path(name).expanduser().absolute()) for name in args.train_files),
         eval_files=tuple(str(Path(name).expanduser().absolute()) for name in args.eval_files),
         warnings=tuple(grant.warnings),
+        checkpoint=checked.checkpoint,
+        save_steps=args.save_steps,
+        teacher=checked.teacher,
     )
 
 

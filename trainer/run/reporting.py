@@ -68,6 +68,7 @@ def write_metrics(folder: RunFolder, spec: RunSpec, report: wire.Report, details
             "version": spec.version,
             "run_id": spec.run_id,
             "run_spec_digest": unverified_claims(folder.ticket.read_text("ascii").strip())["run_spec_digest"],
+            "continues": spec.inputs.continues and spec.inputs.continues.model_dump(),
             **report.model_dump(mode="json", exclude={"outputs", "manifest"}),
             "details": details,
         }
@@ -177,6 +178,7 @@ def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> No
             ticket_id=str(unverified_claims(folder.ticket.read_text("ascii").strip())["jti"]),
             arguments=spec.arguments,
             datasets=files,
+            continues=spec.inputs.continues,
             scores=scores,
             judgements=[gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
         )

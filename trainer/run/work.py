@@ -85,7 +85,7 @@ def execute(
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = Job(
         spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
-        spec.profile.loss_mask,
+        spec.profile.loss_mask, permit.checkpoint, permit.save_steps, permit.teacher,
     )  # fmt: skip
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
@@ -222,15 +222,21 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
     for has, was, dataset in zip(found, signed, spec.inputs.datasets, strict=True):
         if has != was:
             raise TicketInvalid(
-                f"the ticket is refused: {_KINDS[dataset.role]} `{dataset.name}` changed since it was issued; ask for a new ticket",
+                f"the ticket is refused: {_KINDS[dataset.role]} `{dataset.name}` changed since it was issued; "
+                "ask for a new ticket",
                 step=16,
             )
-    if folders.folder_digest(permit.model) != spec.inputs.model.digest:
-        raise TicketInvalid(
-            f"the ticket is refused: model `{spec.inputs.model.name}` changed since it was issued; "
-            "ask for a new ticket",
-            step=16,
-        )
+    given, bound = (permit.model, permit.teacher, permit.checkpoint), spec.inputs
+    for what, folder, of in zip(
+        (f"model `{bound.model.name}`", f"teacher `{bound.teacher and bound.teacher.name}`", "the checkpoint"),
+        given,
+        (bound.model, bound.teacher, bound.continues),
+        strict=True,
+    ):
+        if (folder and folders.folder_digest(folder)) != (of and of.digest):
+            raise TicketInvalid(
+                f"the ticket is refused: {what} changed since it was issued; ask for a new ticket", step=16
+            )
 
 
 @contextlib.contextmanager

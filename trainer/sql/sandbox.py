@@ -130,8 +130,8 @@ def _refuse_unsettled(database: Path) -> None:
         journal = database.with_name(database.name + ending)
         if journal.is_file() and journal.stat().st_size:
             raise DatasetInvalid(
-                f"`{database}` has changes that are not in the file yet (`{journal.name}`); close what writes to it, or "
-                "run `PRAGMA wal_checkpoint(TRUNCATE)`"
+                f"`{database}` has changes that are not in the file yet (`{journal.name}`); close what writes to it, "
+                "or run `PRAGMA wal_checkpoint(TRUNCATE)`"
             )
 
 
