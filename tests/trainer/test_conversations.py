@@ -100,7 +100,7 @@ def test_a_file_may_hold_a_conversation_as_json_text() -> None:
 def test_what_is_no_turn_is_refused_with_its_row(turn: dict[str, Any]) -> None:
     good = {"messages": OPENAI, "tools": []}
 
-    with pytest.raises(DatasetInvalid, match="row 2 of .*it holds a conversation") as refused:
+    with pytest.raises(DatasetInvalid, match=r"row 2 of .*it holds a conversation") as refused:
         examples(rows.hold([good, {"messages": [OPENAI[1], turn], "tools": []}]), PROFILE, {}, {})
 
-    assert refused.value.facts["pointer"] == "/messages"
+    assert refused.value.facts["pointer"].startswith("/messages/1")

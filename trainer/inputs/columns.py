@@ -203,7 +203,7 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
         if (found := inside.fault(kind, value)) is not None:
             pointer, why = found
             place = f"/{_escaped(column)}{pointer}"
-            raise _at(source, index, column, f"`{place}`: {why} (`{column}` holds {expected})", place)
+            raise _at(source, index, column, f"`{place}`: {why}; as `{column}` it holds {expected}", place)
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
     return value
 
