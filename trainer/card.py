@@ -16,6 +16,8 @@ from trainer.layout import RunFolder
 PIPELINES = {  # recipe -> library, pipeline tag (https://huggingface.co/tasks)
     "sequence-classification": ("transformers", "text-classification"),
     "embedding": ("sentence-transformers", "sentence-similarity"),
+    **dict.fromkeys(("dpo", "cpo", "simpo", "orpo", "kto"), ("transformers", "text-generation")),
+    "reward-modeling": ("transformers", "text-classification"),
 }
 
 
@@ -33,6 +35,7 @@ def write_card(
     continues: Continued | None,
     scores: Mapping[str, Score],
     judgements: Sequence[Judgement],
+    maturity: str = "stable",
 ) -> None:
     """Write `README.md` in the run's folder. `datasets` maps a name (`train`, `eval`) to its sha256."""
     head = yaml.safe_dump(
@@ -52,7 +55,7 @@ def write_card(
         _table(
             ["what", "value"],
             [
-                ["task type", f"{task_type}, version {version}"],
+                ["task type", f"{task_type}, version {version}{', experimental' * (maturity == 'experimental')}"],
                 ["recipe", recipe],
                 ["base model", base_model],
                 ["run", run_id],

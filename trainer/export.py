@@ -11,7 +11,7 @@ Importing this module imports no torch.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,24 +105,51 @@ Merged = tuple[
 
 
 def _merge_classifier(job: Job) -> Merged:
+    """Of a classifier, a reward model (with one class) or a language model (whose classes are its next tokens)."""
     import torch
 
-    from trainer.recipes import sequence_classification as recipe
-
-    model, tokenizer = recipe.load(job.folder.model, job.model_dir)
-    texts = [row["text"] for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
-    batch = tokenizer(texts, truncation=True, max_length=job.arguments["max_length"], padding=True, return_tensors="pt")
+    load, speaks = _loader(job)
+    model, tokenizer = load(job.folder.model, job.model_dir)
+    texts = [" ".join(_texts(row)) for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
+    side = {"padding_side": "left"} if speaks else {}  # what follows the last word is asked, not what follows filler
+    last = {"logits_to_keep": 1} if speaks else {}
+    batch = tokenizer(
+        texts, truncation=True, max_length=job.arguments["max_length"], padding=True, return_tensors="pt", **side
+    )
     with torch.inference_mode():
-        before = model(**batch).logits.numpy()
+        before = model(**batch, **last).logits.numpy()
     merged = model.merge_and_unload()
     with torch.inference_mode():
-        after = merged(**batch).logits.numpy()
+        after = merged(**batch, **last).logits.numpy()
 
     def save(folder: Path) -> None:
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     return save, before, after, "logits"
+
+
+def _loader(job: Job) -> tuple[Callable[[Path, Path], Any], bool]:
+    """What loads a run's adapter with its base, and whether the model speaks."""
+    if json.loads((job.folder.model / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM":
+        from trainer.recipes import _language
+
+        return _language.load, True
+    if json.loads((job.folder.model / "config.json").read_text())["id2label"] == {"0": "reward"}:
+        from trainer.recipes import reward_modeling
+
+        return reward_modeling.load, False
+    from trainer.recipes import sequence_classification
+
+    return sequence_classification.load, False
+
+
+def _texts(value: Any) -> list[str]:
+    """Every text in a row, at any depth."""
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    return [text for part in parts for text in _texts(part)]
 
 
 def _merge_embedding(job: Job) -> Merged:

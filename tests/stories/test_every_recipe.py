@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import LiveRegistry
 from submitting import Desk
-from tiny import asked_rows, labelled_rows, make_chat
+from tiny import asked_rows, judged_rows, labelled_rows, make_chat, preferred_rows
 
 from trainer import recipes
 
@@ -35,7 +35,13 @@ STORIES: dict[str, tuple[str, str, Rows, dict[str, Any]]] = {
                  for row in asked_rows(30, 1)],
         {**LANGUAGE, "teacher_model": "chat", "max_completion_length": 8},
     ),
+    **{
+        tag: ("nlp", "chat", lambda: preferred_rows(60, 1), LANGUAGE)
+        for tag in ("dpo", "cpo", "simpo", "orpo", "reward-modeling")
+    },
+    "kto": ("nlp", "chat", lambda: judged_rows(60, 1), LANGUAGE),
 }  # fmt: skip
+SLOW = {"cpo", "simpo", "orpo", "kto", "reward-modeling"}  # as dpo's, with another loss
 # test_the_three_requests.py, test_run_a_ticket.py, test_a_database_is_an_input.py
 TOLD_ELSEWHERE = {"sequence-classification", "embedding", "text-to-sql"}
 
@@ -49,7 +55,7 @@ def test_no_recipe_is_without_its_story() -> None:
     assert STORIES.keys() | TOLD_ELSEWHERE == set(recipes.known())
 
 
-@pytest.mark.parametrize("tag", STORIES)
+@pytest.mark.parametrize("tag", [pytest.param(tag, marks=[pytest.mark.slow] * (tag in SLOW)) for tag in STORIES])
 def test_a_ticket_becomes_a_model_that_is_judged_and_proven(
     tag: str, chat: Path, encoder: Path, live_registry: LiveRegistry, tmp_path: Path
 ) -> None:

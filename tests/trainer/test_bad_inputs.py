@@ -10,6 +10,10 @@ import yaml
 from submitting import Desk
 from tiny import LABELS
 
+from enforcer.profiles import Limits, Profile
+from trainer import contract
+from trainer.contract import Contract, RecipeMissing
+
 
 @pytest.fixture
 def desk(tmp_path: Path, encoder: Path, live_registry: Any) -> Desk:
@@ -103,18 +107,25 @@ def test_a_tag_whose_proposal_is_open_waits_for_approval(desk: Desk, live_regist
     assert "waits for 2 more approvals" in done.stderr
 
 
-def test_a_group_that_may_not_is_refused_though_this_trainer_has_no_recipe(desk: Desk, live_registry: Any) -> None:
-    rows = [{"prompt": "p", "chosen": "c", "rejected": f"r {i}"} for i in range(20)]
-    data = str(desk.data(rows, "pairs.jsonl"))
-    changes = {"task_type": "dpo", "dataset": data}
+def test_a_group_that_may_not_is_refused_before_its_rows_are(desk: Desk, live_registry: Any) -> None:
+    rows = [{"prompt": "p", "completion": f"c {i}", "label": True} for i in range(20)]
+    changes = {"task_type": "dpo", "dataset": str(desk.data(rows, "answers.jsonl")), "label_names": None}
     refused = desk.cli("run", desk.config(**changes))
     desk.token = live_registry.token("mei", "nlp")
     permitted = desk.cli("run", desk.config(**changes))
 
     assert (refused.returncode, "only group:nlp" in refused.stderr) == (3, True)
     assert "ask   nlp, who answer for the rules on this" in refused.stderr
-    assert (permitted.returncode, "which this release of the trainer does not have" in permitted.stderr) == (6, True)
+    assert (permitted.returncode, "that is what `kto` learns from" in permitted.stderr) == (6, True)
     assert live_registry.events("ticket.issued") == []
+
+
+def test_a_recipe_of_a_later_release_is_missed_before_a_ticket_is_asked_for() -> None:
+    limits = Limits(max_gpus=0, max_runtime_s=60)
+    profile = Profile(recipe="foreseeing", parameters={}, columns={}, metrics=[], pool="p", limits=limits)
+
+    with pytest.raises(RecipeMissing, match="`foreseeing`, which this release of the trainer does not have"):
+        contract._need_recipe(Contract("oracle", 1, profile, profile.digest(), ended=False))
 
 
 @pytest.mark.parametrize(

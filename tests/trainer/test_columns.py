@@ -277,7 +277,7 @@ def test_the_columns_by_which_a_task_type_is_known_are_those_of_its_profile() ->
             "dpo",
             {"prompt": "p", "completion": "c", "label": True},
             "has no column `chosen`; its rows have `prompt`, `completion`, `label`, one answer each and whether it is "
-            "good: that is what `kto` learns from (`task_type: kto`)",
+            "good: that is what `kto` learns from; here a row holds two answers",
         ),
         ("sft", {"prompt": "p", "chosen": "c", "rejected": "r"}, "pairs of answers: that is what `dpo` learns from"),
         ("kto", {"prompt": "p", "chosen": "c", "rejected": "r"}, "that is what `dpo` learns from"),

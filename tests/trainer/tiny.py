@@ -105,6 +105,22 @@ def asked_rows(count: int, seed: int) -> list[Row]:
     return [{"prompt": f"which? {row['text']}", "completion": row["label"]} for row in labelled_rows(count, seed)]
 
 
+def preferred_rows(count: int, seed: int) -> list[Row]:
+    """Whatever is asked, the better answer is polite."""
+    pick = random.Random(seed)
+    asked = [f"{pick.choice(NOISE)} w{i}?" for i in range(count)]
+    return [{"prompt": text, "chosen": f"dear {text}", "rejected": f"pooh {text}"} for text in asked]
+
+
+def judged_rows(count: int, seed: int) -> list[Row]:
+    """The same answers one by one, good and bad ones by turns."""
+    return [
+        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+        for i, row in enumerate(preferred_rows(count, seed))
+        for name in (("chosen", "rejected") if i % 2 else ("rejected", "chosen"))
+    ]
+
+
 def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: str = "run-1", **changes: Any) -> Job:
     """A job as the registry permits it; `changes` override `arguments`, except for the rows and the listener."""
     known = (

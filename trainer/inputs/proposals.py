@@ -11,7 +11,7 @@ from trainer.inputs.rows import Source
 # What people call the columns that profiles call otherwise.
 USUAL_NAMES = {
     "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
-    "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
+    "label": ("category", "class", "target", "sentiment", "label_name", "labels", "kto_tag"),
     "anchor": ("query", "question", "sentence1", "title"),
     "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
     "negative": ("neg", "hard_negative", "negative_passage"),
@@ -38,6 +38,15 @@ ROWS_OF = (
     ("sequence-classification", ("text", "label"), "a text and its label each"),
     ("sft", ("prompt", "completion"), "a question and its answer each"),
 )
+# What makes the rows of one task type those of another: what is missed, whose rows they are, what to do.
+TURNED_INTO = {
+    (
+        "chosen",
+        "kto",
+    ): "here a row holds two answers to one `prompt`, the better as `chosen` and the worse as `rejected`",
+    ("completion", "dpo"): "here make two rows of each, both with its `prompt`: `chosen` as the `completion` with "
+    "`label: true`, and `rejected` with `label: false`",
+}
 AS_OTHERS_CALL_THEM = (
     ("kto", ("messages", "label"), "one answer each and whether it is good"),
     ("dpo", ("conversations", "chosen", "rejected"), "pairs of answers"),
@@ -59,7 +68,11 @@ def missing(
     guesses = guessed(wanted, unused, mapping)
     facts = {"file": source.name, "pointer": f"/{name}", "proposal": guesses.get(role), "columns": guesses}
     if (other := task_type_of(present, profile)) is not None:
-        return DatasetInvalid(f"`{source.name}` has no column `{name}`; {other.said}", **facts, task_type=other.name)
+        advice = TURNED_INTO.get((role, other.name))
+        more = f"; {advice}" if advice else f" (`task_type: {other.name}`)"
+        return DatasetInvalid(
+            f"`{source.name}` has no column `{name}`; {other.said}{more}", **facts, task_type=other.name
+        )
     hint = f"the file has {quoted(unused[:20])}" if unused else "the file has no other column"
     if {*wanted} & {"prompt", "completion", "chosen"} and {*present} & {*USUAL_NAMES["messages"], "messages"}:
         guesses, hint = {}, f"{hint}; cut each conversation before its last answer, and give both parts as texts"
@@ -119,10 +132,7 @@ class Other(NamedTuple):
 
     @property
     def said(self) -> str:
-        return (
-            f"its rows have {quoted(self.columns)}, {self.hold}: that is what `{self.name}` learns from "
-            f"(`task_type: {self.name}`)"
-        )
+        return f"its rows have {quoted(self.columns)}, {self.hold}: that is what `{self.name}` learns from"
 
 
 def task_type_of(present: Iterable[str], profile: Profile) -> Other | None:

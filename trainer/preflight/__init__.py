@@ -117,6 +117,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
+    _check_smoothing(arguments)
     model = folders.model_folder(args.model_name_or_path)
     teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
@@ -211,6 +212,17 @@ def _check_something_is_trained(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def _check_smoothing(arguments: Mapping[str, Any]) -> None:
+    """Both or none: the robust loss without smoothing is `sigmoid`, and the other losses take none."""
+    robust, smoothing = arguments.get("loss_type") == "robust", arguments.get("label_smoothing")
+    if smoothing is not None and robust != (smoothing > 0):
+        raise ArgumentInvalid(
+            f"`label_smoothing`: {smoothing:g} with `loss_type` {arguments['loss_type']}; the `robust` loss needs a "
+            "share above 0 of pairs that are the wrong way round, and the others know none: set both or neither",
+            pointer="/label_smoothing",
+        )
+
+
 def _check_negatives(arguments: Mapping[str, Any], train: Sequence[Row]) -> None:
     """Pairs are learned against what does not belong together. Without any the loss is 0 and so is the gradient."""
     inbatch = arguments.get("use_inbatch_negatives")
@@ -267,9 +279,12 @@ def _looks(
     """What does not forbid the run but may explain its result; in part it does forbid it."""
     train, held_out, columns = rows.train, rows.eval, profile.columns
     found = Found(facts={"train_rows": len(train), "eval_rows": len(held_out), "dropped": rows.dropped})
+    if profile.maturity == "experimental":
+        found.findings.append("this task type is experimental: the library below may change or drop it in any release")
     if not held_out:
         found.findings.append("nothing is held out, so no score will be measured and every gate will be missed")
     found.add(repeats.look(profile, train, held_out))
+    found.findings += _one_sided(profile, train)
     label = next((name for name, column in columns.items() if column.type == "label"), None)
     if label is not None:
         found.add(labels.look(label, arguments.get("label_names") or [], train, held_out))
@@ -299,6 +314,17 @@ def _tokens_at_once(arguments: Mapping[str, Any], longest: int | None) -> int | 
     if limit is None or longest is None:
         return None
     return int(limit if arguments.get("packing") else min(limit, longest))
+
+
+def _one_sided(profile: Profile, train: Sequence[Row]) -> list[str]:
+    """Answers that are all good, or all bad, teach no difference."""
+    flags = [name for name, column in profile.columns.items() if column.type == "flag"]
+    held = {name: {row[name] for row in train if name in row} for name in flags}
+    return [
+        f"every training row's `{name}` is {str(min(values)).lower()}: nothing tells good from bad"
+        for name, values in held.items()
+        if len(values) == 1
+    ]
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:

@@ -116,7 +116,7 @@ def lora(job: Job, task: TaskType, save_whole: list[str] | None = None) -> LoraC
         task_type=task,
         r=job.arguments["lora_rank"],
         lora_alpha=job.arguments["lora_alpha"],
-        lora_dropout=job.arguments["lora_dropout"],
+        lora_dropout=job.arguments.get("lora_dropout", 0.0),  # preferences are learned without: no such parameter
         target_modules="all-linear",
         modules_to_save=save_whole,
     )

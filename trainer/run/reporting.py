@@ -172,6 +172,7 @@ def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> No
             folder,
             task_type=spec.task_type,
             version=spec.version,
+            maturity=spec.profile.maturity,
             recipe=spec.profile.recipe,
             base_model=_public_name(spec.inputs.model.name),
             run_id=spec.run_id,
