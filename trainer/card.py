@@ -18,6 +18,7 @@ PIPELINES = {  # recipe -> library, pipeline tag (https://huggingface.co/tasks)
     "embedding": ("sentence-transformers", "sentence-similarity"),
     **dict.fromkeys(("dpo", "cpo", "simpo", "orpo", "kto"), ("transformers", "text-generation")),
     "reward-modeling": ("transformers", "text-classification"),
+    "reranker": ("sentence-transformers", "text-ranking"),
 }
 
 

@@ -124,10 +124,10 @@ def test_where_names_are_numbers_a_number_is_a_name_and_never_a_place(textual: b
             labels(names, 0)
 
 
-def test_several_labels_in_a_row_are_not_taken_yet() -> None:
+def test_several_labels_in_a_row_are_for_another_problem() -> None:
     refused = refusal([{"text": "a", "label": ["bad", "good"]}])
 
-    assert "`label` is a list; a row takes one label, several are not taken yet" in refused.detail
+    assert "`label` is a list; a row takes one label, several are for `problem_type: multi-label`" in refused.detail
 
 
 def test_an_optional_column_is_for_all_files_or_for_none() -> None:
@@ -207,7 +207,6 @@ TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {r
     [
         ("score", [1, 0.5, -2], [True, "1", []], "it holds a number"),
         ("flag", [True, False], [0, "true"], "it holds true or false"),
-        ("labels", [["bad", "good"]], ["bad", [], [1]], "holds a list of labels, by name"),
         ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "holds a list of texts"),
         ("messages", [[TURN], [TURN, {"role": "assistant", "content": "", "tool_calls": [CALL]}]],
          ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}],
@@ -266,7 +265,9 @@ def test_the_columns_by_which_a_task_type_is_known_are_those_of_its_profile() ->
     profiles = shipped()
 
     for name, row, _ in proposals.ROWS_OF:
-        required = [role for role, column in profiles[name].columns.items() if column.required]
+        defaults = {parameter: said.default for parameter, said in profiles[name].parameters.items()}
+        columns = profiles[name].concerning(defaults).columns
+        required = [role for role, column in columns.items() if column.required]
         assert list(row) in ([*profiles[name].forms, required]), name
 
 
@@ -337,3 +338,16 @@ def test_conversations_that_begin_alike_stay_on_one_side() -> None:
         row in held_out for row in answers
     )
     assert len(train) + len(held_out) == 40
+
+
+def test_a_score_in_a_csv_file_is_read_as_a_number(tmp_path: Any) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("query,label\nq,0.5\nr,2\n")
+    judged = profile(query=TEXT, label=Column(type="score", help="s"))
+
+    assert [row["label"] for row in examples(rows.read(str(path)), judged, {}, {})] == [0.5, 2.0]
+
+    for odd in ("high", "nan", ""):
+        path.write_text(f"query,label\nq,{odd}\n")
+        with pytest.raises(DatasetInvalid, match="it holds a number"):
+            examples(rows.read(str(path)), judged, {}, {})

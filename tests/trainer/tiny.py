@@ -31,9 +31,10 @@ ARGUMENTS: dict[str, Any] = {
     "per_device_eval_batch_size": 32, "gradient_accumulation_steps": 1, "warmup_ratio": 0.1, "weight_decay": 0.0,
     "lr_scheduler_type": "linear", "seed": 7, "logging_steps": 1,
 }  # fmt: skip
-CLASSIFICATION = {**ARGUMENTS, "num_labels": len(LABELS), "label_names": list(LABELS)}
+CLASSIFICATION = {**ARGUMENTS, "problem_type": "single-label", "num_labels": len(LABELS), "label_names": list(LABELS)}
 EMBEDDING = {
     **ARGUMENTS,
+    "loss_type": "infonce",
     "pooling_method": "mean", "normalize_embeddings": True, "use_inbatch_negatives": True, "temperature": 0.05,
 }  # fmt: skip
 LANGUAGE = {

@@ -46,12 +46,17 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
             if value is None and not profile.columns[role].required:
                 continue
             kind = profile.columns[role].type
-            if kind == "label":
-                label = _label(value, source, index, column)
-                if label_names is not None and label not in spellings:
-                    strangers[str(label)] += 1
-                    first_strange.append(index)
-                row[role] = spellings.get(label, str(label))
+            if kind in ("label", "labels"):
+                said = (
+                    _labels(value, source, index, column)
+                    if kind == "labels"
+                    else [_label(value, source, index, column)]
+                )
+                strange = [str(label) for label in said if label_names is not None and label not in spellings]
+                strangers.update(strange)
+                first_strange += [index] if strange else []
+                named = list(dict.fromkeys(spellings.get(label, str(label)) for label in said))
+                row[role] = named if kind == "labels" else named[0]
             else:
                 row[role] = _value(kind, value, source, index, column)
         _refuse_formless(profile, row, source, index)
@@ -108,18 +113,19 @@ def about(row: Row, by: str) -> str:
     return content({"messages": list(opening)})
 
 
-def names_in(sources: Sequence[Source], column: str) -> list[str]:
-    """The labels that the data holds, as names, in alphabetical order.
+def names_in(sources: Sequence[Source], column: str, *, several: bool = False) -> list[str]:
+    """The labels that the data holds, one or `several` to a row, as names, in alphabetical order.
 
     Raises:
         DatasetInvalid: a value that is no label.
     """
     return sorted(
         {
-            str(_label(value, source, index, column))
+            str(label)
             for source in sources
             for index, row in enumerate(source.rows)
             if (value := row.get(column)) not in (None, "")
+            for label in (_labels(value, source, index, column) if several else [_label(value, source, index, column)])
         }
     )
 
@@ -190,13 +196,15 @@ def _text(value: Any, source: Source, index: int, column: str) -> str:
 
 
 def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str) -> Any:
-    """A value of any type but a label."""
+    """A value of any type but labels."""
     if kind == "text":
         return _text(value, source, index, column)
     if kind == "file":
         return _file(value, source, index, column)
     fits, expected = KINDS[kind]
     value = _READ[kind](value) if kind in _READ else value
+    if source.textual:
+        value = _read_from_text(kind, value)
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
@@ -215,6 +223,14 @@ def _file(value: Any, source: Source, index: int, column: str) -> str:
         return str(named_files.find(name, source.folder))
     except DatasetInvalid as refusal:
         raise _at(source, index, column, f"`{column}`: {refusal.detail}") from None
+
+
+def _read_from_text(kind: ColumnType, value: str) -> Any:
+    """What a cell of a CSV file stands for, where that is a number."""
+    try:
+        return float(value) if kind == "score" else value
+    except ValueError:
+        return value  # and is refused as text
 
 
 def _is_score(value: Any) -> bool:
@@ -263,7 +279,6 @@ def _is_some(value: Any, fits: Callable[[Any], bool]) -> bool:
 KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
     "score": (_is_score, "a number"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
-    "labels": (_is_texts, "a list of labels, by name"),
     "texts": (_is_texts, "a list of texts, none of them empty"),
     "messages": (
         _is_conversation,
@@ -305,10 +320,27 @@ def _label(value: Any, source: Source, index: int, column: str) -> str | int:
     if value is None or value == "":
         raise _at(source, index, column, f"`{column}` is missing; every row needs a label")
     if isinstance(value, list):
-        raise _at(source, index, column, f"`{column}` is a list; a row takes one label, several are not taken yet")
+        raise _at(
+            source,
+            index,
+            column,
+            f"`{column}` is a list; a row takes one label, several are for `problem_type: multi-label`",
+        )
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; a label is a name or its number")
     return value
+
+
+def _labels(value: Any, source: Source, index: int, column: str) -> list[str | int]:
+    """Any number of labels, none too, as the row spells them. In a CSV file: a JSON list, or one label."""
+    if source.textual and isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise _at(source, index, column, f"`{column}` is no JSON list: {error}") from None
+    if not isinstance(value, list):
+        value = [value]
+    return [_label(label, source, index, column) for label in value]
 
 
 def _unknown_labels(

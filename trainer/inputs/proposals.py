@@ -12,6 +12,8 @@ from trainer.inputs.rows import Source
 USUAL_NAMES = {
     "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
     "label": ("category", "class", "target", "sentiment", "label_name", "labels", "kto_tag"),
+    "labels": ("label", "tags", "categories"),
+    "score": ("similarity_score", "similarity", "label", "rating", "stars", "target"),
     "anchor": ("query", "question", "sentence1", "title"),
     "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
     "negative": ("neg", "hard_negative", "negative_passage"),

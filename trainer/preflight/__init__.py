@@ -18,8 +18,9 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, named_files, rows, teachers
+from trainer.inputs import columns, folders, named_files, relevance, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
+from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -118,14 +119,22 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
     _check_smoothing(arguments)
+    _check_labels(arguments)
     model = folders.model_folder(args.model_name_or_path)
     teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction, args.allow_row_loss)
+    profile = profile.concerning(arguments)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
-    _check_negatives(arguments, train_rows)
+    of_pairs: list[str] = []
+    if set(relevance.COLUMNS) <= profile.columns.keys():
+        of_pairs = relevance.check(arguments, train_rows, eval_rows)
+    elif "positive" in profile.columns:
+        _check_negatives(arguments, train_rows)
+        relevance.refuse_grades_of_nothing((*train_rows, *eval_rows))
+    relevance.refuse_one_score(train_rows)
     _check_rewards(arguments, [*train_rows, *eval_rows])
     found = _looks(args, profile, arguments, model, teacher, cleaned, apart=bool(sources.eval))
     found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
@@ -142,7 +151,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         inputs=inputs,
         train_rows=train_rows,
         eval_rows=eval_rows,
-        findings=[*cleaned.findings, *found.findings],
+        findings=[*cleaned.findings, *of_pairs, *found.findings],
         facts=found.facts,
         checkpoint=checkpoint,
         teacher=teacher,
@@ -163,6 +172,10 @@ def rows_of(
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
     places = Places()
+
+    for source in (*sources.train, *sources.eval):
+        refuse_rows_of_another_word(source, profile, mapping, arguments)
+    profile = profile.concerning(arguments)
 
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
@@ -185,10 +198,13 @@ def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: 
     try:
         return profile.resolve(args.tag_arguments)
     except ArgumentInvalid as refusal:
-        label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
+        several = args.problem_type == "multi-label"
+        kind = "labels" if several else "label"
+        label = next((name for name, column in profile.columns.items() if column.type == kind), None)
         if refusal.facts.get("pointer") != "/label_names" or args.label_names is not None or label is None:
             raise
-        names = columns.names_in(read_sources(args, train, held_out).train, args.columns.get(label, label))
+        sources = read_sources(args, train, held_out).train
+        names = columns.names_in(sources, args.columns.get(label, label), several=several)
         hint = f"; the data holds `label_names: {_as_yaml(names[:MAX_LABELS_SHOWN])}`" if names else ""
         raise ArgumentInvalid(f"{refusal.detail}{hint}", **refusal.facts) from None
 
@@ -220,6 +236,23 @@ def _check_smoothing(arguments: Mapping[str, Any]) -> None:
             f"`label_smoothing`: {smoothing:g} with `loss_type` {arguments['loss_type']}; the `robust` loss needs a "
             "share above 0 of pairs that are the wrong way round, and the others know none: set both or neither",
             pointer="/label_smoothing",
+        )
+
+
+def _check_labels(arguments: Mapping[str, Any]) -> None:
+    """How many labels there are, against what is done with them."""
+    problem, names = arguments.get("problem_type"), arguments.get("label_names") or []
+    if problem == "single-label" and len(names) < 2:
+        raise ArgumentInvalid(
+            f"`label_names` holds {_as_yaml(names)} alone, and of one label every text has it; name them all, or take "
+            "`problem_type: multi-label`",
+            pointer="/label_names",
+        )
+    if problem == "regression" and len(names) != 1:
+        raise ArgumentInvalid(
+            f"`label_names` holds {len(names)} names, and a regression predicts one number; leave it out, or say what "
+            "that number is called",
+            pointer="/label_names",
         )
 
 
@@ -285,7 +318,7 @@ def _looks(
         found.findings.append("nothing is held out, so no score will be measured and every gate will be missed")
     found.add(repeats.look(profile, train, held_out))
     found.findings += _one_sided(profile, train)
-    label = next((name for name, column in columns.items() if column.type == "label"), None)
+    label = next((name for name, column in columns.items() if column.type in ("label", "labels")), None)
     if label is not None:
         found.add(labels.look(label, arguments.get("label_names") or [], train, held_out))
     found.add(pairs.look(profile, [*train, *held_out]))
@@ -325,6 +358,11 @@ def _one_sided(profile: Profile, train: Sequence[Row]) -> list[str]:
         for name, values in held.items()
         if len(values) == 1
     ]
+
+
+def _labels_of(row: Row, column: str) -> list[str]:
+    said = row[column]
+    return said if isinstance(said, list) else [said]
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:

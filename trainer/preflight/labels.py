@@ -12,8 +12,8 @@ UNEVEN = 10
 
 def look(label: str, names: Sequence[str], train: Sequence[Row], held_out: Sequence[Row]) -> Found:
     balance = Counter(dict.fromkeys(names, 0))
-    balance.update(row[label] for row in train)
-    asked = {row[label] for row in held_out}
+    balance.update(name for row in train for name in _of(row, label))
+    asked = {name for row in held_out for name in _of(row, label)}
     found = Found(facts={"labels": dict(balance)})
     if missing := [name for name, count in balance.items() if count == 0]:
         unlearned = [name for name in missing if name in asked]
@@ -27,6 +27,11 @@ def look(label: str, names: Sequence[str], train: Sequence[Row], held_out: Seque
             f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest"
         )
     return found
+
+
+def _of(row: Row, label: str) -> Sequence[str]:
+    said = row[label]
+    return said if isinstance(said, list) else [said]
 
 
 def _named(names: Sequence[str]) -> str:

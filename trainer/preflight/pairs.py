@@ -25,7 +25,9 @@ def look(profile: Profile, rows: Sequence[Row]) -> Found:
         found.add(_answers(rows))
     if {"anchor", "positive", "negative"} <= profile.columns.keys() and any("negative" in row for row in rows):
         found.add(_false_negatives(rows))
-    if judged := next((name for name, c in profile.columns.items() if c.type in ("label", "flag", "score")), None):
+    if judged := next(
+        (name for name, c in profile.columns.items() if c.type in ("label", "labels", "flag", "score")), None
+    ):
         found.add(_contradictions(rows, judged))
     return found
 

@@ -181,7 +181,7 @@ def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> No
             datasets=files,
             continues=spec.inputs.continues,
             scores=scores,
-            judgements=[gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
+            judgements=gates.judge_run(spec.profile.gates, spec.arguments, scores),
         )
 
 
