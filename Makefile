@@ -81,6 +81,7 @@ demo: $(DEMO) ## tell the whole story: propose, approve, be refused, train, judg
 
 bench: $(DEMO) ## side-by-side benchmarks
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/preflight.py
 	$(BIN)/python bench/tickets.py
 	$(BIN)/python bench/audit.py
 	$(BIN)/python bench/log.py

@@ -64,7 +64,10 @@ class Continued(_Frozen):
 
 
 class Inputs(_Frozen):
-    """What the run reads, resolved to digests by the client and bound by the ticket."""
+    """What the run reads, resolved to digests by the client and bound by the ticket.
+
+    `allow_row_loss` is the share of rows that cleaning may leave out where the profile allows less: the asker's word.
+    """
 
     model: Model
     teacher: Model | None = None
@@ -73,6 +76,7 @@ class Inputs(_Frozen):
     code: Code
     eval_fraction: float = Field(ge=0, lt=1)
     columns: dict[str, str] = Field(max_length=64)
+    allow_row_loss: float | None = Field(default=None, ge=0, le=1)
 
 
 class RunSpec(_Frozen):

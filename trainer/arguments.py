@@ -41,6 +41,7 @@ class TrainingArguments(BaseModel):
     eval_dataset: str | Files | None = None
     eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, ge=0, lt=1)
     columns: dict[str, str] = Field(default_factory=dict, max_length=64)
+    allow_row_loss: float | None = Field(default=None, ge=0, le=1)
     output_dir: str = "output"
     business_unit: Name | None = None
     target: Name = "local"
@@ -134,8 +135,8 @@ class TrainingArguments(BaseModel):
 
 
 PLACE_FIELDS = frozenset(
-    """task_type model_name_or_path dataset eval_dataset eval_fraction columns output_dir business_unit target
-    gpus redeem change_ticket resume save_steps""".split()
+    """task_type model_name_or_path dataset eval_dataset eval_fraction columns allow_row_loss output_dir business_unit
+    target gpus redeem change_ticket resume save_steps""".split()
 )
 TAG_PARAMETERS = frozenset(TrainingArguments.model_fields) - PLACE_FIELDS
 

@@ -4,6 +4,7 @@ run-spec.json    the run specification, byte for byte as the registry signed it
 ticket.jwt       the run ticket
 jwks.json        the registry's public keys as seen at submission, for offline checks
 checkpoint.txt   the signed head of the registry's log at submission: the log must always continue it
+preflight.json   what was seen before the ticket was asked for: findings, lengths, labels, dropped rows, memory estimate
 metrics.json     scores with intervals, confusion matrix, peak memory, times
 confusion-matrix.json, confusion-matrix.png    of a classifier of single labels
 redemption.json  of an offline run: that it redeemed its ticket, signed by the run's key
@@ -60,6 +61,10 @@ class RunFolder:
     @property
     def issued_proof(self) -> Path:
         return self.root / "proofs" / "issued.tlog-proof"
+
+    @property
+    def preflight(self) -> Path:
+        return self.root / "preflight.json"
 
     @property
     def metrics(self) -> Path:

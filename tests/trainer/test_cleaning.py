@@ -70,7 +70,7 @@ def test_a_task_type_may_take_none_at_all() -> None:
 
 
 def test_more_than_the_task_type_allows_is_refused_and_not_dropped() -> None:
-    with pytest.raises(DatasetInvalid, match=r"leave out 1 of 6 rows, and this task type allows 10%"):
+    with pytest.raises(DatasetInvalid, match=r"leave out 1 of 6 rows \(16.7%\), and this task type allows 10%"):
         cleaned({**EQUAL, "action": "drop"}, share=0.1)
 
 

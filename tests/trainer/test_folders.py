@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tiny import whole_weights
 
 from enforcer.problems import ModelInvalid, OutputInvalid
 from enforcer.runspec import Code
@@ -16,7 +17,7 @@ from trainer.inputs import folders
 def model(folder: Path, **config: object) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(whole_weights())
     return folder
 
 
@@ -64,6 +65,18 @@ def test_a_renamed_file_changes_the_digest(tmp_path: Path) -> None:
             lambda f: (f / "config.json").write_text('{"transformers_weights": ".w.safetensors"}'),
             "names a file for its",
         ),
+        (lambda f: (f / "model.safetensors").rename(f / "model.Q4_1.gguf"), "safetensors that it was made from"),
+        (lambda f: _cut(f / "model.safetensors", 1), "bytes, and its header speaks of"),
+        (lambda f: _cut(f / "model.safetensors", 20), "is cut off inside its header"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "has 0 bytes, which is no safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"version https://git-lfs"),
+            "does not begin as a safetensors",
+        ),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"w": "gone.safetensors"}}'),
+            "lacks `gone.safetensors`, which `model.safetensors.index.json` names",
+        ),
     ],
 )
 def test_a_model_that_cannot_or_may_not_be_loaded_is_refused(tmp_path: Path, spoil: object, says: str) -> None:
@@ -74,6 +87,26 @@ def test_a_model_that_cannot_or_may_not_be_loaded_is_refused(tmp_path: Path, spo
         folders.model_folder(str(folder))
 
     assert says in refused.value.detail
+
+
+def _cut(path: Path, by: int) -> None:
+    path.write_bytes(path.read_bytes()[:-by])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("m.gguf", "GGUF holds weights for inference"),
+        ("m.tar.gz", "an archive is not opened"),
+        ("m.bin", "it is a pickle, which runs code"),
+        ("m.safetensors", "name the folder that holds it"),
+    ],
+)
+def test_a_file_is_no_model_and_what_to_do_depends_on_its_kind(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+
+    with pytest.raises(ModelInvalid, match=f"is a file, and a model is a folder: {says}"):
+        folders.model_folder(str(tmp_path / name))
 
 
 def test_a_hub_name_is_found_in_the_cache_and_otherwise_the_download_is_named(tmp_path: Path) -> None:

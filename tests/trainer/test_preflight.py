@@ -55,7 +55,10 @@ def test_texts_that_are_too_long_are_counted_and_the_length_that_would_do_is_nam
         check(rows, max_length=128)
     cut = check(rows, max_length=16, truncation=True)
 
-    assert "2 of 100 rows (2.0%) are longer than `max_length` 16; the longest has 100 tokens" in refused.value.detail
+    assert (
+        "2 of 100 rows (2.0%) are longer than `max_length` 16 (row 99, 100 of `train_dataset`)" in refused.value.detail
+    )
+    assert "the longest has 100 tokens" in refused.value.detail
     assert "100 is the smallest `max_length` that keeps 99 % whole" in refused.value.detail
     assert refused.value.facts["over_max_length"] == 2
     assert any("will be cut" in finding for finding in cut.findings)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from submitting import Desk, events
+from tiny import whole_weights
 
 from trainer.launch import local
 from trainer.run import work
@@ -169,7 +170,7 @@ def test_a_worker_that_is_killed_is_reported_failed_by_its_launcher(desk: Desk, 
 
 def test_a_recipe_that_raises_is_told_with_the_end_of_its_log(desk: Desk, live_registry: Any, tmp_path: Path) -> None:
     desk.model = Path(shutil.copytree(desk.model, tmp_path / "broken"))
-    (desk.model / "model.safetensors").write_bytes(b"no weights")
+    (desk.model / "model.safetensors").write_bytes(whole_weights("X8"))
 
     done = desk.cli("run", desk.config())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import LABELS, labelled_rows, pair_rows
+from tiny import LABELS, labelled_rows, pair_rows, whole_weights
 
 import trainer as package
 from enforcer.problems import DatasetInvalid, NotPermitted, RunClosed, TrainingFailed
@@ -118,7 +118,7 @@ def test_a_recipe_that_raises_is_reported_and_its_cause_kept(
     encoder: Path, tmp_path: Path, settings: Settings, live_registry: Any
 ) -> None:
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    (broken / "model.safetensors").write_bytes(whole_weights("X8"))
     swift = SwiftTrainer(classifier(broken, tmp_path), labelled_rows(48, 1), settings=settings)
 
     with pytest.raises(TrainingFailed, match="training stopped with `SafetensorError`") as failed:
@@ -149,7 +149,7 @@ def test_a_failure_whose_report_is_refused_stays_the_failure(
     encoder: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    (broken / "model.safetensors").write_bytes(whole_weights("X8"))
     monkeypatch.setattr("registry.runs.report", _closed)
 
     with pytest.raises(TrainingFailed, match="training stopped with `SafetensorError`"):

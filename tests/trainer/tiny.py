@@ -263,3 +263,9 @@ def make_nested(folder: Path, encoder: Path) -> Path:
     module = {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
     (folder / "modules.json").write_text(json.dumps([module]))
     return folder
+
+
+def whole_weights(dtype: str = "F32") -> bytes:
+    """The smallest safetensors file. One of a `dtype` that there is not is whole to look at and fails when loaded."""
+    header = json.dumps({"weight": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(4)

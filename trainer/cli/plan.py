@@ -53,23 +53,17 @@ def plan(config: str | None, changes: tuple[str, ...], detailed_exitcode: bool, 
 
 
 def _lines(planned: "wire.TicketPlan", facts: dict[str, Any]) -> list[str]:
+    from trainer.cli import seen
     from trainer.cli.output import table
 
-    lengths = (
-        f"longest {facts['longest']} tokens; {facts['keeps_99_percent']} keep 99 %"
-        if facts.get("lengths")
-        else "not known"
-    )
     rows = [
         ("would run", f"{planned.task_type}@{planned.version}, by rule `{planned.policy_rule}`"),
         ("where", f"pool {planned.pool}, at most {planned.limits.max_gpus} GPUs and {planned.limits.max_runtime_s} s"),
-        ("lengths", lengths),
-        *(("tokens", f"{most}: {count:,} rows") for most, count in (facts.get("lengths") or {}).items()),
-        *(("labels", f"{name}: {count:,}") for name, count in facts.get("labels", {}).items()),
+        *seen.lines(facts),
         *(("gate", gate) for gate in planned.gates),
         *(
             ("argument", f"{name} = {json.dumps(value, ensure_ascii=False)}")
             for name, value in planned.arguments.items()
         ),
     ]
-    return table(("", ""), rows)[1:]
+    return [*table(("", ""), rows)[1:], *seen.row(facts)]

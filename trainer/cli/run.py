@@ -125,12 +125,26 @@ def tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
         return INTERRUPTED
     if run is None:
         return UNREACHABLE
+    if (compared := _memory(folder)) is not None:
+        output.talk(compared)
     if run.verdict == "fail":
         output.warn("an acceptance gate was missed: this model cannot be promoted")
         return GATE_MISSED
     if run.verdict == "inconclusive":
         output.warn("a gate is inconclusive: evaluate on more samples before promotion")
     return FINE
+
+
+def _memory(folder: "RunFolder") -> str | None:
+    """The peak that was measured beside what was reckoned; None where either is not known."""
+    import json
+
+    try:
+        reckoned = json.loads(folder.preflight.read_text("utf-8"))["memory"]["estimate_bytes"]
+        measured = json.loads(folder.metrics.read_text("utf-8"))["peak_memory_bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return f"peak memory {measured / 1e9:.1f} GB measured; {reckoned / 1e9:.1f} GB were reckoned"
 
 
 def _lines(ended: "Ended", folder: "RunFolder") -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enforcer.gates import Score
-from trainer.evaluate.intervals import CELLS_AT_ONCE, CONFIDENCE, RESAMPLES, Floats, Ints, between
+from trainer.evaluate.intervals import CELLS_AT_ONCE, CONFIDENCE, RESAMPLES, Floats, Ints, between, share
 
 
 def confusion_matrix(truth_N: Sequence[int] | Ints, predicted_N: Sequence[int] | Ints, classes: int) -> Ints:

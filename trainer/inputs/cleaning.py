@@ -1,39 +1,57 @@
 """What becomes of rows that nobody should train on or be judged by: told, dropped and counted, or the run is refused.
 
-The profile says which (`enforcer.columns.CleaningRule`). No row goes silently: what is dropped is a finding, and above
-the profile's `max_dropped_share` the run is refused.
+The profile says which (`enforcer.columns.CleaningRule`). No row goes silently: what is dropped, and what a dataset's
+file held that no row came of, is counted and named. Above the profile's `max_dropped_share` the run is refused, unless
+whoever asks for it said `allow_row_loss`, which the ticket then binds.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
 
 from enforcer.columns import CleaningRule
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
-from trainer.inputs import columns
+from trainer.inputs import columns, label_studio
+from trainer.inputs.places import Places
 from trainer.job import Row
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """`dropped` counts rows by the check that they failed; `findings` says it in words."""
+    """`dropped` counts rows by the check that they failed; `findings` says it in words; `places` knows their lines."""
 
     train: list[Row] = field(repr=False)
     eval: list[Row] = field(repr=False)
     dropped: dict[str, int]
     findings: list[str]
+    places: Places = field(default_factory=Places, repr=False)
+
+    def counts(self) -> dict[str, Any]:
+        """What the run record says of the rows."""
+        return {"train_rows": len(self.train), "eval_rows": len(self.eval), "dropped": self.dropped}
 
 
-def clean(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Cleaned:
-    """Apply the profile's rules, in their order.
+def clean(
+    profile: Profile,
+    train: Sequence[Row],
+    held_out: Sequence[Row],
+    *,
+    left_out: Mapping[str, int] | None = None,
+    allowed: float | None = None,
+) -> Cleaned:
+    """Apply the profile's rules, in their order. `left_out` counts what was lost before; `allowed` is the share of rows
+    that may be lost where the profile allows less.
 
     Raises:
         DatasetInvalid: a rule refuses such rows, more of them would be dropped than the profile allows, or all
             that were held out.
     """
-    kept, total = (list(train), list(held_out)), len(train) + len(held_out)
-    dropped: dict[str, int] = {}
-    findings = []
+    kept, dropped = (list(train), list(held_out)), Counter(left_out or {})
+    total = len(train) + len(held_out) + dropped.total()
+    findings = [f"{count:,} of {total:,} rows {label_studio.LEFT_OUT[why]}" for why, count in dropped.items()]
     for rule in profile.cleaning:
         left = _without(rule, profile, *kept)
         count = sum(map(len, kept)) - sum(map(len, left))
@@ -43,18 +61,20 @@ def clean(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Cl
         if rule.action == "refuse":
             raise DatasetInvalid(f"{said}; this task type takes none: correct or remove them", check=rule.check)
         if rule.action == "drop":
-            dropped[rule.check] = dropped.get(rule.check, 0) + count
+            dropped[rule.check] += count
             kept = left
             findings.append(f"{said} and are left out")
         elif rule.check == "equal":  # preflight tells of duplicates and leaks whatever the rules say
             findings.append(said)
-    _refuse_too_many(profile, sum(dropped.values()), total, findings)
+    _refuse_too_many(profile, dropped.total(), total, findings, allowed)
+    if train and not kept[0]:
+        raise DatasetInvalid(f"cleaning would leave no row to train on: {'; '.join(findings)}", dropped=dropped.total())
     if held_out and not kept[1]:
         raise DatasetInvalid(
             f"cleaning would leave no row to evaluate on: {'; '.join(findings)}. Hold out rows of other texts",
-            dropped=sum(dropped.values()),
+            dropped=dropped.total(),
         )
-    return Cleaned(*kept, dropped, findings)
+    return Cleaned(*kept, dict(dropped), findings)
 
 
 def _without(
@@ -88,10 +108,19 @@ def _says(rule: CleaningRule, profile: Profile, train: Sequence[Row]) -> str:
             return f"have the same {' and '.join(f'`{name}`' for name in rule.columns)}"
 
 
-def _refuse_too_many(profile: Profile, count: int, total: int, findings: Sequence[str]) -> None:
-    if count > profile.max_dropped_share * total:
+def _refuse_too_many(profile: Profile, count: int, total: int, findings: Sequence[str], allowed: float | None) -> None:
+    share = max(profile.max_dropped_share, allowed or 0)
+    if count > share * total:
         raise DatasetInvalid(
-            f"cleaning would leave out {count:,} of {total:,} rows, and this task type allows "
-            f"{profile.max_dropped_share:.0%}: {'; '.join(findings)}. Clean the data where it is made",
+            f"cleaning would leave out {count:,} of {total:,} rows ({count / total:.1%}), and "
+            f"{'this task type' if share == profile.max_dropped_share else '`allow_row_loss`'} allows {share:.0%}: "
+            f"{'; '.join(findings)}. Clean the data where it is made, or say "
+            f"`allow_row_loss: {_up(count / total)}`, which the ticket will hold",
             dropped=count,
+            total=total,
         )
+
+
+def _up(share: float) -> float:
+    """The next whole percent."""
+    return min(1.0, ceil(share * 100 - 1e-9) / 100)

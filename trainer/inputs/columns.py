@@ -13,52 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
-from trainer.inputs import conversations, named_files
+from trainer.inputs import conversations, inside, named_files, proposals
+from trainer.inputs.proposals import quoted
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
 MAX_SHOWN = 5
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-# What people call the columns that profiles call otherwise.
-USUAL_NAMES = {
-    "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
-    "query": ("question", "anchor", "qtext"),
-    "document": ("passage", "answer", "positive", "atext", "text"),
-    "label": ("category", "class", "target", "sentiment", "label_name", "labels", "kto_tag"),
-    "labels": ("label", "tags", "categories"),
-    "score": ("similarity_score", "similarity", "label", "rating", "stars", "target"),
-    "anchor": ("query", "question", "sentence1", "title"),
-    "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
-    "negative": ("neg", "hard_negative", "negative_passage"),
-    "prompt": ("instruction", "question", "input", "query"),
-    "chosen": ("accepted", "better", "preferred", "response_chosen"),
-    "rejected": ("worse", "response_rejected"),
-    "completion": ("sql", "response", "output", "answer"),
-    "database": ("db_id", "db", "db_path"),
-    "messages": ("conversations", "conversation", "dialog"),
-    "tools": ("functions",),
-}
-
-
-# Rows of another task type, known by columns that they have: what is missed, what they have instead, what to do.
-STRANGE_ROWS: Sequence[tuple[str, frozenset[str], str]] = (
-    (
-        "chosen",
-        frozenset({"completion", "label"}),
-        "its rows hold one answer each and whether it is good: that is what `kto` learns from; here a row holds two "
-        "answers to one `prompt`, the better as `chosen` and the worse as `rejected`",
-    ),
-    (
-        "completion",
-        frozenset({"chosen", "rejected"}),
-        "its rows hold pairs of answers: that is what `dpo`, `cpo`, `simpo`, `orpo` and `reward-modeling` learn from; "
-        "here make two rows of each, both with its `prompt`: `chosen` as the `completion` with `label: true`, and "
-        "`rejected` with `label: false`",
-    ),
-)
 
 
 def examples(source: Source, profile: Profile, columns: Mapping[str, str], arguments: Mapping[str, Any]) -> list[Row]:
@@ -116,6 +82,12 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
                 file=lacks.name,
                 pointer=f"/{_escaped(column)}",
             )
+
+
+def not_read(sources: Sequence[Source], profile: Profile, mapping: Mapping[str, str]) -> list[str]:
+    """Columns of the files that no column of the profile is read from, as an `input` beside an `instruction`."""
+    read = {mapping.get(role, role) for role in profile.columns}
+    return list(dict.fromkeys(name for source in sources for name in source.rows[0] if name not in read))
 
 
 def subject(profile: Profile, rows: Sequence[Row]) -> str:
@@ -182,7 +154,10 @@ def split(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[lis
 
 def content(row: Row) -> str:
     """What a row says, as one string: equal for equal rows."""
-    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+    try:
+        return orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # an integer beyond 64 bits
+        return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
 
 def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) -> dict[str, str]:
@@ -190,7 +165,7 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
     for role in columns:
         if role not in profile.columns:
             close = difflib.get_close_matches(role, profile.columns, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"it has {_quoted(profile.columns)}"
+            hint = f"did you mean `{close[0]}`?" if close else f"it has {quoted(profile.columns)}"
             raise DatasetInvalid(
                 f"`columns`: `{role}` is no column of this task type; {hint}", pointer=f"/columns/{role}"
             )
@@ -201,30 +176,11 @@ def _file_columns(source: Source, profile: Profile, columns: Mapping[str, str]) 
         if name in present:
             names[role] = name
         elif column.required or role in columns:
-            _refuse_strange(source, role, name, present)
-            raise _missing_column(
-                source, role, name, [c for c in present if c not in {*names.values(), *profile.columns}]
-            )
+            raise proposals.missing(source, profile, columns, present, role)
+    some_form = not profile.forms or any(names.keys() >= {*form} for form in profile.forms)
+    if not some_form and (refusal := proposals.formless(source, profile, columns, present)) is not None:
+        raise refusal
     return names
-
-
-def _refuse_strange(source: Source, role: str, name: str, present: Sequence[str]) -> None:
-    for missed, has, why in STRANGE_ROWS:
-        if role == missed and has <= {*present}:
-            raise DatasetInvalid(
-                f"`{source.name}` has no column `{name}`; {why}", file=source.name, pointer=f"/{_escaped(name)}"
-            )
-
-
-def _missing_column(source: Source, role: str, name: str, unused: list[str]) -> DatasetInvalid:
-    guess = next((column for column in USUAL_NAMES.get(role, ()) if column in unused), None)
-    guess = guess or next(iter(difflib.get_close_matches(name, unused, n=1)), unused[0] if len(unused) == 1 else None)
-    hint = f"the file has {_quoted(unused[:20])}" if unused else "the file has no other column"
-    if guess:
-        hint = f"`{role}` <- `{guess}`? Map it with `columns: {{{role}: {guess}}}`"
-    return DatasetInvalid(
-        f"`{source.name}` has no column `{name}`; {hint}", file=source.name, pointer=f"/{name}", proposal=guess
-    )
 
 
 def _text(value: Any, source: Source, index: int, column: str) -> str:
@@ -252,6 +208,10 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
+        if (found := inside.fault(kind, value)) is not None:
+            pointer, why = found
+            place = f"/{_escaped(column)}{pointer}"
+            raise _at(source, index, column, f"`{place}`: {why}; as `{column}` it holds {expected}", place)
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
     return value
 
@@ -287,7 +247,7 @@ def _is_conversation(value: Any) -> bool:
 
 def _is_turn(turn: Any) -> bool:
     """What calls a tool may say nothing beside it."""
-    if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+    if not isinstance(turn, dict) or turn.get("role") not in inside.ROLES:
         return False
     calls = turn.get("tool_calls")
     return isinstance(turn.get("content"), str) and (not calls or _is_some(calls, _is_call))
@@ -316,15 +276,14 @@ def _is_some(value: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and bool(value) and all(map(fits, value))
 
 
-ROLES = ("system", "user", "assistant", "tool")
 KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
     "score": (_is_score, "a number"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
     "texts": (_is_texts, "a list of texts, none of them empty"),
     "messages": (
         _is_conversation,
-        f"a conversation: a list of {{role, content}}, the role one of {', '.join(ROLES)}, and each of `tool_calls` a "
-        "name with an object of arguments",
+        f"a conversation: a list of {{role, content}}, the role one of {', '.join(inside.ROLES)}, and each of "
+        "`tool_calls` a name with an object of arguments",
     ),
     "tools": (_is_schemas, "a list of tools, each an object with a name and the JSON schema of its parameters"),
 }
@@ -333,9 +292,9 @@ _READ: Mapping[ColumnType, Callable[[Any], Any]] = {"messages": conversations.tu
 
 def _refuse_formless(profile: Profile, row: Row, source: Source, index: int) -> None:
     if profile.forms and not any(row.keys() >= set(form) for form in profile.forms):
-        ways = "; ".join(" with ".join(f"`{name}`" for name in form) for form in profile.forms)
-        has = f"has {_quoted(row)}" if row else "has none of the columns"
-        raise _at(source, index, profile.forms[0][0], f"the row {has}; rows of this task type have {ways}")
+        has = f"has {quoted(row)}" if row else "has none of the columns"
+        why = f"the row {has}; rows of this task type have {proposals.forms(profile)}"
+        raise _at(source, index, profile.forms[0][0], why)
 
 
 def _spellings(names: Sequence[str], textual: bool) -> dict[str | int, str]:
@@ -389,16 +348,16 @@ def _unknown_labels(
 ) -> DatasetInvalid:
     shown = ", ".join(f"`{label[:80]}` ({count})" for label, count in strangers.most_common(MAX_SHOWN))
     more = f" and {len(strangers) - MAX_SHOWN} others" if len(strangers) > MAX_SHOWN else ""
-    first = ", ".join(str(index + source.first) for index in indexes[:MAX_SHOWN])
+    first = ", ".join(str(source.number(index)) for index in indexes[:MAX_SHOWN])
     close = {label: difflib.get_close_matches(label, names, n=1) for label in list(strangers)[:MAX_SHOWN]}
     hints = [f"`{label}` -> `{match[0]}`?" for label, match in close.items() if match]
     hint = f" ({' '.join(hints)})" if hints else ""
     return DatasetInvalid(
         f"`{source.name}` has {len(indexes)} rows whose label is not in `label_names`: {shown}{more}; "
-        f"first {source.unit}s: {first}; `label_names` holds {_quoted(names[:20])}{hint}. "
+        f"first {source.unit}s: {first}; `label_names` holds {quoted(names[:20])}{hint}. "
         "Correct the rows or add the labels",
         file=source.name,
-        row=indexes[0] + source.first,
+        row=source.number(indexes[0]),
         labels=dict(strangers.most_common(20)),
     )
 
@@ -412,16 +371,15 @@ def _same_shape(source: Source, rows: Sequence[Row], optional: Sequence[str]) ->
             raise _at(source, index, role, f"{why} (this row has none)")
 
 
-def _at(source: Source, index: int, column: str, what: str) -> DatasetInvalid:
+def _at(source: Source, index: int, column: str, what: str, pointer: str | None = None) -> DatasetInvalid:
     return DatasetInvalid(
-        f"{source.where(index)}: {what}", file=source.name, row=index + source.first, pointer=f"/{_escaped(column)}"
+        f"{source.where(index)}: {what}",
+        file=source.name,
+        row=source.number(index),
+        pointer=pointer or f"/{_escaped(column)}",
     )
 
 
 def _escaped(column: str) -> str:
     """One reference token of a JSON pointer (RFC 6901 section 3)."""
     return column.replace("~", "~0").replace("/", "~1")
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f"`{name}`" for name in names)

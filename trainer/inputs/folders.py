@@ -24,8 +24,16 @@ from typing import Any
 from enforcer import runspec
 from enforcer.problems import ModelInvalid, OutputInvalid
 from enforcer.runspec import Code
+from trainer.inputs import safetensors
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+GGUF = ".gguf"
+NO_GGUF = (
+    "GGUF holds weights for inference, mostly quantised, and training needs them whole: name the folder of the model "
+    "in safetensors that it was made from"
+)
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z")
+AGAIN = "copy or download it again"
 # Models that count positions from behind the padding token's id (RoBERTa's `create_position_ids_from_input_ids`).
 OFFSET_POSITIONS = frozenset(
     """camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm
@@ -41,6 +49,8 @@ def model_folder(name: str, environment: Mapping[str, str] | None = None) -> Pat
         ModelInvalid: neither; or the folder holds no model that may be loaded.
     """
     folder = Path(name).expanduser()
+    if folder.is_file():
+        _refuse_file(name, folder)
     if not folder.is_dir():
         cached = _hub_snapshot(name, os.environ if environment is None else environment)
         if cached is None:
@@ -70,6 +80,11 @@ def public_name(folder: Path) -> str:
     """What a model is called where this machine's folders mean nothing: its hub name, else the folder's own name."""
     cache = folder.parent.parent.name  # models--<owner>--<name>/snapshots/<commit>
     return cache.removeprefix("models--").replace("--", "/") if cache.startswith("models--") else folder.name
+
+
+def config(weights: Path) -> dict[str, Any]:
+    """`config.json`; empty where it cannot be read."""
+    return _object(weights / "config.json")
 
 
 def max_positions(folder: Path) -> int | None:
@@ -172,20 +187,47 @@ def _check(name: str, folder: Path) -> None:
             "`model.safetensors` and take that line out",
             model=name,
         )
-    files = [path.name for path in weights.iterdir()]
+    files = sorted(path.name for path in weights.iterdir())
     if any(file.endswith(".safetensors") for file in files):
         for index in weights.glob("*.safetensors.index.json"):
             shards = _object(index).get("weight_map")
-            for shard in shards.values() if isinstance(shards, dict) else ():
-                _covered(str(shard), index.name, folder)
+            for shard in dict.fromkeys(shards.values()) if isinstance(shards, dict) else ():
+                if not (weights / _covered(str(shard), index.name, folder)).is_file():
+                    raise ModelInvalid(f"`{name}` lacks `{shard}`, which `{index.name}` names; {AGAIN}", model=name)
+        _check_whole(name, weights)
         return
-    if pickles := sorted(file for file in files if file.endswith(PICKLES)):
+    if pickles := [file for file in files if file.endswith(PICKLES)]:
         raise ModelInvalid(
             f"`{name}` has its weights only as pickle (`{pickles[0]}`), which runs code when loaded; "
             "convert it to safetensors",
             model=name,
         )
+    if ggufs := [file for file in files if file.endswith(GGUF)]:
+        raise ModelInvalid(f"`{name}` has its weights only as `{ggufs[0]}`; {NO_GGUF}", model=name)
     raise ModelInvalid(f"`{name}` holds no weights (`*.safetensors`)", model=name)
+
+
+def _check_whole(name: str, weights: Path) -> None:
+    for file in weights.glob("*.safetensors"):
+        try:
+            safetensors.tensors(file)
+        except safetensors.Broken as fault:
+            raise ModelInvalid(f"`{file.name}` of `{name}` {fault}; {AGAIN}", model=name) from fault
+
+
+def _refuse_file(name: str, path: Path) -> None:
+    """A file where a folder is needed: say what it is, if its name tells."""
+    suffix = path.suffix.lower()
+    advice = (
+        NO_GGUF
+        if suffix == GGUF
+        else "an archive is not opened; unpack it and name the folder"
+        if suffix in ARCHIVES
+        else "it is a pickle, which runs code when loaded; convert it to safetensors, in a folder with `config.json`"
+        if suffix in PICKLES
+        else "name the folder that holds it, with `config.json` and the tokenizer"
+    )
+    raise ModelInvalid(f"`{name}` is a file, and a model is a folder: {advice}", model=name)
 
 
 def _covered(path: str, named_in: str, folder: Path) -> str:

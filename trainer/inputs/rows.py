@@ -1,4 +1,5 @@
-"""Datasets as rows: `.jsonl`, `.json`, `.csv`, `.tsv` files, lists of dictionaries, and `datasets.Dataset`.
+"""Datasets as rows: `.jsonl`, `.json`, `.csv`, `.tsv` files, what Label Studio exports, lists of dictionaries, and
+`datasets.Dataset`.
 
 A file is read once: the bytes that are hashed are the bytes that are parsed. The digest of a file is the SHA-256 of its
 bytes (`sha256sum`); of rows that never were a file, the SHA-256 over the rows as JSON Lines with sorted keys.
@@ -10,13 +11,15 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from enforcer.problems import DatasetInvalid
+from trainer.inputs import label_studio
 
 IN_MEMORY = "in memory"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 RawRow = dict[str, Any]
 Rows = str | Sequence[str] | Iterable[RawRow]
 """What a caller may give as a dataset: paths, or rows."""
@@ -24,7 +27,8 @@ Rows = str | Sequence[str] | Iterable[RawRow]
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset as it was given. `where(i)` names row `i` (from 0) the way the reader of the file counts."""
+    """One dataset as it was given. `where(i)` names row `i` (from 0) the way the reader of the file counts; `left_out`
+    counts what the file holds and no row came of, by reason."""
 
     name: str
     digest: str
@@ -32,10 +36,15 @@ class Source:
     unit: str = "row"
     first: int = 1
     textual: bool = False  # csv and tsv know no numbers: `1` may be the label number 1
+    numbers: Sequence[int] = ()  # where they do not simply count on
+    left_out: Mapping[str, int] = field(default_factory=dict)
     folder: Path | None = None  # where the file lies; None: these rows never were one
 
+    def number(self, index: int) -> int:
+        return self.numbers[index] if self.numbers else index + self.first
+
     def where(self, index: int) -> str:
-        return f"{self.unit} {index + self.first} of `{self.name}`"
+        return f"{self.unit} {self.number(index)} of `{self.name}`"
 
 
 def read(name: str) -> Source:
@@ -52,10 +61,22 @@ def read(name: str) -> Source:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetInvalid(f"`{name}` cannot be read: {(error.strerror or '').lower()}", file=name) from error
-    source = replace(reader(name, content), folder=path.parent)
+    source = replace(_from_label_studio(reader(name, content)), folder=path.parent)
     if not source.rows:
-        raise DatasetInvalid(f"`{name}` is empty; a dataset needs at least one row", file=name)
+        none = "; no task of it has a decided annotation" if source.left_out else ""
+        raise DatasetInvalid(f"`{name}` is empty; a dataset needs at least one row{none}", file=name)
     return source
+
+
+def _from_label_studio(source: Source) -> Source:
+    """The same file as rows of columns, where it is an export of Label Studio."""
+    if label_studio.is_json(source.rows):
+        found = label_studio.of_json(source.name, source.rows)
+    elif source.rows and label_studio.is_flat(source.rows[0].keys()):
+        found = label_studio.of_flat(source.name, source.rows)
+    else:
+        return source
+    return replace(source, rows=found.rows, numbers=found.numbers, left_out=found.left_out)
 
 
 def hold(rows: Iterable[RawRow], name: str = IN_MEMORY) -> Source:
@@ -176,6 +197,10 @@ def _an_object(found: object, where: str, **facts: Any) -> RawRow:
 
 
 def _text(name: str, content: bytes) -> str:
+    if b"\0" in content[:4_096] or content[:2] in UTF_16:  # no text of these formats holds the character NUL
+        raise DatasetInvalid(
+            f"`{name}` is UTF-16 text, or no text at all; for UTF-16, try `iconv -f UTF-16 -t UTF-8`", file=name
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -185,8 +210,6 @@ def _text(name: str, content: bytes) -> str:
 
 
 def _likely_encoding(content: bytes) -> str | None:
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "UTF-16"
     try:
         content.decode("gb18030")
     except UnicodeDecodeError:

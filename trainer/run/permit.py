@@ -107,7 +107,7 @@ def obtain(registry: Registry, args: TrainingArguments, found: Contract, checked
     _agree(ticket, args, found, checked, key)
     checkpoints.witness(registry, grant.checkpoint)
     proof = registry.proof(ticket.claims.decision_id) if registry.settings.log_proof == "required" else None
-    folder = _store(RunFolder.of(Path(args.output_dir), found.tag, ticket.spec.run_id), grant, jwks, proof)
+    folder = _store(RunFolder.of(Path(args.output_dir), found.tag, ticket.spec.run_id), grant, jwks, proof, checked)
     return Permit(
         folder=folder,
         key=key,
@@ -181,13 +181,14 @@ def _agree(
             )
 
 
-def _store(folder: RunFolder, grant: wire.TicketGrant, jwks: bytes, proof: str | None) -> RunFolder:
+def _store(folder: RunFolder, grant: wire.TicketGrant, jwks: bytes, proof: str | None, checked: Preflight) -> RunFolder:
     try:
         folder.create()
         write_private(folder.run_spec, grant.run_spec.encode())
         write_private(folder.ticket, grant.ticket.encode("ascii"))
         write_private(folder.jwks, jwks)
         write_private(folder.checkpoint, grant.checkpoint.encode())
+        write_private(folder.preflight, checked.in_json())
         if proof is not None:
             folder.issued_proof.parent.mkdir(mode=0o700)
             write_private(folder.issued_proof, proof.encode())

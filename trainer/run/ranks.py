@@ -63,7 +63,10 @@ def help_out(folder: RunFolder) -> None:
     )
     sources = work.sources(permit)
     work.check_datasets(spec, sources)
-    rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
+    inputs = spec.inputs
+    rows = preflight.rows_of(
+        sources, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss
+    )
     recipe = recipes.load(spec.profile.recipe)
     with work.kept_to_gpus(spec.gpus), contextlib.suppress(Helped):
         recipe.train(work.job_of(permit, spec, rows, Watch(float("inf"))))

@@ -79,7 +79,10 @@ def execute(
         #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
         held_rows = sources(permit, in_memory)
         _check_inputs(permit, spec, held_rows)
-    rows = preflight.rows_of(held_rows, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
+    inputs = spec.inputs
+    rows = preflight.rows_of(
+        held_rows, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss
+    )
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = job_of(permit, spec, rows, watch)
     ranks.refuse_alone(spec.arguments.get("nproc", 1))
@@ -98,6 +101,7 @@ def execute(
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
             started = datetime.now(UTC)
             outcome = _train(job, spec, registry, held, watch)
+            outcome = replace(outcome, details={**outcome.details, "data": rows.counts()})
             return _close(job, permit, ticket, registry, held, outcome, started)
 
 

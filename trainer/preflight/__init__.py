@@ -1,12 +1,15 @@
 """Everything that can be known to go wrong before a ticket is asked for, and what a person should know of their data.
 
-In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels, lengths.
-No torch, no network. Findings inform; refusals are raised.
+In this order, so that the cheapest mistake is told first: output folder, arguments, model, columns and labels,
+cleaning; then one look after the other, a file each: what repeats, labels, pairs, encodings, tool calls, queries,
+lengths in the model's own tokens and what of them is learned, memory. No torch, no network. Findings inform; refusals
+are raised.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +18,18 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, named_files, relevance, rows, teachers
+from trainer.inputs import columns, folders, named_files, relevance, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.meant import refuse_rows_of_another_word
+from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
+from trainer.preflight import calls, encodings, labels, lengths, memory, pairs, processes, queries, repeats
+from trainer.preflight.found import Found
 from trainer.recipes import _rewards as rewards
 
 MAX_LABELS_SHOWN = 50
 FEW_DOCUMENTS = 100
-NO_INTERVAL = "will have no interval, so a gate that asks for confidence cannot be passed"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class Preflight:
     checkpoint: Path | None = None
     teacher: Path | None = None
 
+    def in_json(self) -> bytes:
+        """What stays in the run folder. The row that was shown does not: texts lie in the datasets."""
+        facts = {name: value for name, value in self.facts.items() if name != "row"}
+        return json.dumps({"findings": self.findings, **facts}, ensure_ascii=False, indent=2).encode() + b"\n"
+
 
 def read_sources(args: TrainingArguments, train: Any = None, held_out: Any = None) -> Sources:
     """Read the files that the arguments name, or take the rows that were given instead of them.
@@ -94,6 +104,7 @@ def gather(
         code=folders.code(),
         eval_fraction=0.0 if sources.eval else args.eval_fraction,
         columns=args.columns,
+        allow_row_loss=args.allow_row_loss,
     )
 
 
@@ -110,30 +121,30 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     _check_smoothing(arguments)
     _check_labels(arguments)
     model = folders.model_folder(args.model_name_or_path)
-    _check_processes(args, arguments, model)
+    processes.check(args.gpus, arguments, model)
     teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
-    cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction, args.allow_row_loss)
     profile = profile.concerning(arguments)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
-    _check_rewards(arguments, [*train_rows, *eval_rows])
-    findings_of_pairs: list[str] = []
+    of_pairs: list[str] = []
     if set(relevance.COLUMNS) <= profile.columns.keys():
-        findings_of_pairs = relevance.check(arguments, train_rows, eval_rows)
+        of_pairs = relevance.check(arguments, train_rows, eval_rows)
     elif "positive" in profile.columns:
         _check_negatives(arguments, train_rows)
         relevance.refuse_grades_of_nothing((*train_rows, *eval_rows))
     relevance.refuse_one_score(train_rows)
-    findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
-    more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
+    _check_rewards(arguments, [*train_rows, *eval_rows])
+    found = _looks(args, profile, arguments, model, teacher, cleaned, apart=bool(sources.eval))
+    found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
     inputs, checkpoint = gather(args, sources, model, teacher, sources.files(profile, args.columns)), None
     if args.resume is not None:
         earlier = resume.find(Path(args.resume))
         earlier.check(args.tag, profile, arguments, inputs, args.gpus)
         inputs, checkpoint = inputs.model_copy(update={"continues": earlier.continued}), earlier.checkpoint
-        more = [*more, f"continues run `{earlier.spec.run_id}` after step {earlier.continued.step}"]
+        found.findings.append(f"continues run `{earlier.spec.run_id}` after step {earlier.continued.step}")
     return Preflight(
         arguments=arguments,
         sources=sources,
@@ -141,21 +152,27 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         inputs=inputs,
         train_rows=train_rows,
         eval_rows=eval_rows,
-        findings=[*cleaned.findings, *findings_of_pairs, *findings, *more],
-        facts={**facts, "dropped": cleaned.dropped, **length_facts},
+        findings=[*cleaned.findings, *of_pairs, *found.findings],
+        facts=found.facts,
         checkpoint=checkpoint,
         teacher=teacher,
     )
 
 
 def rows_of(
-    sources: Sources, profile: Profile, mapping: Mapping[str, str], arguments: Mapping[str, Any], eval_fraction: float
+    sources: Sources,
+    profile: Profile,
+    mapping: Mapping[str, str],
+    arguments: Mapping[str, Any],
+    eval_fraction: float,
+    allow_row_loss: float | None = None,
 ) -> Cleaned:
     """Train and held-out rows, cleaned; the worker calls this again on what it read itself.
 
     Raises:
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
+    places = Places()
 
     for source in (*sources.train, *sources.eval):
         refuse_rows_of_another_word(source, profile, mapping, arguments)
@@ -164,13 +181,17 @@ def rows_of(
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
         columns.alike(sources, parts)
+        for source, part in zip(sources, parts, strict=True):
+            places.remember(source, part)
         return [row for part in parts for row in part]
 
-    train = side(sources.train)
-    if sources.eval:
-        return clean(profile, train, side(sources.eval))
-    seed = int(arguments.get("seed") or 0)
-    return clean(profile, *columns.split(train, columns.subject(profile, train), eval_fraction, seed))
+    train, held_out = side(sources.train), side(sources.eval)
+    if not sources.eval:
+        by, seed = columns.subject(profile, train), int(arguments.get("seed") or 0)
+        train, held_out = columns.split(train, by, eval_fraction, seed)
+    left_out = sum((Counter(source.left_out) for source in (*sources.train, *sources.eval)), Counter[str]())
+    cleaned = clean(profile, train, held_out, left_out=left_out, allowed=allow_row_loss)
+    return replace(cleaned, places=places)
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
@@ -205,39 +226,6 @@ def _check_something_is_trained(arguments: Mapping[str, Any]) -> None:
         raise ArgumentInvalid(
             "`num_train_epochs`: 0 passes over the data train nothing; give a number above 0, or `max_steps`",
             pointer="/num_train_epochs",
-        )
-
-
-def _check_processes(args: TrainingArguments, arguments: Mapping[str, Any], model: Path) -> None:
-    """A device a process, and as many heads of attention to each process that shares a text.
-
-    Raises:
-        ArgumentInvalid: the numbers do not fit.
-    """
-    nproc, shared = int(arguments.get("nproc", 1)), int(arguments.get("sequence_parallel_size", 1))
-    if args.gpus > 1 and nproc != args.gpus:
-        raise ArgumentInvalid(
-            f"`nproc`: {nproc} for {args.gpus} GPUs; each GPU takes a process, so set `nproc: {args.gpus}`",
-            pointer="/nproc",
-        )
-    if nproc % shared:
-        raise ArgumentInvalid(
-            f"`sequence_parallel_size`: {shared} does not divide `nproc` {nproc}; every text is shared by as many "
-            "processes",
-            pointer="/sequence_parallel_size",
-        )
-    heads = folders.attention_heads(model)
-    if shared > 1 and (heads is None or heads % shared):
-        fits = [str(n) for n in range(2, (heads or 0) + 1) if not (heads or 0) % n and not nproc % n]
-        hint = f"take {' or '.join(fits)}" if fits else "take 1"
-        raise ArgumentInvalid(
-            f"`sequence_parallel_size`: {shared} does not divide the {heads or 'unknown number of'} attention heads of "
-            f"this model, and each process takes whole heads; {hint}",
-            pointer="/sequence_parallel_size",
-        )
-    if shared > 1 and arguments.get("packing"):
-        raise ArgumentInvalid(
-            "`packing`: rows that are shared by processes are not packed; take `packing: false`", pointer="/packing"
         )
 
 
@@ -312,62 +300,54 @@ def _sources(given: Any, files: Sequence[str], name: str) -> list[Source]:
     return [rows.read(file) for file in files] if given is None else [rows.hold(given, name)]
 
 
-def _findings(
+def _looks(
     args: TrainingArguments,
     profile: Profile,
     arguments: Mapping[str, Any],
-    train: Sequence[Row],
-    held_out: Sequence[Row],
+    model: Path,
+    teacher: Path | None,
+    rows: Cleaned,
     *,
-    held_apart: bool,
-) -> tuple[list[str], dict[str, Any]]:
-    """What does not forbid the run but may explain its result."""
-    findings = []
+    apart: bool,
+) -> Found:
+    """What does not forbid the run but may explain its result; in part it does forbid it."""
+    train, held_out, columns = rows.train, rows.eval, profile.columns
+    found = Found(facts={"train_rows": len(train), "eval_rows": len(held_out), "dropped": rows.dropped})
     if profile.maturity == "experimental":
-        findings.append("this task type is experimental: the library below may change or drop it in any release")
+        found.findings.append("this task type is experimental: the library below may change or drop it in any release")
     if not held_out:
-        findings.append("nothing is held out, so no score will be measured and every gate will be missed")
-    kinds = Counter(map(columns.content, train))
-    duplicates = len(train) - len(kinds)
-    if duplicates:
-        findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
-    subject = columns.subject(profile, train)
-    known = {columns.about(row, subject) for row in train}
-    leaked = sum(columns.about(row, subject) in known for row in held_out)
-    if leaked:
-        findings.append(
-            f"{leaked:,} of {len(held_out):,} evaluation rows have a training row's `{subject}`: scores will flatter"
-        )
-    facts: dict[str, Any] = {
-        "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
-    }  # fmt: skip
-    findings += _one_sided(profile, train)
-    label = next((name for name, column in profile.columns.items() if column.type in ("label", "labels")), None)
+        found.findings.append("nothing is held out, so no score will be measured and every gate will be missed")
+    found.add(repeats.look(profile, train, held_out))
+    found.findings += _one_sided(profile, train)
+    label = next((name for name, column in columns.items() if column.type in ("label", "labels")), None)
     if label is not None:
-        labels = arguments.get("label_names") or []
-        balance = Counter(dict.fromkeys(labels, 0))
-        balance.update(name for row in train for name in _labels_of(row, label))
-        facts["labels"] = dict(balance)
-        missing = [name for name, count in balance.items() if count == 0]
-        if missing:
-            findings.append(f"no training row has the label {', '.join(f'`{name}`' for name in missing[:10])}")
-        asked = {name for row in held_out for name in _labels_of(row, label)}
-        unseen = sorted(set(labels) - asked) if held_out else []
-        if unseen:
-            names = ", ".join(f"`{name}`" for name in unseen[:10])
-            findings.append(f"no evaluation row has the label {names}: `macro_f1` {NO_INTERVAL}")
-        most, least = max(balance.values()), min(balance.values())
-        if least and most >= 10 * least:
-            findings.append(
-                f"the labels are uneven: the most frequent has {most / least:.0f} times the rows of the rarest"
-            )
-    if "positive" in profile.columns and held_out:
-        findings += _few_documents(profile, len({row["positive"] for row in held_out}))
-    if args.eval_fraction and not held_apart and held_out:
-        findings.append(
+        found.add(labels.look(label, arguments.get("label_names") or [], train, held_out))
+    found.add(pairs.look(profile, [*train, *held_out]))
+    found.add(encodings.look([*train, *held_out]))
+    if "tools" in columns:
+        found.add(calls.look([*train, *held_out], rows.places))
+    if "database" in columns:
+        found.add(queries.look([*train, *held_out], rows.places))
+    if "positive" in columns and held_out:
+        found.findings += _few_documents(profile, len({row["positive"] for row in held_out}))
+    if args.eval_fraction and not apart and held_out:
+        found.findings.append(
             f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
         )
-    return findings, facts
+    found.add(lengths.look(profile, arguments, train, held_out, model, rows.places))
+    if (tokens := _tokens_at_once(arguments, found.facts.get("longest"))) is not None:
+        found.add(
+            memory.look(profile.recipe, arguments, model, tokens, gpus=args.gpus, pool=profile.pool, teacher=teacher)
+        )
+    return found
+
+
+def _tokens_at_once(arguments: Mapping[str, Any], longest: int | None) -> int | None:
+    """Of one sequence in a batch; None where nobody counted."""
+    limit = arguments.get("max_length")
+    if limit is None or longest is None:
+        return None
+    return int(limit if arguments.get("packing") else min(limit, longest))
 
 
 def _one_sided(profile: Profile, train: Sequence[Row]) -> list[str]:
@@ -393,40 +373,5 @@ def _few_documents(profile: Profile, documents: int) -> list[str]:
         return []
     few = f"the evaluation rows hold {documents} distinct `positive`"
     if documents <= looked_at:
-        return [f"{few}, and every search looks at {looked_at}: its scores {NO_INTERVAL}"]
+        return [f"{few}, and every search looks at {looked_at}: its scores {labels.NO_INTERVAL}"]
     return [f"{few}: chance alone finds {looked_at} of them in every search"]
-
-
-def _lengths(
-    profile: Profile, arguments: Mapping[str, Any], all_rows: Sequence[Row], model: Path
-) -> tuple[list[str], dict[str, Any]]:
-    limit = arguments.get("max_length")
-    text_columns = [name for name, column in profile.columns.items() if column.type == "text" and name in all_rows[0]]
-    if limit is None or not text_columns:
-        return [], {}
-    try:
-        measured = lengths.measure(all_rows, text_columns, model)
-    except lengths.NoTokenizer as why:
-        return [f"text lengths were not checked before the start: {why}"], {"lengths": None}
-    over = measured.over(limit)
-    whole = measured.keeping()
-    facts = {
-        "lengths": measured.histogram(), "longest": measured.longest, "over_max_length": over,
-        "keeps_99_percent": whole,
-    }  # fmt: skip
-    positions = folders.max_positions(model)
-    if positions is not None and limit > positions < measured.longest:
-        raise ArgumentInvalid(
-            f"`max_length`: {limit} is more than the {positions} tokens that this model reads, and the longest text "
-            f"has {measured.longest}; set `max_length: {positions}` with `truncation: true`, or take a model that "
-            "reads more",
-            pointer="/max_length",
-        )
-    if not over:
-        return [], facts
-    of_all = f"{over:,} of {len(measured.counts):,} rows ({over / len(measured.counts):.1%})"
-    share = f"{of_all} are longer than `max_length` {limit}"
-    keeps = f"the longest has {measured.longest} tokens, and {whole} is the smallest `max_length` that keeps 99 % whole"
-    if not arguments.get("truncation"):
-        raise DatasetInvalid(f"{share}; {keeps}. Raise it, shorten them, or allow `truncation: true`", **facts)
-    return [f"{share} and will be cut; {keeps}"], facts
