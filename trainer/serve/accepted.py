@@ -1,7 +1,8 @@
 """May this run be served? The proof chain, the registry's verdict in it, and the files that will be loaded.
 
 1. Chain    all of `enforcer.chain.verify`, by what the caller trusts; step 7 hashes every file of the model
-2. Verdict  the registry's countersignature says `finished` and `gates pass`; `verdict.json` is nobody's word
+2. Verdict  the registry's countersignature says that it finished and passed, or that an approved waiver stands for it;
+            `verdict.json` is nobody's word
 3. Base     an adapter's base model is the one that the run specification names by digest
 
 Forced, 1 shrinks to the files and 2 goes: a changed file is never loaded, for whatever reason.
@@ -14,7 +15,7 @@ from typing import Any
 
 from enforcer import chain
 from enforcer.chain import Trust
-from enforcer.manifest import Manifest, Receipt
+from enforcer.manifest import Receipt
 from enforcer.problems import ModelInvalid
 from enforcer.runspec import RunSpec
 from trainer.inputs import folders
@@ -23,7 +24,7 @@ from trainer.run import evidence
 from trainer.serve.problems import NotAccepted, NotServable
 
 FINISHED, GATES = "TAGWARDEN_RUN_FINISHED", "TAGWARDEN_GATES_"
-PASSED = f"{GATES}PASS"
+ACCEPTED = ("pass", "waived")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class Servable:
 
     folder: RunFolder
     spec: RunSpec
-    manifest: Manifest
     forced: str | None = None
 
     @property
@@ -65,19 +65,19 @@ def accepted(folder: RunFolder, trust: Trust, *, without_log: bool = False) -> S
 
     Raises:
         ManifestInvalid: the chain does not hold.
-        NotAccepted: it holds, and the registry did not say `pass`.
+        NotAccepted: it holds, and the registry did not let it pass.
     """
     run = chain.verify(evidence.bundle(folder), trust, without_log=without_log)
     said = _verdict(run.receipt)
     if FINISHED not in run.receipt.predicate.properties:
         raise NotAccepted(f"run `{run.spec.run_id}` did not train to its end; run it again", verdict=said)
-    if said != "pass":
+    if said not in ACCEPTED:
         raise NotAccepted(
             f"the registry judged the gates of run `{run.spec.run_id}`: {said or 'not at all'}; train one that passes, "
             "or serve it all the same with `--force REASON`, which is put on record",
             verdict=said,
         )
-    return Servable(folder, run.spec, run.manifest)
+    return Servable(folder, run.spec)
 
 
 def forced(folder: RunFolder, reason: str) -> Servable:
@@ -86,11 +86,11 @@ def forced(folder: RunFolder, reason: str) -> Servable:
     Raises:
         ManifestInvalid: they are not, or there is no manifest.
     """
-    manifest, spec = chain.check_outputs(evidence.bundle(folder))
-    return Servable(folder, spec, manifest, reason)
+    _, spec = chain.check_outputs(evidence.bundle(folder))
+    return Servable(folder, spec, reason)
 
 
-def base_of(run: Servable, said: Path | None = None) -> Path | None:
+def base_of(run: Servable, said: str | None = None) -> Path | None:
     """Where the base model of an adapter lies; None when the run trained every weight.
 
     Raises:
@@ -99,7 +99,7 @@ def base_of(run: Servable, said: Path | None = None) -> Path | None:
     if not run.is_adapter:
         return None
     wanted = run.spec.inputs.model
-    base = folders.model_folder(str(said or wanted.name))
+    base = folders.model_folder(said or wanted.name)
     if (found := folders.folder_digest(base)) != wanted.digest:
         raise ModelInvalid(
             f"`{base}` is not the model that the adapter was trained on: its digest is {found[:19]}…, the run "

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -32,36 +32,41 @@ def create_app(
     app = FastAPI(
         title=f"{serving.run.spec.task_type}, served by tagwarden", docs_url=None, redoc_url=None, lifespan=running
     )
-    app.include_router(INTERFACES[serving.run.interface](serving))
-    _add_the_rest(app, serving)
+    routers = [INTERFACES[serving.run.interface](serving), _the_rest(serving)]
+    for router in routers:
+        app.include_router(router)
     errors.install(app)
     app.add_middleware(
         Gate,
         keys=keys,
         loopback=loopback,
         max_body_bytes=serving.limits.max_body_bytes,
-        paths=frozenset(route.path for route in app.routes if isinstance(route, APIRoute)),
+        paths=frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute)),
         metrics=serving.metrics,
         render=errors.render,
     )
     return app
 
 
-def _add_the_rest(app: FastAPI, serving: Serving) -> None:
-    @app.get("/v1/models", operation_id="listModels")
+def _the_rest(serving: Serving) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/v1/models", operation_id="listModels")
     async def list_models() -> ModelList:
         return ModelList(data=[serving.card])
 
-    @app.get("/v1/models/{name:path}", operation_id="getModel")
+    @router.get("/v1/models/{name:path}", operation_id="getModel")
     async def get_model(name: str) -> ModelCard:
         serving.check_name(name)
         return serving.card
 
-    @app.get("/health", operation_id="health")
+    @router.get("/health", operation_id="health")
     async def health() -> dict[str, Any]:
         """200 while requests are answered. Says nothing that is not everybody's."""
         return {"status": "ok", "waiting": serving.batcher.waiting}
 
-    @app.get("/metrics", operation_id="metrics", response_class=Response)
+    @router.get("/metrics", operation_id="metrics", response_class=Response)
     async def metrics() -> Response:
         return Response(serving.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return router

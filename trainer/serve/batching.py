@@ -1,7 +1,7 @@
 """Requests that come at the same time go through the model together.
 
-Whoever comes first waits `max_wait_s` for company, at most; while the model works, the next batch gathers by itself. One
-thread runs the model, so it needs no lock. What nobody waits for any more is dropped before it is computed.
+Whoever comes first waits `max_wait_s` for company, at most; while the model works, the next batch gathers by itself.
+One thread runs the model, so it needs no lock. What nobody waits for any more is dropped before it is computed.
 """
 
 import asyncio
@@ -11,16 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.serve.limits import Batching
 from trainer.serve.problems import Overloaded
 
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Batching:
-    max_batch: int = 32  # inputs that the model reads at once
-    max_wait_s: float = 0.005
-    max_queue: int = 1024  # inputs that may wait
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -30,7 +31,7 @@ def chat(serving: Serving) -> APIRouter:
         ids = await _read(serving, asked)
         pieces = _pieces(serving, asked, ids)
         first = await anext(pieces)  # a refusal comes before the answer has begun
-        told = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": serving.created, "model": serving.name}
+        told = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": serving.name}
         if asked.stream:
             events = _events(serving, asked, len(ids), told, first, pieces)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -72,10 +73,14 @@ def _wanted(asked: ChatRequest) -> int | None:
 async def _pieces(serving: Serving, asked: ChatRequest, ids: list[int]) -> AsyncIterator[Piece]:
     """The answer as it is said; the last piece has a `finish`. Whoever stops listening stops the model."""
     loop, heard = asyncio.get_running_loop(), asyncio.Queue[Piece | None]()
+
+    def tell(piece: Piece) -> None:
+        loop.call_soon_threadsafe(heard.put_nowait, piece)
+
     prompt = Prompt(
         ids=ids,
         max_new_tokens=min(_wanted(asked) or serving.limits.max_new_tokens, serving.engine.max_tokens - len(ids)),
-        tell=lambda piece: loop.call_soon_threadsafe(heard.put_nowait, piece) and None,
+        tell=tell,
         temperature=asked.temperature,
         top_p=asked.top_p,
         seed=asked.seed,

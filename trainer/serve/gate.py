@@ -71,7 +71,8 @@ class Gate:
             return
         scheme, _, key = authorization.partition(" ")
         # Every key is compared, and in constant time: how long it takes tells nothing.
-        if scheme.lower() != "bearer" or not any([hmac.compare_digest(_digest(key.strip()), k) for k in self._keys]):
+        matches = [hmac.compare_digest(_digest(key.strip()), one) for one in self._keys]
+        if scheme.lower() != "bearer" or not any(matches):
             raise Unauthenticated("send one of this server's keys as `Authorization: Bearer KEY`")
 
     async def _body(self, length: bytes, receive: Receive) -> bytes:

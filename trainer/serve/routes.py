@@ -1,6 +1,7 @@
 """One router for each interface that a task type may name. They speak HTTP; the engine behind them knows the model."""
 
 import base64
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -59,7 +60,7 @@ def classify(serving: Serving) -> APIRouter:
         answers = await serving.batcher.submit(texts)
         return ClassifyAnswer(
             id=f"classify-{uuid.uuid4().hex}",
-            created=serving.created,
+            created=int(time.time()),
             model=serving.name,
             data=[Classified(index=i, **answer) for i, answer in enumerate(answers)],
             usage=serving.used(sum(counts)),

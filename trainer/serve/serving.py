@@ -8,22 +8,14 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from trainer.serve.accepted import Servable
-from trainer.serve.batching import Batcher, Batching
+from trainer.serve.batching import Batcher
+from trainer.serve.limits import Limits
 from trainer.serve.metrics import Metrics
 from trainer.serve.problems import InputRefused, ModelNotServed
 from trainer.serve.wire import ModelCard, Usage
-
-
-@dataclass(frozen=True)
-class Limits:
-    max_body_bytes: int = 1024 * 1024
-    max_inputs: int = 256  # texts of one request
-    max_new_tokens: int = 1024  # of one answer, where the request says nothing less
-    batching: Batching = field(default_factory=Batching)
 
 
 class Engine(Protocol):
@@ -112,5 +104,3 @@ class Serving:
         self.metrics.tokens.labels("prompt").inc(read)
         self.metrics.tokens.labels("completion").inc(said)
         return Usage(prompt_tokens=read, completion_tokens=said, total_tokens=read + said)
-
-

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as logging_of_transformers
+
+logging_of_transformers.disable_progress_bar()  # a log is no terminal
 
 
 def device() -> torch.device:

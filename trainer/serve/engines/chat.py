@@ -1,7 +1,7 @@
 """Conversations continued: the run's own chat template, then transformers' `generate` on a batch.
 
-One batch is generated to its end, so a request waits for the batch before it; an engine that admits requests between two
-tokens is what `swift-submit deploy --render vllm` is for. Requests share a batch when they sample alike; one with a
+One batch is generated to its end, so a request waits for the batch before it; an engine that admits requests between
+two tokens is what `swift-submit deploy --render vllm` is for. Requests share a batch when they sample alike; one with a
 `seed` has a batch of its own, or its answer would depend on its neighbours.
 """
 
@@ -40,14 +40,18 @@ class Chat:
         """
         if self._reader.chat_template is None:
             if len(messages) > 1 or tools:
-                raise InputRefused("this model has no chat template: send one message, which it continues", param="messages")
+                raise InputRefused(
+                    "this model has no chat template: send one message, which it continues", param="messages"
+                )
             return [*self._reader(messages[0]["content"])["input_ids"]]
         try:
             read = self._reader.apply_chat_template(
                 list(messages), tools=tools, add_generation_prompt=True, tokenize=True, return_dict=True
             )
         except Exception as error:  # a template raises what it likes: undefined names, TypeErrors, its own refusals
-            raise InputRefused(f"the model's chat template refuses this conversation: {error}", param="messages") from error
+            raise InputRefused(
+                f"the model's chat template refuses this conversation: {error}", param="messages"
+            ) from error
         return [*read["input_ids"]]
 
     def count(self, items: Sequence[Prompt]) -> list[int]:

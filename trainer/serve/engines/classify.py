@@ -4,7 +4,7 @@ single label   softmax (cross-entropy); the likeliest
 multi label    sigmoid (binary cross-entropy); all at or above 0.5
 regression     the logit itself (mean squared error)
 
-transformers' `problem_type` says which (`PretrainedConfig.problem_type`); its text-classification pipeline does the same.
+`PretrainedConfig.problem_type` says which; transformers' text-classification pipeline does the same.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Classify(TextEngine):
         self._model, self._tokenizer = model.to(device()), tokenizer
         config = model.config
         self._kind = config.problem_type or "single_label_classification"
-        self._labels = [config.id2label[i] for i in range(config.num_labels)]
+        self._labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
 
     @torch.inference_mode()
     def answer(self, items: Sequence[str]) -> Sequence[dict[str, Any]]:

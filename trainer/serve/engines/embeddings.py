@@ -19,9 +19,7 @@ class Embeddings(TextEngine):
 
     @torch.inference_mode()
     def answer(self, items: Sequence[str]) -> Sequence[Any]:
-        vectors = self._model.encode(
-            list(items), batch_size=len(items), convert_to_numpy=True, show_progress_bar=False
-        )
+        vectors = self._model.encode(list(items), batch_size=len(items), convert_to_numpy=True, show_progress_bar=False)
         return [*vectors]
 
 
