@@ -27,7 +27,7 @@ METRICS = {
     "mrr@10": Metric("mean reciprocal rank of the first right document"),
     "ndcg@10": Metric("normalised discounted cumulative gain"),
     "recall@10": Metric("share of the right documents among the first ten"),
-    "eval_loss": Metric("mean loss on held-out rows, in nats a token", higher=False),
+    "eval_loss": Metric("mean loss on held-out rows, the task type's own; in nats a token where tokens are taught", higher=False),
     "perplexity": Metric("exp of the mean loss on held-out tokens", higher=False),
     "token_accuracy": Metric("share of held-out tokens that are the most likely ones"),
     "reward_accuracy": Metric("share of held-out pairs whose chosen answer is rewarded more"),

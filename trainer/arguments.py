@@ -52,6 +52,7 @@ class TrainingArguments(BaseModel):
     temperature: float | None = None
     loss_type: str | None = None
     beta: float | None = None
+    label_smoothing: float | None = None
     cpo_alpha: float | None = None
     simpo_gamma: float | None = None
     desirable_weight: float | None = None

@@ -26,6 +26,7 @@ PAUSES_S = (0.2, 1.0)  # between tries of a request whose answer got lost
 LATER = (409, 429, 503)  # where `Retry-After` says when; 409: the first request with this key is still worked on
 LONGEST_WAIT_S = 60.0  # in all, for one request; a budget refills within a minute
 SKEW_WORTH_SAYING_S = 5.0
+JUDGE_PAUSES_S = (0.5, 3.0, 10.0)
 LOST = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError)
 
 
@@ -219,6 +220,87 @@ def ask_issuer(
     if not isinstance(document, dict):
         raise Unavailable(f"`{url[:200]}` answered {answer.status_code}, but not as an identity provider does")
     return answer.status_code, document
+
+
+class JudgeUnavailable(Unavailable):
+    """A judge of answers does not answer, or not as one."""
+
+    code, title = "judge-unavailable", "the judge cannot be reached"
+
+
+class JudgeLink:
+    """An OpenAI-compatible server that somebody of this machine named; it is sent the key and whatever is judged.
+
+    Raises:
+        NotConfigured: it would carry a key, or answers, over a network in clear.
+    """
+
+    def __init__(self, url: str, key: str | None, *, timeout_s: float, allow_http: bool = False) -> None:
+        local = is_loopback_url(url)
+        if not url.startswith("https://") and not (url.startswith("http://") and (local or allow_http)):
+            raise NotConfigured(
+                f"the judge `{url[:200]}` would read answers, and your key, over a network in clear; use `https://`, "
+                "or, where the network in between is yours alone, set `SWIFT_SUBMIT_ALLOW_HTTP=1`",
+                setting="SWIFT_SUBMIT_JUDGE",
+            )
+        if key and not (key.isascii() and key.isprintable()):
+            raise NotConfigured("the judge's key holds characters that no key has; was it copied whole?")
+        self.url = url
+        headers = {"User-Agent": "swift-submit", "Accept": "application/json"}
+        self._http = httpx2.Client(
+            base_url=url,
+            timeout=timeout_s,
+            trust_env=not local,
+            follow_redirects=False,  # a redirect must not carry the key elsewhere
+            headers={**headers, **({"Authorization": f"Bearer {key}"} if key else {})},
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST a document and return the answer. Threads may share this.
+
+        Raises:
+            NotConfigured: refused for good: the key, the model's name, or the address is wrong.
+            JudgeUnavailable: no answer after `JUDGE_PAUSES_S`, or none that is a JSON object.
+        """
+        content = json.dumps(body, ensure_ascii=False).encode()
+        why = ""
+        for pause in (*JUDGE_PAUSES_S, None):
+            try:
+                answer = self._http.post(path, content=content, headers={"Content-Type": "application/json"})
+            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                timed_out = isinstance(error, httpx2.TimeoutException)
+                why = "no answer in time" if timed_out else str(error) or type(error).__name__
+            else:
+                if answer.is_success:
+                    return self._object(answer)
+                why = f"it answered {answer.status_code}: {_said(answer)}"
+                if answer.status_code < 500 and answer.status_code not in (408, 429):
+                    raise NotConfigured(f"the judge `{self.url}` refuses: {why}", setting="SWIFT_SUBMIT_JUDGE")
+                pause = None if pause is None else max(pause, min(_told_to_wait(answer) or 0.0, LONGEST_WAIT_S))
+            if pause is not None:
+                time.sleep(pause)
+        raise JudgeUnavailable(f"the judge `{self.url}` cannot be reached: {why}")
+
+    def _object(self, answer: httpx2.Response) -> dict[str, Any]:
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise JudgeUnavailable(
+                f"`{self.url}` answered {answer.status_code}, but not as an OpenAI-compatible server"
+            )
+        return document
+
+
+def _said(answer: httpx2.Response) -> str:
+    """The server's own words, short; a server that echoes the key in them does not get it into a log."""
+    key = answer.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    text = " ".join(answer.text.split())
+    return (text.replace(key, "[the key]") if key else text)[:300]
 
 
 def skew_in_words(skew_s: float) -> str | None:

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from enforcer.gates import Gate, Verdict, judge
 from trainer import evaluate
+from trainer.evaluate import classification, intervals
 
 # Truth a, a, a, b; predicted a, a, b, b.
 TWO_CLASSES = np.array([[2, 1], [0, 1]])
@@ -196,7 +197,7 @@ def test_the_bootstrap_draws_the_same_when_it_draws_in_parts(monkeypatch: pytest
     values = np.linspace(0, 1, 100)
     whole = evaluate.bootstrap_mean(values, seed=3)
 
-    monkeypatch.setattr(evaluate, "CELLS_AT_ONCE", 1_500)
+    monkeypatch.setattr(intervals, "CELLS_AT_ONCE", 1_500)
 
     assert evaluate.bootstrap_mean(values, seed=3) == whole
 
@@ -211,7 +212,7 @@ def test_the_bootstrap_of_many_classes_stays_in_the_memory_of_a_small_machine(mo
     whole = evaluate.macro_f1(confusion, seed=0, resamples=300)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    monkeypatch.setattr(evaluate, "CELLS_AT_ONCE", 1_000_000)
+    monkeypatch.setattr(classification, "CELLS_AT_ONCE", 1_000_000)
 
     assert peak_bytes < 250e6
     assert evaluate.macro_f1(confusion, seed=0, resamples=300) == whole, "parts draw what the whole draws"

@@ -6,10 +6,14 @@ not.
 """
 
 import importlib
+import os
 import pkgutil
 from typing import cast
 
 from trainer.job import Recipe
+
+# Which task types stand on `trl.experimental` is said by their `maturity`, not by a warning at every import.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 def known() -> list[str]:
