@@ -42,7 +42,7 @@ class Document(BaseModel):
 
 
 class RerankRequest(Asked):
-    query: Text
+    query: str
     documents: Annotated[list[Text | Document], Field(min_length=1)]
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool = False

@@ -33,22 +33,24 @@ class Classify(TextEngine):
         batch = self._tokenizer(
             list(items), truncation=True, max_length=self.max_tokens, padding=True, return_tensors="pt"
         ).to(self._model.device)
-        return [self._told(row) for row in self._model(**batch).logits.float().cpu()]
+        logits_BK = self._model(**batch).logits.float().cpu()
+        return [told(row, self._kind, self._labels) for row in logits_BK]
 
-    def _told(self, logits_K: torch.Tensor) -> dict[str, Any]:
-        classes = len(self._labels)
-        if self._kind == "regression":
-            values = logits_K.tolist()
-            return {"label": None, "probs": [], "num_classes": 0, "score": values[0] if classes == 1 else None}
-        if self._kind == "multi_label_classification":
-            probs = logits_K.sigmoid().tolist()
-            held = [name for name, p in zip(self._labels, probs, strict=True) if p >= HOLDS]
-            return {"label": self._likeliest(probs), "probs": probs, "num_classes": classes, "labels": held}
-        probs = logits_K.softmax(0).tolist()
-        return {"label": self._likeliest(probs), "probs": probs, "num_classes": classes}
 
-    def _likeliest(self, probs: list[float]) -> str:
-        return self._labels[max(range(len(probs)), key=probs.__getitem__)]
+def told(logits_K: torch.Tensor, kind: str, labels: list[str]) -> dict[str, Any]:
+    """What one row of logits says, as `wire.Classified` without its index."""
+    if kind == "regression":
+        return {"label": None, "probs": [], "num_classes": 0, "score": float(logits_K[0])}
+    if kind == "multi_label_classification":
+        probs = logits_K.sigmoid().tolist()
+        held = [name for name, p in zip(labels, probs, strict=True) if p >= HOLDS]
+        return {"label": _likeliest(probs, labels), "probs": probs, "num_classes": len(labels), "labels": held}
+    probs = logits_K.softmax(0).tolist()
+    return {"label": _likeliest(probs, labels), "probs": probs, "num_classes": len(labels)}
+
+
+def _likeliest(probs: list[float], labels: list[str]) -> str:
+    return labels[max(range(len(probs)), key=probs.__getitem__)]
 
 
 def load(run: Servable, base: Path | None) -> Classify:
