@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from forging import PROFILE, SPEC
 from submitting import SWIFT_SUBMIT, Desk
+
+from enforcer.runspec import RunSpec
+from trainer.layout import RunFolder
+from trainer.serve.accepted import Servable
 
 
 @dataclass
@@ -53,3 +58,12 @@ def serving(desk: Desk, run: Path, *flags: str, key: str | None = None, **enviro
         finally:
             process.kill()
             process.wait()
+
+
+def servable(model: Path, interface: str, recipe: str = "sft", **arguments: Any) -> Servable:
+    """A run whose model lies in this folder; who accepted it is told elsewhere (test_serve)."""
+    assert model.name == "model", "as training leaves it"
+    (model.parent / "run-spec.json").write_bytes(SPEC)
+    profile = PROFILE.model_copy(update={"serving": interface, "recipe": recipe})
+    spec = RunSpec.model_validate_json(SPEC)
+    return Servable(RunFolder(model.parent), spec.model_copy(update={"profile": profile, "arguments": arguments}))

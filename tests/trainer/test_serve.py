@@ -59,7 +59,9 @@ def test_an_accepted_run_answers_on_loopback_and_ends_in_peace(world: World) -> 
 
     assert [item["label"] for item in told["data"]] == list(LABELS)
     assert told["model"] == by_tag["model"] == "news"
-    assert [(m["id"], m["task_type"], m["run_id"], m["accepted"]) for m in models] == [("news", TAG, world.run.name, True)]
+    assert [(m["id"], m["task_type"], m["run_id"], m["accepted"]) for m in models] == [
+        ("news", TAG, world.run.name, True)
+    ]
     assert (elsewhere.status_code, elsewhere.json()["code"]) == (404, "not-found")
     assert code == 0
 
@@ -91,7 +93,9 @@ def test_keys_are_asked_for_where_they_are_set_and_health_is_everybody_s(world: 
         health = httpx2.get(f"{served.told['address']}/health")
 
     assert (good.status_code, health.status_code) == (200, 200)
-    assert [(r.status_code, r.json()["error"]["type"]) for r in (stranger, wrong)] == [(401, "authentication_error")] * 2
+    assert [(r.status_code, r.json()["error"]["type"]) for r in (stranger, wrong)] == [
+        (401, "authentication_error")
+    ] * 2
     assert stranger.headers["www-authenticate"] == "Bearer"
 
 

@@ -1,4 +1,4 @@
-"""Every interface over real HTTP on a tiny model: its numbers are the library's own, its shapes those that clients know."""
+"""Every interface over real HTTP on a tiny model: its numbers are the library's own, its shapes those clients know."""
 
 import base64
 import contextlib
@@ -13,28 +13,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from forging import PROFILE, SPEC
+from served import servable
 from tiny import CLASSIFICATION, LABELS, make_chat
 
-from enforcer.runspec import RunSpec
-from trainer.layout import RunFolder
 from trainer.serve.accepted import Servable
 from trainer.serve.limits import Batching, Limits
 
 NAME = "my-model"
-
-
-def servable(model: Path, interface: str, recipe: str = "sft", **arguments: Any) -> Servable:
-    """A run whose model lies in this folder; who accepted it is told elsewhere (test_serve)."""
-    root = model.parent
-    if model.name != "model":
-        (root / f"{model.name}-run").mkdir(exist_ok=True)
-        root = root / f"{model.name}-run"
-        if not (root / "model").exists():
-            (root / "model").symlink_to(model)
-    profile = PROFILE.model_copy(update={"serving": interface, "recipe": recipe})
-    spec = RunSpec.model_validate_json(SPEC)
-    return Servable(RunFolder(root), spec.model_copy(update={"profile": profile, "arguments": arguments}))
 
 
 @contextlib.contextmanager
@@ -84,7 +69,7 @@ def openai_client(client: httpx2.Client) -> Any:
     return openai.OpenAI(base_url=f"{client.base_url}/v1".replace("//v1", "/v1"), api_key="none-is-asked-for")
 
 
-# --- embeddings ---------------------------------------------------------------------------------------------------------
+# --- embeddings -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +192,13 @@ def test_an_adapter_answers_with_its_base(embedder_lora: Any, encoder: Path) -> 
     assert told["data"][0]["embedding"] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-# --- classify -----------------------------------------------------------------------------------------------------------
+# --- classify ---------------------------------------------------------------------------------------------------------
 
 
 def test_labels_and_probabilities_are_those_of_the_library(classifier_lora: Any, encoder: Path) -> None:
     from transformers import pipeline
 
-    job, outcome = classifier_lora
+    job, _ = classifier_lora
     texts = ["a chip is new", "the goal", "stock today"]
     run = servable(job.folder.model, "/v1/classify", recipe="sequence-classification", **CLASSIFICATION)
     with answering(run, base=encoder) as client:
@@ -250,7 +235,7 @@ def test_several_labels_hold_from_one_half_on(kind: str, expected: dict[str, Any
     assert sum(said["probs"]) == pytest.approx(sums[kind], abs=1e-3)
 
 
-# --- rerank -------------------------------------------------------------------------------------------------------------
+# --- rerank -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +264,7 @@ def test_documents_come_best_first_with_the_scores_of_the_library(cross_encoder:
     assert "document" not in top["results"][0]
 
 
-# --- chat ---------------------------------------------------------------------------------------------------------------
+# --- chat -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +292,9 @@ def test_a_greedy_answer_is_that_of_the_library_alone_and_in_company(talks: Any)
     texts = ["say w1", "what of the chip and the goal today", "stock"]
 
     def say(text: str) -> Any:
-        return ask(talks, "/v1/chat/completions", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8)
+        return ask(
+            talks, "/v1/chat/completions", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8
+        )
 
     alone = [say(text)["choices"][0]["message"]["content"] for text in texts]
     with ThreadPoolExecutor(3) as pool:
@@ -317,9 +304,8 @@ def test_a_greedy_answer_is_that_of_the_library_alone_and_in_company(talks: Any)
 
 
 def test_an_answer_says_why_it_ended_and_what_it_cost(talks: Any) -> None:
-    told = ask(
-        talks, "/v1/chat/completions", messages=[{"role": "user", "content": "say w1"}], temperature=0, max_completion_tokens=3
-    )  # fmt: skip
+    messages = [{"role": "user", "content": "say w1"}]
+    told = ask(talks, "/v1/chat/completions", messages=messages, temperature=0, max_completion_tokens=3)
 
     assert told["choices"][0]["finish_reason"] == "length"
     assert told["usage"]["completion_tokens"] == 3
