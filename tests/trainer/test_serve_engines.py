@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,17 @@ def test_a_run_that_was_trained_on_cut_texts_cuts_them_here_too(embedder: Any) -
 )
 def test_bad_requests_are_refused(embeds: Any, body: dict[str, Any], status: int, code: str) -> None:
     assert refused(embeds, "/v1/embeddings", **body)[:2] == (status, code)
+
+
+def test_a_model_that_was_forced_says_so(embedder: Any) -> None:
+    job, _ = embedder
+    run = replace(servable(job.folder.model, "/v1/embeddings", **job.arguments), forced="a demo")
+    with answering(run) as client:
+        (model,) = client.get("/v1/models").json()["data"]
+        metrics = client.get("/metrics").text
+
+    assert model["accepted"] is False
+    assert 'tagwarden_serve_model_info{accepted="false"' in metrics
 
 
 def test_a_page_that_rebinds_its_name_is_turned_away(embeds: Any) -> None:
