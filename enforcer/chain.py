@@ -162,6 +162,30 @@ def verify(bundle: Bundle, trust: Trust, *, without_log: bool = False) -> Verifi
     return VerifiedRun(claims, spec, manifest, receipt, at, absent)
 
 
+def check_outputs(bundle: Bundle) -> tuple[Manifest, RunSpec]:
+    """Steps 4 to 7 for whoever loads the files: they are those of the manifest, and it is of this ticket's run.
+
+    Proves nothing of who issued the ticket: whoever made all of it up passes.
+
+    Raises:
+        ManifestInvalid: with the number of the first step that does not hold.
+    """
+    try:
+        unverified = Claims.model_validate(tickets.unverified_claims(bundle.ticket))
+        spec = RunSpec.read(bundle.run_spec, expected_digest=unverified.run_spec_digest)
+    except (TicketInvalid, ValidationError) as error:
+        _refuse(4, f"ticket and specification do not belong together: {error}")
+    manifest = manifests.open_manifest(bundle.manifest, unverified.cnf.jkt)
+    manifest.check_agreement(
+        spec,
+        jti=unverified.jti,
+        run_spec_digest=unverified.run_spec_digest,
+        token_digest=digest(bundle.ticket.encode()),
+    )
+    _check_files(manifest, bundle.files())
+    return manifest, spec
+
+
 def _open_proof(bundle: Bundle, trust: Trust, kind: str) -> tlog.Proof:
     text = bundle.proofs.get(kind)
     if text is None:

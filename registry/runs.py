@@ -176,6 +176,25 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
     return reported(session, run)
 
 
+def note_force(session: Session, run_id: str, use: wire.ForcedUse, permit: Permit) -> Run:
+    """Who holds the files can load them with any library, so this asks for no right but to see the run: a record that
+    is refused would only not be made."""
+    run = get(session, run_id)
+    audit.record(
+        session,
+        "run.forced",
+        permit.actor,
+        business_unit=run.business_unit,
+        task_type=run.task_type,
+        version=run.version,
+        run_id=run.id,
+        reason=use.reason,
+        detail={"use": use.use, "state": run.state, "verdict": run.verdict},
+        **permit.provenance,
+    )
+    return run
+
+
 def cancel(session: Session, run_id: str, permit: Permit, seen: Seen = ANY) -> Run:
     """Stop a run: one that is running saves a checkpoint and learns of it with its next heartbeat, one that has not
     started never will, and for one that is lost nobody waits any more.

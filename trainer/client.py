@@ -178,6 +178,10 @@ class Registry(Link):
         path = f"/v1/runs/{_part(run_id)}/report"
         return self._post(path, report, wire.ReportedRun, again=True, authorization=f"Bearer {lease_token}")
 
+    def force(self, run_id: str, use: wire.ForcedUse) -> wire.Run:
+        """Put on record that the model of a run that was not accepted is used."""
+        return self._post(f"/v1/runs/{_part(run_id)}:force", use, wire.Run, again=True)
+
     def manifest(self, run_id: str) -> wire.RunManifest:
         return self._get(f"/v1/runs/{_part(run_id)}/manifest", wire.RunManifest)
 

@@ -58,6 +58,7 @@ _BY_CODE = {
     "approval-pending": PENDING,
     "command-line-invalid": USAGE,
     "name-is-variant": INVALID,
+    "not-accepted": GATE_MISSED,
     "task-type-archived": INVALID,
     "task-type-not-active": INVALID,
     "task-type-sunset": INVALID,

@@ -36,6 +36,7 @@ HERE = {
     "cluster": "SWIFT_SUBMIT_CLUSTER",
     "replay_dir": "SWIFT_SUBMIT_REPLAY_DIR",
     "revoked": "SWIFT_SUBMIT_REVOKED",
+    "serve_key": "SWIFT_SUBMIT_SERVE_KEY",
 }
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 # Not `token`: a secret has a file of its own. Not `allow_http`: it is said of one network, not once for all.

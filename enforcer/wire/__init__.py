@@ -115,6 +115,7 @@ from enforcer.wire.proposals import (
 )
 from enforcer.wire.quotas import QuotaList as QuotaList, QuotaUse as QuotaUse
 from enforcer.wire.runs import (
+    ForcedUse as ForcedUse,
     Heartbeat as Heartbeat,
     HeartbeatAnswer as HeartbeatAnswer,
     Report as Report,

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from enforcer.gates import Judgement, Score, Verdict
 from enforcer.runspec import Digest
-from enforcer.wire.base import NO_NUL, Answer, Envelope, Line, Request
+from enforcer.wire.base import NO_NUL, Answer, Envelope, Line, Reason, Request
 
 
 class Heartbeat(Request):
@@ -32,6 +32,13 @@ class Report(Request):
     outputs: dict[Line, Digest] = Field(default_factory=dict, max_length=300)
     error: Annotated[str, StringConstraints(max_length=2_000, pattern=NO_NUL)] | None = None
     manifest: Envelope | None = Field(default=None, description="the signed manifest, byte for byte")
+
+
+class ForcedUse(Request):
+    """That a model is used although its run was not accepted: served, or written into a manifest for another engine."""
+
+    use: Literal["serve", "deploy"]
+    reason: Reason
 
 
 class Upload(Request):

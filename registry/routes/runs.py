@@ -78,6 +78,19 @@ def cancel_run(
         return change.answer(session, runs.as_wire(run), tagged=True)
 
 
+@router.post("/{run_id}:force", operation_id="forceRun", response_model=wire.Run)
+def force_run(
+    run_id: str,
+    use: wire.ForcedUse,
+    user: Annotated[Permit, Depends(May("run-read", about=_run_in_path))],
+    change: OneChange,
+) -> Response:
+    """Put on record that somebody uses a model that was not accepted, and why. Nothing about the run changes."""
+    with change.writing() as session:
+        run = runs.note_force(session, run_id, use, user)
+        return change.answer(session, runs.as_wire(run), tagged=True)
+
+
 @router.post("/{run_id}/heartbeats", operation_id="sendHeartbeat")
 def send_heartbeat(beat: wire.Heartbeat, lease: LeaseHolder, books: TheBooks) -> wire.HeartbeatAnswer:
     """A running run renews its lease and learns whether to go on."""

@@ -113,7 +113,7 @@ def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
 
 def test_exit_codes_are_frozen() -> None:
     for module in pkgutil.walk_packages(trainer.__path__, "trainer."):
-        if not module.name.startswith("trainer.recipes") and not module.name.endswith("__main__"):
+        if not module.name.startswith(("trainer.recipes", "trainer.serve.engines")) and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
     ours = [kind for kind in _all_problems() if kind.__module__.startswith(("enforcer.", "trainer."))]
@@ -135,7 +135,7 @@ def test_exit_codes_are_frozen() -> None:
             "profile-invalid", "profile-widens", "recipe-missing", "specification-invalid", "sunset-invalid",
             "task-type-archived", "task-type-not-active", "task-type-sunset", "too-deep", "too-large",
             "unknown-task-type", "unsupported-media-type"],
-        7: ["log-shorter", "name-not-reserved", "not-bound", "not-found", "unknown-decision", "unknown-delegation",
+        7: ["log-shorter", "model-not-found", "name-not-reserved", "not-bound", "not-found", "unknown-decision", "unknown-delegation",
             "unknown-event", "unknown-exception", "unknown-manifest", "unknown-policy", "unknown-proposal",
             "unknown-rule", "unknown-run", "unknown-ticket"],
         8: ["already-decided", "already-reviewed", "approval-lost", "approval-unsatisfiable", "break-glass-refused",
@@ -146,8 +146,9 @@ def test_exit_codes_are_frozen() -> None:
             "proposal-expired", "replacement-invalid", "revoked-ticket-used", "run-closed", "stale", "stale-base",
             "stale-review", "still-replaces", "ticket-expired", "ticket-invalid", "ticket-never-issued",
             "ticket-revoked", "ticket-used", "ticket-used-twice", "wrong-life-state"],
-        9: ["internal-error", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
+        9: ["internal-error", "not-logged-yet", "overloaded", "rate-limited", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
+        11: ["not-accepted"],
     }  # fmt: skip
 
 

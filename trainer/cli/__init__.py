@@ -29,6 +29,8 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "verify": ("trainer.cli.verify:verify", "Prove offline what a run is, from its permit to its outputs."),
     "trust": ("trainer.cli.verify:trust", "What a verifier trusts: save it from a registry."),
     "reproduce": ("trainer.cli.reproduce:reproduce", "Plan a run again, and say what differs now."),
+    "serve": ("trainer.cli.serve:serve", "Answer requests with an accepted run's model."),
+    "deploy": ("trainer.cli.deploy:deploy", "Write the manifest by which a larger engine serves an accepted run."),
 }
 VARIABLES = {
     "SWIFT_SUBMIT_SERVER": "the registry's address (http://127.0.0.1:8710)",
@@ -43,6 +45,7 @@ VARIABLES = {
     "SWIFT_SUBMIT_CLUSTER": "the cluster this machine belongs to; tickets are then for it, not for this host",
     "SWIFT_SUBMIT_REPLAY_DIR": "where offline redemptions are remembered; shared by the hosts of a cluster",
     "SWIFT_SUBMIT_REVOKED": "a copy of the registry's /.well-known/revoked.json that is to be heeded",
+    "SWIFT_SUBMIT_SERVE_KEY": "the key that clients of `serve` must bring",
 }
 PLACES = (
     "Settings: flag, then environment, then ~/.config/swift-submit/config.toml "

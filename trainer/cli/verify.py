@@ -31,7 +31,7 @@ def verify(run_dir: str, trust_file: str, without_log: bool, fetch: bool) -> Non
     from trainer.run import evidence
 
     session, folder = current(), RunFolder(Path(run_dir).absolute())
-    trust = _read(trust_file)
+    trust = read_trust(trust_file)
     if fetch:
         with session.registry() as registry:
             evidence.complete(registry, folder)
@@ -72,7 +72,7 @@ def save(file: str) -> None:
     session.output.result(found.model_dump(mode="json", exclude_none=True), lines, brief=[str(path)])
 
 
-def _read(file: str) -> "Trust":
+def read_trust(file: str) -> "Trust":
     from enforcer.chain import Trust
     from enforcer.problems import NotConfigured
 

@@ -199,13 +199,13 @@ def answers(
             out_BT = model.generate(
                 input_ids=ids_BT, attention_mask=attention_BT, max_new_tokens=max_new_tokens, do_sample=False,
                 temperature=None, top_p=None, top_k=None, pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=_ends(model, tokenizer), use_cache=True,
+                eos_token_id=ends(model, tokenizer), use_cache=True,
             )  # fmt: skip
             said += tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
     return said
 
 
-def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token at which an answer is over: the model's own and the tokenizer's."""
     own = getattr(model.generation_config, "eos_token_id", None)
     return sorted(
