@@ -129,7 +129,7 @@ def test_exit_codes_are_frozen() -> None:
         6: ["argument-invalid", "binding-invalid", "bounds-contradict", "dataset-invalid", "export-refused",
             "filter-invalid", "framework-unreadable", "gate-without-min-n", "idempotency-key-not-offered",
             "idempotency-key-reused", "invalid", "launcher-missing", "malformed-request", "metric-unknown",
-            "model-invalid", "name-invalid", "name-is-variant", "name-needs-reason", "not-configured",
+            "model-invalid", "name-invalid", "name-is-variant", "name-needs-reason", "not-configured", "not-judgeable",
             "output-invalid", "page-token-invalid", "parent-cycle", "policy-refused", "precondition-required",
             "profile-invalid", "profile-widens", "recipe-missing", "specification-invalid", "sunset-invalid",
             "task-type-archived", "task-type-not-active", "task-type-sunset", "too-deep", "too-large",
@@ -144,7 +144,7 @@ def test_exit_codes_are_frozen() -> None:
             "proposal-expired", "replacement-invalid", "revoked-ticket-used", "run-closed", "stale", "stale-base",
             "stale-review", "still-replaces", "ticket-expired", "ticket-invalid", "ticket-never-issued",
             "ticket-revoked", "ticket-used", "ticket-used-twice", "wrong-life-state"],
-        9: ["internal-error", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
+        9: ["internal-error", "judge-unavailable", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ Any step that fails ends the run with exit code 8 and, where a registry can be r
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import uuid
@@ -83,6 +84,8 @@ def execute(
         spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
         spec.profile.loss_mask,
     )  # fmt: skip
+    # Whoever judges the answers must be there before the ticket is spent on hours of training.
+    judge = _judge(spec, permit)
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)
@@ -96,7 +99,7 @@ def execute(
                 on_lease(held)
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
             started = datetime.now(UTC)
-            outcome = _train(job, spec, registry, held, watch)
+            outcome = _train(job, spec, registry, held, watch, judge)
             return _close(job, permit, ticket, registry, held, outcome, started)
 
 
@@ -144,12 +147,26 @@ def _refusals_told(permit: Permit) -> Iterator[None]:
         raise
 
 
-def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch) -> Outcome:
+def _judge(spec: RunSpec, permit: Permit) -> Any:
+    if not spec.arguments.get("judge_model"):
+        return None
+    judging = importlib.import_module("trainer.judging.session")  # by name: numpy stands behind it
+    return judging.judge_of_run(spec.arguments, allow_http=permit.settings.allow_http)
+
+
+def _judged(job: Job, outcome: Outcome, judge: Any) -> Outcome:
+    if judge is None or outcome.stopped is not None:
+        return outcome
+    scores, summary = importlib.import_module("trainer.judging.session").in_run(job, judge)
+    return replace(outcome, scores={**outcome.scores, **scores}, details={**outcome.details, "judged": summary})
+
+
+def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch, judge: Any) -> Outcome:
     beating = Heartbeats(registry, held, watch) if isinstance(held, wire.Lease) else contextlib.nullcontext()
     try:
         with beating:
             recipe: Recipe = recipes.load(spec.profile.recipe)
-            return recipe.train(job)
+            return _judged(job, recipe.train(job), judge)
     except KeyboardInterrupt:
         when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
         _close_without_model(job, registry, held, watch, "interrupted", f"interrupted {when}")
