@@ -15,6 +15,7 @@ from trainer.layout import RunFolder
 PIPELINES = {  # recipe -> library, pipeline tag (https://huggingface.co/tasks)
     "sequence-classification": ("transformers", "text-classification"),
     "embedding": ("sentence-transformers", "sentence-similarity"),
+    "reranker": ("sentence-transformers", "text-ranking"),
 }
 
 

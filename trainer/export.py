@@ -74,7 +74,17 @@ def _is_adapter(job: Job) -> bool:
 
 
 def _embeds(job: Job) -> bool:
-    return (job.folder.model / "modules.json").exists()
+    return _made_by(job) == "SentenceTransformer"
+
+
+def _reranks(job: Job) -> bool:
+    return _made_by(job) == "CrossEncoder"
+
+
+def _made_by(job: Job) -> str | None:
+    """Which class of sentence-transformers the model belongs to, if to any."""
+    config = job.folder.model / "config_sentence_transformers.json"
+    return json.loads(config.read_text())["model_type"] if config.exists() else None
 
 
 def _write_hugging_face(job: Job, folder: Path) -> None:
@@ -90,7 +100,8 @@ def _write_adapter(job: Job, folder: Path) -> None:
 
 def _write_merged(job: Job, folder: Path) -> None:
     """Merge a copy read from disk, and measure the largest difference between the answers before and after."""
-    save, before, after, what = (_merge_embedding if _embeds(job) else _merge_classifier)(job)
+    merge = _merge_embedding if _embeds(job) else _merge_reranker if _reranks(job) else _merge_classifier
+    save, before, after, what = merge(job)
     difference = float(np.abs(before - after).max())
     if not difference <= MERGE_TOLERANCE:  # not `>`: NaN is refused too
         raise ExportRefused(f"after merging, {what} differ by {difference:.2g}; use the `adapter` format for this run")
@@ -137,6 +148,20 @@ def _merge_embedding(job: Job) -> Merged:
         merged.save_pretrained(str(folder), create_model_card=False)
 
     return save, before, after, "embeddings"
+
+
+def _merge_reranker(job: Job) -> Merged:
+    from trainer.recipes import reranker as recipe
+
+    pairs = [(row["query"], row["document"]) for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
+    before = recipe.load(job.folder.model, job.model_dir).predict(pairs, show_progress_bar=False)
+    merged = recipe.merge(job.folder.model, job.model_dir)
+    after = merged.predict(pairs, show_progress_bar=False)
+
+    def save(folder: Path) -> None:
+        merged.save_pretrained(str(folder), create_model_card=False)
+
+    return save, before, after, "scores"
 
 
 def _write_faiss(job: Job, folder: Path) -> None:

@@ -14,7 +14,7 @@ from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, lengths, rows
+from trainer.inputs import columns, folders, lengths, relevance, rows
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -85,6 +85,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     """
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
+    profile = profile.concerning(arguments)
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
@@ -92,7 +93,11 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
-    _check_negatives(arguments, train_rows)
+    findings_of_pairs: list[str] = []
+    if set(relevance.COLUMNS) <= profile.columns.keys():
+        findings_of_pairs = relevance.check(arguments, train_rows, eval_rows)
+    else:
+        _check_negatives(arguments, train_rows)
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
     return Preflight(
@@ -102,7 +107,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         inputs=gather(args, sources, model),
         train_rows=train_rows,
         eval_rows=eval_rows,
-        findings=[*cleaned.findings, *findings, *more],
+        findings=[*cleaned.findings, *findings_of_pairs, *findings, *more],
         facts={**facts, "dropped": cleaned.dropped, **length_facts},
     )
 
@@ -116,6 +121,8 @@ def rows_of(
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
 
+    profile = profile.concerning(arguments)
+
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
         columns.alike(sources, parts)
@@ -125,7 +132,7 @@ def rows_of(
     if sources.eval:
         return clean(profile, train, side(sources.eval))
     seed = int(arguments.get("seed") or 0)
-    return clean(profile, *columns.split(train, columns.subject(profile), eval_fraction, seed))
+    return clean(profile, *columns.split(train, columns.subject(profile, train), eval_fraction, seed))
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
@@ -205,9 +212,9 @@ def _findings(
     duplicates = len(train) - len(kinds)
     if duplicates:
         findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
-    subject = columns.subject(profile)
-    known = {row[subject] for row in train}
-    leaked = sum(row[subject] in known for row in held_out)
+    subject = columns.subject(profile, train)
+    known = {columns.about(row, subject) for row in train}
+    leaked = sum(columns.about(row, subject) in known for row in held_out)
     if leaked:
         findings.append(
             f"{leaked:,} of {len(held_out):,} evaluation rows have a training row's `{subject}`: scores will flatter"
@@ -257,7 +264,7 @@ def _lengths(
     profile: Profile, arguments: Mapping[str, Any], all_rows: Sequence[Row], model: Path
 ) -> tuple[list[str], dict[str, Any]]:
     limit = arguments.get("max_length")
-    text_columns = [name for name, column in profile.columns.items() if column.type == "text"]
+    text_columns = [name for name, column in profile.columns.items() if column.type == "text" and name in all_rows[0]]
     if limit is None or not text_columns:
         return [], {}
     try:

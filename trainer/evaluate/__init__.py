@@ -8,6 +8,7 @@ documents than are looked at), it has no interval, and a gate that asks for conf
 from trainer.evaluate.classification import accuracy, confusion_matrix, macro_f1, per_class
 from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, bootstrap_ratio, wilson
 from trainer.evaluate.preference import Winner, elo, prompt_score, win_rate
+from trainer.evaluate.reranking import can_be_told_apart, reranking_scores
 from trainer.evaluate.retrieval import retrieval_scores, top_documents
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "accuracy",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "can_be_told_apart",
     "confusion_matrix",
     "elo",
     "macro_f1",
     "per_class",
     "prompt_score",
+    "reranking_scores",
     "retrieval_scores",
     "top_documents",
     "wilson",

@@ -5,6 +5,7 @@ The same code runs in preflight and, on the bytes whose digests the ticket binds
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -23,6 +24,8 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 # What people call the columns that profiles call otherwise.
 USUAL_NAMES = {
     "text": ("review", "content", "sentence", "body", "document", "input", "comment", "title"),
+    "query": ("question", "anchor", "qtext"),
+    "document": ("passage", "answer", "positive", "atext", "text"),
     "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
     "anchor": ("query", "question", "sentence1", "title"),
     "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
@@ -85,19 +88,27 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
             )
 
 
-def subject(profile: Profile) -> str:
-    """The column that says what a row is about, a text that every row has: the query of a pair, the text of a label.
+def subject(profile: Profile, rows: Sequence[Row]) -> str:
+    """The column that says what rows are about: the query of a pair, the text of a label, a conversation.
+
+    Of the columns that the rows have, the first that holds a text or a conversation.
 
     Raises:
-        DatasetInvalid: rows of this task type have no such column.
+        DatasetInvalid: there is none.
     """
     for name, column in profile.columns.items():
-        if column.type == "text" and column.required:
+        if column.type in ("text", "messages") and rows and name in rows[0]:
             return name
-    raise DatasetInvalid(
-        "no text stands in every row of this task type, so no rows can be held out by it, or be looked for in both "
-        "parts; its data is not read yet"
-    )
+    raise DatasetInvalid("no column of this task type holds a text, so no rows can be held out by what they are about")
+
+
+def about(row: Row, by: str) -> str:
+    """What a row is about, by its subject: a text, or a conversation up to where an assistant first speaks."""
+    value = row[by]
+    if isinstance(value, str):
+        return value
+    opening = itertools.takewhile(lambda turn: turn["role"] != "assistant", value)
+    return content({"messages": list(opening)})
 
 
 def names_in(sources: Sequence[Source], column: str) -> list[str]:
@@ -119,12 +130,12 @@ def names_in(sources: Sequence[Source], column: str) -> list[str]:
 def split(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Hold out about `fraction` of the rows: (train, held out), each in the order given.
 
-    Rows are drawn by the hash of seed and their text in column `by`. So the draw depends on no random generator and not
+    Rows are drawn by the hash of seed and what they are `about`. So the draw depends on no random generator and not
     on their order, and rows with the same text stay together: a model is never asked what it was trained to answer.
     """
     if fraction == 0:
         return list(rows), []
-    keys = [hashlib.sha256(f"{seed}\0{row[by]}".encode()).digest() for row in rows]
+    keys = [hashlib.sha256(f"{seed}\0{about(row, by)}".encode()).digest() for row in rows]
     wanted = max(1, round(len(rows) * fraction))
     held_out: set[bytes] = set()
     counts = Counter(keys)
@@ -193,10 +204,24 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
     if kind == "text":
         return _text(value, source, index, column)
     fits, expected = KINDS[kind]
+    if source.textual:
+        value = _read_from_text(kind, value)
     if value is None:
         raise _at(source, index, column, f"`{column}` is missing; it holds {expected}")
     if not fits(value):
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
+    return value
+
+
+def _read_from_text(kind: ColumnType, value: str) -> Any:
+    """What a cell of a CSV file stands for: a number, or a JSON list of labels (one label alone needs no list)."""
+    try:
+        if kind == "score":
+            return float(value)
+        if kind == "labels" and value.strip():
+            return json.loads(value) if value.lstrip().startswith("[") else [value]
+    except ValueError:
+        pass  # it stays text, and is refused as that
     return value
 
 

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging as logging_of_transformers
 
-from enforcer.problems import ArgumentInvalid, DatasetInvalid
+from enforcer.problems import ArgumentInvalid, DatasetInvalid, ModelInvalid
 from trainer.job import Job, Outcome
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,18 @@ def name_base(adapter: Path, base: str) -> None:
     config = adapter / "adapter_config.json"
     document = {**json.loads(config.read_text()), "base_model_name_or_path": base}
     config.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def modules_of(weights: Sequence[str]) -> list[str]:
+    """The modules that these weights stand in, in alphabetical order."""
+    return sorted({name.rpartition(".")[0] for name in weights})
+
+
+def refuse_foreign_modules(folder: Path) -> None:
+    """Raise `ModelInvalid` where `modules.json` names a module that is not ours: it would be imported."""
+    for module in json.loads((folder / "modules.json").read_text()):
+        if not module["type"].startswith("sentence_transformers."):
+            raise ModelInvalid(f"`{module['type']}` in `{folder / 'modules.json'}` is no sentence-transformers module")
 
 
 def training_arguments(job: Job) -> dict[str, Any]:

@@ -13,7 +13,6 @@ Scores   ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation 
          by cosine; every positive of an anchor is relevant; bootstrap interval over anchors
 """
 
-import json
 import logging
 import shutil
 import tempfile
@@ -41,7 +40,6 @@ from torch.nn.functional import cosine_similarity, softplus
 from transformers import AutoModel
 
 from enforcer.gates import Score
-from enforcer.problems import ModelInvalid
 from trainer import evaluate
 from trainer.inputs import folders
 from trainer.job import Job, Outcome
@@ -87,9 +85,7 @@ def load(folder: Path, base: Path | None = None) -> SentenceTransformer:
     Raises:
         ModelInvalid: `modules.json` names a module that is not ours; sentence-transformers would import it.
     """
-    for module in json.loads((folder / "modules.json").read_text()):
-        if not module["type"].startswith("sentence_transformers."):
-            raise ModelInvalid(f"`{module['type']}` in `{folder / 'modules.json'}` is no sentence-transformers module")
+    _steps.refuse_foreign_modules(folder)
     with tempfile.TemporaryDirectory() as place:
         if base is not None:  # sentence-transformers finds a base by what stands in the adapter's folder, and only so
             folder = Path(shutil.copytree(folder, place, dirs_exist_ok=True))

@@ -98,17 +98,13 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
         **_steps.WEIGHTS,
     )
     model.config.pad_token_id = tokenizer.pad_token_id  # decoders read the logits at the last token that is no padding
-    fresh = _modules_of([*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])])
+    fresh = _steps.modules_of([*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])])
     log.info("attention: %s; newly initialised: %s", model.config._attn_implementation, ", ".join(fresh) or "nothing")
     if job.arguments["use_lora"]:
         # A module with random weights must learn in full and be saved: an adapter on it would be lost with the weights.
         whole = [name for name in fresh if not any(part in HEADS for part in name.split("."))]
         model = get_peft_model(model, _steps.lora(job, TaskType.SEQ_CLS, whole or None))
     return model, fresh
-
-
-def _modules_of(keys: Sequence[str]) -> list[str]:
-    return sorted({key.rpartition(".")[0] for key in keys})
 
 
 def _encoded(job: Job, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:
