@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import card_metadata
 from trainer.faiss_pack import ExportRefused
 from trainer.job import Job
 from trainer.model_kinds import Kind, kind_of
@@ -44,6 +45,8 @@ def write(job: Job, folder: Path) -> None:
         )
     merged.save(folder)
     record = {"compared": merged.compared, "dtype": "float32", "max_abs_difference": difference, "rows": probes(job)}
+    if job.folder.card.exists():
+        (folder / "README.md").write_text(card_metadata.of_merged(job.folder.card.read_text("utf-8")), "utf-8")
     (folder / "merge.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

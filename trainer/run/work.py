@@ -193,7 +193,7 @@ def _close(
     report = reporting.describe(outcome, job.folder)
     reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
     if outcome.stopped is None:
-        reporting.write_card(job.folder, ticket.spec, outcome.scores)
+        reporting.write_card(job.folder, ticket.spec, outcome.scores, permit.model)
     report = evidence.sign(permit, ticket, report, started)
     unsigned = TrainingFailed(report.error or "", run_id=job.run_id) if report.state == "failed" else None
     try:
