@@ -39,7 +39,7 @@ lock: ## renew requirements/*.txt from the ranges in pyproject.toml
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(COMPILE) pyproject.toml --extra registry -o requirements/registry.txt
 	$(COMPILE) pyproject.toml --extra trainer -o requirements/trainer.txt
-	$(COMPILE) pyproject.toml --extra registry --extra trainer --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra registry --extra trainer --extra onnx --group dev -o requirements/dev.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 	$(COMPILE) --no-deps requirements/bench.in -o requirements/bench.txt
 

@@ -73,6 +73,7 @@ class TrainingArguments(BaseModel):
     reward_functions: list[str] | None = None
     teacher_model: str | None = None
     lmbda: float | None = None
+    judge_model: str | None = None
     use_lora: bool | None = None
     lora_rank: int | None = None
     lora_alpha: int | None = None

@@ -1,25 +1,21 @@
 """The model card: what a model is, how it was measured, and where it came from, as Hugging Face reads it.
 
-The YAML head follows https://github.com/huggingface/hub-docs/blob/main/modelcard.md. That format knows no intervals and
-no gates, so they stand in tables below it.
+The YAML head is made by `card_metadata.py`. It knows no gates, so they stand in a table below it, with the scores.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
-
-import yaml
 
 from enforcer.gates import Gate, Judgement, Score
 from enforcer.runspec import Continued
+from trainer import card_metadata
 from trainer.layout import RunFolder
 
-PIPELINES = {  # recipe -> library, pipeline tag (https://huggingface.co/tasks)
-    "sequence-classification": ("transformers", "text-classification"),
-    "embedding": ("sentence-transformers", "sentence-similarity"),
-    **dict.fromkeys(("dpo", "cpo", "simpo", "orpo", "kto"), ("transformers", "text-generation")),
-    "reward-modeling": ("transformers", "text-classification"),
-    "reranker": ("sentence-transformers", "text-ranking"),
-}
+AGAINST = (
+    "`win_rate` and `elo` compare with the base model, which has 1000 points, on held-out prompts; `judge_model` "
+    "judged both orders of each pair of answers."
+)
 
 
 def write_card(
@@ -37,18 +33,28 @@ def write_card(
     judgements: Sequence[Judgement],
     continues: Continued | None = None,
     maturity: str = "stable",
+    known_of_base: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write `README.md` in the run's folder. `datasets` maps a name (`train`, `eval`) to its sha256."""
-    head = yaml.safe_dump(
-        _metadata(task_type, recipe, base_model, run_id, bool(arguments.get("use_lora")), datasets, scores),
-        allow_unicode=True,
-        sort_keys=False,
+    """Write `README.md` in the run's folder. `datasets` maps a name (`train`, `eval`) to its sha256,
+    `known_of_base` is `card_metadata.of_base`."""
+    head = card_metadata.dump(
+        card_metadata.metadata(
+            task_type=task_type,
+            recipe=recipe,
+            base_model=base_model,
+            run_id=run_id,
+            lora=bool(arguments.get("use_lora")),
+            datasets=datasets,
+            scores=scores,
+            known_of_base=known_of_base,
+        )
     )
     parts = [
         f"---\n{head}---",
         f"# {_cell(task_type)} from {_cell(base_model)}",
         "## Scores",
         _table(["metric", "value", "interval", "n"], [_score_row(name, score) for name, score in scores.items()]),
+        *([AGAINST] if "elo" in scores else []),
         "## Acceptance gates",
         _table(["gate", "verdict", "reason"], [[_bar(j.gate), j.verdict, j.reason] for j in judgements]),
         "Gates as the trainer sees them. It is the registry that judges: its verdict stands in `verdict.json`.",
@@ -69,32 +75,6 @@ def write_card(
         _table(["argument", "value"], [[f"`{name}`", value] for name, value in sorted(arguments.items())]),
     ]
     folder.card.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _metadata(
-    task_type: str,
-    recipe: str,
-    base_model: str,
-    run_id: str,
-    lora: bool,
-    datasets: Mapping[str, str],
-    scores: Mapping[str, Score],
-) -> dict[str, Any]:
-    library, pipeline = PIPELINES.get(recipe, ("transformers", None))
-    metrics = [{"type": name, "value": score.value, "name": name} for name, score in scores.items()]
-    result = {
-        "task": {"type": pipeline or recipe},
-        "dataset": {"name": "eval", "type": "eval", "revision": datasets.get("eval", "unknown")},
-        "metrics": metrics,
-    }
-    return {
-        "base_model": base_model,
-        "base_model_relation": "adapter" if lora else "finetune",
-        "library_name": "peft" if lora and library == "transformers" else library,
-        **({"pipeline_tag": pipeline} if pipeline else {}),
-        "tags": ["tagwarden", f"task-type:{task_type}", *(["lora"] if lora else [])],
-        **({"model-index": [{"name": run_id, "results": [result]}]} if metrics else {}),
-    }
 
 
 def _score_row(name: str, score: Score) -> list[Any]:

@@ -33,7 +33,7 @@ MEANING = {
         "conflict or stale: a used, expired or edited ticket, a closed proposal, a log that contradicts itself, "
         "a proof chain that breaks"
     ),
-    UNREACHABLE: "the registry cannot be reached; try again",
+    UNREACHABLE: "the registry, or a judge, cannot be reached; try again",
     TRAINING_FAILED: "training failed",
     GATE_MISSED: "trained, but an acceptance gate was missed",
     INTERRUPTED: "interrupted; a checkpoint is kept",

@@ -4,27 +4,22 @@
     adapter        the LoRA weights alone
     merged         the adapter added into its base: a model that needs no peft; `merge.json` says how far the two agree
     faiss          embedding only: model, documents and index in one pack that answers queries by itself
+    onnx           classification, embedding, reranker: one graph, compared with the model; `onnx.json` says how far
 
 The run's own files are read and never changed; a target that exists is never written to. No format holds a pickle.
 Importing this module imports no torch.
 """
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from trainer import faiss_pack
+from trainer import faiss_pack, merging, onnx_model
 from trainer.faiss_pack import ExportRefused, FaissPack, Hit
 from trainer.job import Job, Outcome, Row
+from trainer.model_kinds import is_adapter, kind_of
 
 __all__ = ["ExportRefused", "FaissPack", "Hit", "export", "formats"]
-
-PROBES = 32  # rows on which a merged model must agree with its adapter
-MERGE_TOLERANCE = 1e-3  # float32 sums in another order differ by about 1e-6; a wrong merge by far more
 
 
 def export(job: Job, outcome: Outcome, format: str, path: Path | None = None) -> Path:
@@ -55,7 +50,13 @@ def export(job: Job, outcome: Outcome, format: str, path: Path | None = None) ->
 
 def formats(job: Job) -> list[str]:
     """What this run can be exported as, read off the model folder that it left."""
-    return ["hugging-face", *(["adapter", "merged"] if _is_adapter(job) else []), *(["faiss"] if _embeds(job) else [])]
+    kind = kind_of(job)
+    return [
+        "hugging-face",
+        *(["adapter", "merged"] if is_adapter(job) else []),
+        *(["faiss"] if kind == "embedding" else []),
+        *(["onnx"] if onnx_model.possible(kind) else []),
+    ]
 
 
 def _why_not(job: Job, format: str) -> str:
@@ -64,27 +65,11 @@ def _why_not(job: Job, format: str) -> str:
         reason = "needs a run with `use_lora`, and this one trained every weight"
     if format == "faiss":
         reason = f"needs embeddings, and a `{job.task_type}` model gives none"
+    if format == "onnx":
+        reason = f"is for models that read a text once, and a `{job.task_type}` model is served from its folder"
     return (
         f"`{format}` {reason}; run `{job.run_id}` can be exported as {', '.join(f'`{name}`' for name in formats(job))}"
     )
-
-
-def _is_adapter(job: Job) -> bool:
-    return (job.folder.model / "adapter_config.json").exists()
-
-
-def _embeds(job: Job) -> bool:
-    return _made_by(job) == "SentenceTransformer"
-
-
-def _reranks(job: Job) -> bool:
-    return _made_by(job) == "CrossEncoder"
-
-
-def _made_by(job: Job) -> str | None:
-    """Which class of sentence-transformers the model belongs to, if to any."""
-    config = job.folder.model / "config_sentence_transformers.json"
-    return json.loads(config.read_text())["model_type"] if config.exists() else None
 
 
 def _write_hugging_face(job: Job, folder: Path) -> None:
@@ -98,110 +83,13 @@ def _write_adapter(job: Job, folder: Path) -> None:
         shutil.copy(job.folder.model / name, folder / name)
 
 
-def _write_merged(job: Job, folder: Path) -> None:
-    """Merge a copy read from disk, and measure the largest difference between the answers before and after."""
-    merge = _merge_embedding if _embeds(job) else _merge_reranker if _reranks(job) else _merge_classifier
-    save, before, after, what = merge(job)
-    difference = float(np.abs(before - after).max())
-    if not difference <= MERGE_TOLERANCE:  # not `>`: NaN is refused too
-        raise ExportRefused(f"after merging, {what} differ by {difference:.2g}; use the `adapter` format for this run")
-    save(folder)
-    record = {"compared": what, "dtype": "float32", "max_abs_difference": difference, "rows": len(before)}
-    (folder / "merge.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-
-
-Merged = tuple[
-    Callable[[Path], None], Any, Any, str
-]  # save into a folder, answers before, answers after, what they are
-
-
-def _merge_classifier(job: Job) -> Merged:
-    """Of a classifier, a reward model (with one class) or a language model (whose classes are its next tokens)."""
-    import torch
-
-    load, speaks = _loader(job)
-    model, tokenizer = load(job.folder.model, job.model_dir)
-    texts = [" ".join(_texts(row)) for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
-    side = {"padding_side": "left"} if speaks else {}  # what follows the last word is asked, not what follows filler
-    last = {"logits_to_keep": 1} if speaks else {}
-    batch = tokenizer(
-        texts, truncation=True, max_length=job.arguments["max_length"], padding=True, return_tensors="pt", **side
-    )
-    with torch.inference_mode():
-        before = model(**batch, **last).logits.numpy()
-    merged = model.merge_and_unload()
-    with torch.inference_mode():
-        after = merged(**batch, **last).logits.numpy()
-
-    def save(folder: Path) -> None:
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    return save, before, after, "logits"
-
-
-def _loader(job: Job) -> tuple[Callable[[Path, Path], Any], bool]:
-    """What loads a run's adapter with its base, and whether the model speaks."""
-    if json.loads((job.folder.model / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM":
-        from trainer.recipes import _language
-
-        return _language.load, True
-    if json.loads((job.folder.model / "config.json").read_text())["id2label"] == {"0": "reward"}:
-        from trainer.recipes import reward_modeling
-
-        return reward_modeling.load, False
-    from trainer.recipes import sequence_classification
-
-    return sequence_classification.load, False
-
-
-def _texts(value: Any) -> list[str]:
-    """Every text in a row, at any depth."""
-    if isinstance(value, str):
-        return [value]
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
-    return [text for part in parts for text in _texts(part)]
-
-
-def _merge_embedding(job: Job) -> Merged:
-    from trainer.recipes import embedding as recipe
-
-    texts = [_asked(row) for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
-    before = recipe.load(job.folder.model, job.model_dir).encode(texts, show_progress_bar=False)
-    merged = recipe.merge(job.folder.model, job.model_dir)
-    after = merged.encode(texts, show_progress_bar=False)
-
-    def save(folder: Path) -> None:
-        merged.save_pretrained(str(folder), create_model_card=False)
-
-    return save, before, after, "embeddings"
-
-
-def _merge_reranker(job: Job) -> Merged:
-    from trainer.recipes import reranker as recipe
-
-    pairs = [(row["query"], row["document"]) for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
-    before = recipe.load(job.folder.model, job.model_dir).predict(pairs, show_progress_bar=False)
-    merged = recipe.merge(job.folder.model, job.model_dir)
-    after = merged.predict(pairs, show_progress_bar=False)
-
-    def save(folder: Path) -> None:
-        merged.save_pretrained(str(folder), create_model_card=False)
-
-    return save, before, after, "scores"
-
-
 def _write_faiss(job: Job, folder: Path) -> None:
     from trainer.recipes import embedding as recipe
 
     rows = (*job.train_rows, *job.eval_rows)
-    model = recipe.merge(job.folder.model, job.model_dir) if _is_adapter(job) else recipe.load(job.folder.model)
-    queries = dict.fromkeys(map(_asked, job.eval_rows))
+    model = recipe.merge(job.folder.model, job.model_dir) if is_adapter(job) else recipe.load(job.folder.model)
+    queries = dict.fromkeys(map(recipe.asked, job.eval_rows))
     faiss_pack.write(folder, model, documents=[text for row in rows for text in _documents(row)], queries=[*queries])
-
-
-def _asked(row: Row) -> str:
-    return str(row["anchor"] if "anchor" in row else row["sentence1"])
 
 
 def _documents(row: Row) -> list[str]:
@@ -212,6 +100,7 @@ def _documents(row: Row) -> list[str]:
 WRITERS: dict[str, Callable[[Job, Path], None]] = {
     "hugging-face": _write_hugging_face,
     "adapter": _write_adapter,
-    "merged": _write_merged,
+    "merged": merging.write,
     "faiss": _write_faiss,
+    "onnx": onnx_model.write,
 }

@@ -258,16 +258,16 @@ class JudgeLink:
     def close(self) -> None:
         self._http.close()
 
-    def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, path: str, body: Mapping[str, Any], *, again: bool = True) -> dict[str, Any]:
         """POST a document and return the answer. Threads may share this.
 
         Raises:
             NotConfigured: refused for good: the key, the model's name, or the address is wrong.
-            JudgeUnavailable: no answer after `JUDGE_PAUSES_S`, or none that is a JSON object.
+            JudgeUnavailable: no answer, with `again` after `JUDGE_PAUSES_S`, or none that is a JSON object.
         """
         content = json.dumps(body, ensure_ascii=False).encode()
         why = ""
-        for pause in (*JUDGE_PAUSES_S, None):
+        for pause in (*(JUDGE_PAUSES_S if again else ()), None):
             try:
                 answer = self._http.post(path, content=content, headers={"Content-Type": "application/json"})
             except (httpx2.TransportError, httpx2.InvalidURL) as error:

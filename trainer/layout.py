@@ -15,6 +15,8 @@ report.json      what the registry is told at the end; `report.pending` stands b
 verdict.json     how the registry judged the gates
 receipt.json     the registry's countersignature on the manifest (DSSE, in-toto SVR)
 proofs/          `issued.tlog-proof`, `manifest.tlog-proof`: that the ticket's issuance and the manifest are in the log
+judgements.jsonl of a run that was judged: prompts, both models' answers, both verdicts
+judgement.json   win rate and Elo that follow from them
 model/           the trained model (or adapter)
 checkpoints/     while it trains, and of a run that stopped: the newest checkpoint, whole once `SHA256SUMS` stands in it
 tensorboard/     event files; the text summary `task` says `task=<tag>`
@@ -101,6 +103,14 @@ class RunFolder:
     @property
     def card(self) -> Path:
         return self.root / "README.md"
+
+    @property
+    def judgements(self) -> Path:
+        return self.root / "judgements.jsonl"
+
+    @property
+    def judgement(self) -> Path:
+        return self.root / "judgement.json"
 
     @property
     def model(self) -> Path:

@@ -37,6 +37,9 @@ HERE = {
     "replay_dir": "SWIFT_SUBMIT_REPLAY_DIR",
     "revoked": "SWIFT_SUBMIT_REVOKED",
     "serve_key": "SWIFT_SUBMIT_SERVE_KEY",
+    "judge": "SWIFT_SUBMIT_JUDGE",
+    "judge_key": "SWIFT_SUBMIT_JUDGE_KEY",
+    "judge_key_file": "SWIFT_SUBMIT_JUDGE_KEY_FILE",
 }
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 # Not `token`: a secret has a file of its own. Not `allow_http`: it is said of one network, not once for all.
@@ -106,6 +109,40 @@ def log_settings() -> dict[str, Any]:
     """What this machine demands of a proof, by file and environment alone."""
     named = {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
     return _log({**_from_file(config_file()), **named})
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge of answers that this machine knows, and its key."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    timeout_s: float = 120.0  # a long comparison by a large model
+    allow_http: bool = False
+
+
+def judge(url: str, *, allow_http: bool = False) -> Judge:
+    """The judge at `url`, with the key of this machine's environment.
+
+    Raises:
+        NotConfigured: an address that is none, or a key file that others can read.
+    """
+    allow_http = allow_http or os.environ.get(ENVIRONMENT["allow_http"]) == "1"
+    key = os.environ.get(HERE["judge_key"], "").strip() or None
+    if key is None and (file := os.environ.get(HERE["judge_key_file"])):
+        key = read_secret(Path(file).expanduser()) or None
+    return Judge(_address(url, "the judge's address"), key, allow_http=allow_http)
+
+
+def judge_address() -> str:
+    """Raises `NotConfigured` where this machine names no judge."""
+    if address := os.environ.get(HERE["judge"]):
+        return address
+    raise NotConfigured(
+        f"`judge_model` names who judges, and this machine does not say where; set `{HERE['judge']}` to an "
+        "OpenAI-compatible address, such as `http://127.0.0.1:8000/v1`",
+        setting=HERE["judge"],
+    )
 
 
 def config_file() -> Path:

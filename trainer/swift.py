@@ -80,7 +80,7 @@ class SwiftTrainer:
         return self._done
 
     def save_model(self, format: str = "hugging-face", path: str | Path | None = None) -> Path:
-        """Hand the trained model over as `hugging-face`, `adapter`, `merged` or `faiss`; returns where it lies.
+        """Hand the trained model over as `hugging-face`, `adapter`, `merged`, `faiss` or `onnx`; returns where it lies.
 
         Raises:
             NotTrained: before `train()`.

@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from enforcer.gates import Gate, Score, judge
+from trainer import recipes
 from trainer.card import write_card
+from trainer.card_metadata import dump, of_base, of_merged
 from trainer.layout import RunFolder
 
 ACCURACY = Score(value=0.9, n=200, low=0.85, high=0.93, confidence=0.95)
@@ -47,7 +49,14 @@ def test_the_head_is_what_hugging_face_reads(write: Any) -> None:
     assert head["base_model_relation"] == "adapter"
     assert (head["library_name"], head["pipeline_tag"]) == ("peft", "text-classification")
     assert "task-type:message-tone" in head["tags"]
-    assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.9, "name": "accuracy"}]
+    assert head["model-index"][0]["results"][0]["metrics"] == [
+        {
+            "type": "accuracy",
+            "value": 0.9,
+            "name": "accuracy",
+            "args": {"n": 200, "low": 0.85, "high": 0.93, "confidence": 0.95},
+        }
+    ]
 
 
 def test_scores_show_their_interval_and_sample_count(write: Any) -> None:
@@ -88,3 +97,65 @@ def test_a_line_break_in_a_name_stays_in_its_cell_and_out_of_the_head(write: Any
     assert metadata(card)["base_model"].startswith("evil\n")
     assert "license" not in metadata(card)
     assert not any(line.startswith("# Approved") for line in card.splitlines())
+
+
+def test_the_hubs_own_library_reads_the_card_and_its_results(write: Any) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    card = huggingface_hub.ModelCard(write())
+
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.metric_type, result.metric_value) == ("text-classification", "accuracy", 0.9)
+    assert result.metric_args == {"n": 200, "low": 0.85, "high": 0.93, "confidence": 0.95}
+    assert result.dataset_revision == "bb" * 32
+    assert (card.data.base_model, card.data.model_name) == ("all-MiniLM-L6-v2", "run-7")
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.known()))
+def test_every_recipe_has_a_pipeline_that_the_hub_knows(recipe: str, write: Any) -> None:
+    head = metadata(write(recipe=recipe, arguments={"use_lora": False}))
+
+    assert head["pipeline_tag"] in {"text-classification", "text-generation", "text-ranking", "sentence-similarity"}
+    assert head["library_name"] in {"transformers", "sentence-transformers"}
+    assert head["base_model_relation"] == "finetune"
+
+
+def test_license_and_language_are_the_base_models_and_unknown_ones_are_not_made_up(write: Any, tmp_path: Path) -> None:
+    assert {"license", "language"}.isdisjoint(metadata(write()))
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text(
+        "---\nlicense: apache-2.0\nlanguage: [en, zh]\nlicense_link: {a: 1}\n---\n# A model"
+    )
+
+    known = of_base(base)
+
+    assert known == {"license": "apache-2.0", "language": ["en", "zh"]}
+    assert of_merged(f"---\n{dump(known)}---\n# x").splitlines()[1] == "license: apache-2.0"
+
+
+@pytest.mark.parametrize(
+    "card", ["", "# no head", "---\nlicense: [\n---\n", "---\n- a list\n---\n", "---\nnever closed"]
+)
+def test_a_base_without_a_readable_card_tells_nothing(card: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card)
+
+    assert of_base(tmp_path) == {}
+    assert of_base(tmp_path / "nowhere") == {}
+
+
+def test_the_card_of_a_merged_model_is_no_adapters(write: Any) -> None:
+    card = write()
+
+    merged = of_merged(card)
+
+    head = metadata(merged)
+    assert (head["base_model_relation"], head["library_name"]) == ("finetune", "transformers")
+    assert "lora" not in head["tags"]
+    assert merged.split("\n---\n", 1)[1] == card.split("\n---\n", 1)[1]
+
+
+def test_an_elo_says_against_whom(write: Any) -> None:
+    elo = Score(value=1080, n=400, low=1052, high=1108, confidence=0.95)
+
+    assert "the base model, which has 1000 points" in write(scores={"elo": elo})

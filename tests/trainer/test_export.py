@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import Run, contents, copied
+from tiny import LANGUAGE, Run, asked_rows, contents, copied, make_chat, make_job
 
 from enforcer.problems import Invalid
-from trainer import export as exporting, faiss_pack
+from trainer import faiss_pack, merging
 from trainer.exits import INVALID, exit_code
 from trainer.export import ExportRefused, export, formats
 from trainer.recipes import embedding, sequence_classification
@@ -21,14 +21,14 @@ from trainer.recipes import embedding, sequence_classification
 
 
 def test_each_run_offers_what_it_can_be_exported_as(embedder: Run, embedder_lora: Run, classifier_lora: Run) -> None:
-    assert formats(embedder[0]) == ["hugging-face", "faiss"]
-    assert formats(embedder_lora[0]) == ["hugging-face", "adapter", "merged", "faiss"]
-    assert formats(classifier_lora[0]) == ["hugging-face", "adapter", "merged"]
+    assert formats(embedder[0]) == ["hugging-face", "faiss", "onnx"]
+    assert formats(embedder_lora[0]) == ["hugging-face", "adapter", "merged", "faiss", "onnx"]
+    assert formats(classifier_lora[0]) == ["hugging-face", "adapter", "merged", "onnx"]
 
 
-@pytest.mark.parametrize("format", ["onnx", "pickle", "", "../faiss"])
+@pytest.mark.parametrize("format", ["gguf", "pickle", "", "../faiss"])
 def test_an_unknown_format_is_refused_with_the_possible_ones(format: str, embedder: Run) -> None:
-    with pytest.raises(ExportRefused, match="can be exported as `hugging-face`, `faiss`") as refusal:
+    with pytest.raises(ExportRefused, match="can be exported as `hugging-face`, `faiss`, `onnx`") as refusal:
         export(*embedder, format)
 
     assert f"`{format}` is no export format" in str(refusal.value)
@@ -74,7 +74,7 @@ def test_an_export_that_fails_leaves_no_half_target(embedder: Run, tmp_path: Pat
 
 def test_a_refusal_has_a_code_that_programs_can_switch_on(embedder: Run) -> None:
     with pytest.raises(Invalid) as refused:
-        export(*embedder, "onnx")
+        export(*embedder, "gguf")
 
     assert (refused.value.code, exit_code(refused.value)) == ("export-refused", INVALID)
 
@@ -135,8 +135,35 @@ def test_a_merged_embedder_answers_as_its_adapter_does(embedder_lora: Run, tmp_p
     assert not (folder / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["sft", "reward-modeling"])
+def test_a_merged_language_model_answers_as_its_adapter_does(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from trainer.recipes import reward_modeling, sft
+
+    chat = make_chat(tmp_path / "chat")
+    changes: dict[str, Any] = {"use_lora": True, "max_steps": 3, "task_type": kind}
+    if kind == "reward-modeling":
+        rows = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": "say"} for r in asked_rows(24, 1)]
+        changes |= {"train_rows": rows, "eval_rows": rows[:8], "center_rewards_coefficient": 0.01}
+    job = make_job(tmp_path, chat, LANGUAGE, **changes)
+    outcome = (sft if kind == "sft" else reward_modeling).train(job)
+    loader: Any = AutoModelForCausalLM if kind == "sft" else AutoModelForSequenceClassification
+
+    folder = export(job, outcome, "merged", tmp_path / "merged")
+
+    record = json.loads((folder / "merge.json").read_text())
+    assert (record["compared"], record["rows"], record["dtype"]) == ("logits", 32, "float32")
+    assert record["max_abs_difference"] < 1e-4
+    model = loader.from_pretrained(folder)
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    assert (folder / "chat_template.jinja").exists()
+    assert (job.folder.model / "adapter_model.safetensors").exists()
+    assert formats(job) == ["hugging-face", "adapter", "merged"]
+
+
 def test_a_merge_that_changes_the_answers_is_refused(classifier_lora: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(exporting, "MERGE_TOLERANCE", -1.0)
+    monkeypatch.setattr(merging, "TOLERANCE", -1.0)
 
     with pytest.raises(ExportRefused, match="after merging, logits differ by"):
         export(*classifier_lora, "merged", tmp_path / "merged")

@@ -199,7 +199,7 @@ def test_the_model_folder_is_a_cross_encoder_that_scores_the_same(
     loaded = CrossEncoder(str(job.folder.model))
     assert np.array_equal(loaded.predict(pairs), outcome.model.predict(pairs))
     assert loaded.max_seq_length == 60
-    assert formats(job) == ["hugging-face"]
+    assert formats(job) == ["hugging-face", "onnx"]
 
 
 @pytest.mark.parametrize("loss_type", ["pointwise", "generative", "decoder"])
@@ -220,7 +220,7 @@ def test_an_adapter_is_saved_whole_and_merged_into_a_cross_encoder(
     assert learned
     assert all("lora_" in name or "classifier" in name or "score" in name for name in learned)
     assert np.allclose(reranker.load(job.folder.model, base).predict(pairs), live, atol=1e-6)
-    assert formats(job) == ["hugging-face", "adapter", "merged"]
+    assert formats(job) == ["hugging-face", "adapter", "merged", "onnx"]
     merged = export(job, outcome, "merged", tmp_path / "merged")
     assert np.allclose(CrossEncoder(str(merged)).predict(pairs), live, atol=1e-5)
     assert json.loads((merged / "merge.json").read_text())["compared"] == "scores"

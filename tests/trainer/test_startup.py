@@ -130,7 +130,7 @@ def test_exit_codes_are_frozen() -> None:
             "export-refused", "filter-invalid", "framework-unreadable", "gate-without-min-n",
             "idempotency-key-not-offered",
             "idempotency-key-reused", "invalid", "launcher-missing", "malformed-request", "metric-unknown",
-            "model-invalid", "name-invalid", "name-is-variant", "name-needs-reason", "not-configured",
+            "model-invalid", "name-invalid", "name-is-variant", "name-needs-reason", "not-configured", "not-judgeable",
             "output-invalid", "page-token-invalid", "parent-cycle", "policy-refused", "precondition-required",
             "profile-invalid", "profile-widens", "recipe-missing", "specification-invalid", "sunset-invalid",
             "task-type-archived", "task-type-not-active", "task-type-sunset", "too-deep", "too-large",

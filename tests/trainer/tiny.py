@@ -215,7 +215,7 @@ CHATML = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}"""
 
 
-def make_chat(folder: Path, template: str | None = CHATML) -> Path:
+def make_chat(folder: Path, template: str | None = CHATML, seed: int = 0) -> Path:
     """A random Llama that reads bytes, so any text, with a chat template (or, with None, without one)."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -229,7 +229,7 @@ def make_chat(folder: Path, template: str | None = CHATML) -> Path:
     saved = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     saved.chat_template = template
     saved.save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=words.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, intermediate_size=128, max_position_embeddings=1024, eos_token_id=2, pad_token_id=0,

@@ -24,6 +24,7 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "requests": ("trainer.cli.requests:requests", "Proposals: of task types, of the policy, of exceptions from it."),
     "delegations": ("trainer.cli.delegations:delegations", "Who reviews in whose name: list, make, revoke."),
     "runs": ("trainer.cli.runs:runs", "Runs: list, show, send a report that waits."),
+    "judge": ("trainer.cli.judge:judge", "Have a run's answers judged against another model's: win rate and Elo."),
     "quotas": ("trainer.cli.quotas:quotas", "What a business unit may take of the machines, and how much is taken."),
     "ticket": ("trainer.cli.ticket:ticket", "Run tickets: show, verify offline, revoke."),
     "verify": ("trainer.cli.verify:verify", "Prove offline what a run is, from its permit to its outputs."),
@@ -46,6 +47,9 @@ VARIABLES = {
     "SWIFT_SUBMIT_REPLAY_DIR": "where offline redemptions are remembered; shared by the hosts of a cluster",
     "SWIFT_SUBMIT_REVOKED": "a copy of the registry's /.well-known/revoked.json that is to be heeded",
     "SWIFT_SUBMIT_SERVE_KEY": "the key that clients of `serve` must bring",
+    "SWIFT_SUBMIT_JUDGE": "an OpenAI-compatible server that judges answers, for runs with `judge_model`",
+    "SWIFT_SUBMIT_JUDGE_KEY": "its key, if it takes one",
+    "SWIFT_SUBMIT_JUDGE_KEY_FILE": "a 0600 file that holds it",
 }
 PLACES = (
     "Settings: flag, then environment, then ~/.config/swift-submit/config.toml "

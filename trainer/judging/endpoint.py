@@ -75,7 +75,7 @@ class Endpoint:
         Raises:
             Problem: the judge is away, or refuses the key or the model's name.
         """
-        self._ask([{"role": "user", "content": "Answer with nothing but [[C]]."}])
+        self._ask([{"role": "user", "content": "Answer with nothing but [[C]]."}], again=False)
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Judged]:
         """Raises `Problem` when the judge refuses, or is away for good; what was answered until then is kept."""
@@ -111,9 +111,9 @@ class Endpoint:
             said = self._ask([*asked, {"role": "assistant", "content": said}, {"role": "user", "content": AGAIN}])
         return said
 
-    def _ask(self, messages: Sequence[Message]) -> str:
+    def _ask(self, messages: Sequence[Message], *, again: bool = True) -> str:
         body = {"model": self._model, "messages": list(messages), "temperature": self._temperature}
-        answer = self._link.ask("chat/completions", body)
+        answer = self._link.ask("chat/completions", body, again=again)
         try:
             said = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):

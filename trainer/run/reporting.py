@@ -28,7 +28,7 @@ from enforcer.problems import (
 )
 from enforcer.runspec import RunSpec
 from enforcer.tickets import unverified_claims
-from trainer import card
+from trainer import card, card_metadata
 from trainer.client import Registry
 from trainer.inputs import folders
 from trainer.job import Outcome
@@ -161,8 +161,8 @@ def _note_verdict(folder: RunFolder, run: wire.Run) -> None:
         _write_json(folder.verdict, {"state": run.state, "verdict": run.verdict, "gates": judged})
 
 
-def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> None:
-    """The model card, with the gates as we see them."""
+def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score], model: Path) -> None:
+    """The model card, with the gates as we see them. `model` is the folder of the base."""
     files: dict[str, str] = {}
     for dataset in spec.inputs.datasets:
         role = dataset.role if dataset.role not in files else f"{dataset.role}-{len(files) + 1}"
@@ -182,6 +182,7 @@ def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> No
             scores=scores,
             judgements=gates.judge_run(spec.profile.gates, spec.arguments, scores),
             continues=spec.inputs.continues,
+            known_of_base=card_metadata.of_base(model),
         )
 
 

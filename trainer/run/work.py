@@ -12,6 +12,7 @@ Any step that fails ends the run with exit code 8 and, where a registry can be r
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import uuid
@@ -86,6 +87,8 @@ def execute(
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = job_of(permit, spec, rows, watch)
     ranks.refuse_alone(spec.arguments.get("nproc", 1))
+    # Whoever judges the answers must be there before the ticket is spent on hours of training.
+    judge = _judge(spec, permit)
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)
@@ -100,7 +103,7 @@ def execute(
                 on_lease(held)
         with stopped_by_signals(watch, say), kept_to_gpus(spec.gpus):
             started = datetime.now(UTC)
-            outcome = _train(job, spec, registry, held, watch)
+            outcome = _train(job, spec, registry, held, watch, judge)
             outcome = replace(outcome, details={**outcome.details, "data": rows.counts()})
             return _close(job, permit, ticket, registry, held, outcome, started)
 
@@ -156,12 +159,26 @@ def _refusals_told(permit: Permit) -> Iterator[None]:
         raise
 
 
-def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch) -> Outcome:
+def _judge(spec: RunSpec, permit: Permit) -> Any:
+    if not spec.arguments.get("judge_model"):
+        return None
+    judging = importlib.import_module("trainer.judging.session")  # by name: numpy stands behind it
+    return judging.judge_of_run(spec.arguments, allow_http=permit.settings.allow_http)
+
+
+def _judged(job: Job, outcome: Outcome, judge: Any) -> Outcome:
+    if judge is None or outcome.stopped is not None:
+        return outcome
+    scores, summary = importlib.import_module("trainer.judging.session").in_run(job, judge)
+    return replace(outcome, scores={**outcome.scores, **scores}, details={**outcome.details, "judged": summary})
+
+
+def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch, judge: Any) -> Outcome:
     beating = Heartbeats(registry, held, watch) if isinstance(held, wire.Lease) else contextlib.nullcontext()
     try:
         with beating:
             recipe: Recipe = recipes.load(spec.profile.recipe)
-            return recipe.train(job)
+            return _judged(job, recipe.train(job), judge)
     except KeyboardInterrupt:
         when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
         _close_without_model(job, registry, held, watch, "interrupted", f"interrupted {when}")
@@ -188,7 +205,7 @@ def _close(
     report = reporting.describe(outcome, job.folder)
     reporting.write_metrics(job.folder, ticket.spec, report, outcome.details)
     if outcome.stopped is None:
-        reporting.write_card(job.folder, ticket.spec, outcome.scores)
+        reporting.write_card(job.folder, ticket.spec, outcome.scores, permit.model)
     report = evidence.sign(permit, ticket, report, started)
     unsigned = TrainingFailed(report.error or "", run_id=job.run_id) if report.state == "failed" else None
     try:
