@@ -3,13 +3,17 @@
 `registry` speaks to the app in this process; `live_registry` serves it on loopback for clients and child processes.
 """
 
+import atexit
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +59,10 @@ class Registry:
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        server.prepare(self.settings)
+        if _is_ordinary(self.settings) and not self.settings.state_dir.exists():
+            shutil.copytree(_prepared(), self.settings.state_dir)
+        else:
+            server.prepare(self.settings)
         self.app = create_app(self.settings)
         self.welcome()
 
@@ -116,6 +123,24 @@ class Registry:
         proposal = self.propose(self.as_("author", "trainers"), tag, **change).json()
         for steward in ("first", "second"):
             assert self.review(self.as_(steward, "tag-stewards"), proposal).status_code == 201
+
+
+# To migrate and to seed takes longer than most tests. `server.prepare` has tests of its own, which call it.
+
+
+def _is_ordinary(settings: Settings) -> bool:
+    """Over the policy that ships, in SQLite and on loopback: nothing that `server.prepare` looks at was set."""
+    looked_at = {"database_url", "policies_dir", "policy_source", "public_url", "host"}
+    return not looked_at & {name for name in settings.model_fields_set if getattr(settings, name) is not None}
+
+
+@cache
+def _prepared() -> Path:
+    """The state of an ordinary registry that was never used; tests copy it."""
+    root = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, root)
+    server.prepare(Settings(state_dir=root / "state"))
+    return root / "state"
 
 
 def ticket_request(task_type: str = "sequence-classification", **changes: Any) -> dict[str, Any]:
