@@ -32,6 +32,7 @@ REFUSALS = {
 }
 # Beside all that name a thing in their path.
 NOT_FOUND = {
+    "checkTagName",
     "getConsistency",
     "makeDelegation",
     "issueTicket",
