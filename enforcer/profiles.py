@@ -282,7 +282,7 @@ def _refuse_against_direction(gate: Gate) -> None:
         raise PydanticCustomError(
             "gate-against-direction",
             "the gate `{metric} {given} {value}` lets the worse pass: {which} `{metric}` is better; write "
-            "`op: \"{op}\"` with the bar that is to be reached",
+            '`op: "{op}"` with the bar that is to be reached',
             {
                 "metric": gate.metric,
                 "given": gate.op,
