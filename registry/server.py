@@ -256,7 +256,7 @@ def _keep_delivering(books: Books) -> None:
     couriers, swept = webhook_couriers.Couriers(books), time.monotonic()
     while True:
         try:
-            webhooks.pause_of_disabled(books)
+            webhooks.pause_of_nobody(books)
             couriers.send_out()
             if time.monotonic() - swept > SWEEP_EVERY_S:
                 swept = time.monotonic()
