@@ -150,6 +150,12 @@ class GateWithoutMinN(ProfileInvalid):
     code, title = "gate-without-min-n", "a gate says on how many samples"
 
 
+class GateAgainstDirection(ProfileInvalid):
+    """It would let the worse pass and refuse the better."""
+
+    code, title = "gate-against-direction", "a gate that asks for less of what is better"
+
+
 class MetricUnknown(ProfileInvalid):
     code, title = "metric-unknown", "the profile has no such metric"
 

@@ -149,20 +149,16 @@ class Profile(_Frozen):
 
     @model_validator(mode="after")
     def gates_speak_of_declared_metrics_and_once_of_each(self) -> Self:
-        bars = {(gate.metric, gate.op): gate.value for gate in self.gates}
-        if len(bars) != len(self.gates):
-            raise _contradiction("two gates bound the same metric in the same direction")
-        for metric, op in bars:
-            if metric not in self.metrics:
+        if len({gate.metric for gate in self.gates}) != len(self.gates):
+            raise _contradiction("two gates bound the same metric; keep the one that is meant")
+        for gate in self.gates:
+            if gate.metric not in self.metrics:
                 raise PydanticCustomError(
                     "metric-unknown",
                     "a gate speaks of `{metric}`, which is not among the metrics ({known}); add it to `metrics`",
-                    {"metric": metric, "known": ", ".join(self.metrics)},
+                    {"metric": gate.metric, "known": ", ".join(self.metrics)},
                 )
-            if op == ">=" and bars.get((metric, "<="), math.inf) < bars[metric, op]:
-                raise _contradiction(
-                    f"no `{metric}` is at least {bars[metric, op]:g} and at most {bars[metric, '<=']:g}"
-                )
+            _refuse_against_direction(gate)
         return self
 
     @model_validator(mode="after")
@@ -310,6 +306,23 @@ def _has_type(value: object, type_: ParameterType) -> bool:
 
 def _possible(parameter: Parameter) -> Sequence[str]:
     return [str(parameter.default)] if parameter.locked else parameter.choices or []
+
+
+def _refuse_against_direction(gate: Gate) -> None:
+    higher = METRICS[gate.metric].higher
+    if gate.op != (op := ">=" if higher else "<="):
+        raise PydanticCustomError(
+            "gate-against-direction",
+            "the gate `{metric} {given} {value}` lets the worse pass: {which} `{metric}` is better; write "
+            '`op: "{op}"` with the bar that is to be reached',
+            {
+                "metric": gate.metric,
+                "given": gate.op,
+                "value": f"{gate.value:g}",
+                "which": "a higher" if higher else "a lower",
+                "op": op,
+            },
+        )
 
 
 def _contradiction(sentence: str) -> PydanticCustomError:

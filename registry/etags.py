@@ -5,9 +5,10 @@ and how often. `If-None-Match` spares the body of what did not change (304). `If
 
     required   where somebody decides by what they saw, and others may change it meanwhile: PATCH, and moves that go on
                with it (`:submit`, `:withdraw`, `:enable`); 428 without, 412 when it is another by now
-    welcome    where something is stopped or taken back (`:cancel`, `:revoke`, `:disable`, DELETE of a token): who stops
-               a run means it whatever step it is at. Where it comes along it counts (412)
-    neither    reviews and ratifications, which name the digest they are of, and what a run says of itself
+    welcome    where something is stopped or taken back (`:cancel`, `:revoke`, `:disable`, DELETE of a webhook): who
+               stops a run means it whatever step it is at. Where it comes along it counts (412)
+    neither    reviews and ratifications, which name the digest they are of, what a run says of itself, and DELETE of a
+               token, of which no answer has an ETag
 
 `*` is whatever there is.
 """

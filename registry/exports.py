@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 
 from enforcer import exports, ndjson, tlog
 from enforcer.exports import Format, Manifest
-from registry import audit, db, log
+from registry import audit, db, event_kinds, log
 from registry.books import Books
 from registry.identity import Actor
 from registry.paging import Filter
@@ -237,22 +237,6 @@ def _cef_value(value: object) -> str:
 
 # --- Open Cybersecurity Schema Framework ------------------------------------------------------------------------------
 
-_ENTITY, _AUTHENTICATION, _USER_ACCESS, _GROUP, _API = 3004, 3002, 3005, 3006, 6003
-_OCSF_CLASSES = {
-    **dict.fromkeys(("tag", "proposal", "policy", "exception", "override", "key", "hold"), _ENTITY),
-    **dict.fromkeys(("token", "session", "sign-in"), _AUTHENTICATION),
-    **dict.fromkeys(("user", "role", "principal"), _USER_ACCESS),
-    "group": _GROUP,
-}  # everything else is API activity: who asked for what, and got it or was refused
-_OCSF_ACTIVITIES = {
-    _ENTITY: {"seeded": 1, "opened": 1, "placed": 1, "created": 1, "approved": 3, "rejected": 3, "changed": 3,
-              "published": 1, "granted": 1, "revoked": 4, "ended": 4, "compromised": 9, "withdrawn": 4, "released": 4,
-              "retired": 11, "activated": 10},
-    _AUTHENTICATION: {"created": 3, "exchanged": 3, "revoked": 2, "started": 1, "ended": 2},
-    _USER_ACCESS: {"assigned": 1, "revoked": 2},
-    _GROUP: {"created": 6, "deleted": 5, "joined": 3, "left": 4},
-    _API: {"issued": 1, "read": 2, "exported": 2, "redeemed": 3, "cancelled": 3, "erased": 4, "revoked": 4},
-}  # fmt: skip
 _UNMAPPED = ("kind", "business_unit", "task_type", "version", "run_id", "ticket_id", "proposal_id", "digest",
              "groups_digest")  # fmt: skip
 
@@ -261,14 +245,13 @@ def ocsf_line(entry: Entry) -> str:
     """One JSON object of the class that the kind falls in. What the class has no attribute for stands in `unmapped`."""
     event = entry.event
     noun, _, verb = event["kind"].partition(".")
-    class_uid = _OCSF_CLASSES.get(noun, _API)
-    activity = _OCSF_ACTIVITIES[class_uid].get(verb, 99)
+    class_uid, activity = event_kinds.of(event["kind"])
     refused = event["outcome"] == "refused"
     record = {
         "class_uid": class_uid,
         "category_uid": class_uid // 1_000,
         "activity_id": activity,
-        **({"activity_name": verb or noun} if activity == 99 else {}),
+        **({"activity_name": verb or noun} if activity == event_kinds.OTHER else {}),
         "type_uid": class_uid * 100 + activity,
         "time": _milliseconds(event["at"]),
         "severity_id": 2 if refused else 1,
@@ -308,19 +291,18 @@ def _ocsf_object(class_uid: int, noun: str, event: dict[str, Any]) -> dict[str, 
     """What it was done to, in the attributes that the class requires."""
     detail = event["detail"]
     match class_uid:
-        case 3004:
+        case event_kinds.ENTITY:
             entity = {"type": noun, "name": event["task_type"] or str(detail.get("name") or noun)}
-            uid = event["proposal_id"] or detail.get("hold") or detail.get("kid")
+            uid = event["proposal_id"] or detail.get("hold") or detail.get("kid") or detail.get("webhook")
             version = {} if event["version"] is None else {"version": str(event["version"])}
             return {"entity": entity | ({"uid": str(uid)} if uid else {}) | version}
-        case 3002:
+        case event_kinds.AUTHENTICATION:
             return {"user": _ocsf_user(detail.get("user") or event["actor"]), "service": {"name": "tagwarden registry"}}
-        case 3005:
-            privileges = detail.get("privileges") or detail.get("groups") or ["not recorded"]
-            return {"user": _ocsf_user(detail.get("user") or event["actor"]), "privileges": [*map(str, privileges)]}
-        case 3006:
-            named = {"user": _ocsf_user(detail["user"])} if detail.get("user") else {}
-            return {"group": {"name": str(detail.get("group") or "not recorded")}, **named}
+        case event_kinds.ACCOUNT:
+            return {"user": _ocsf_user(detail.get("principal") or event["actor"])}
+        case event_kinds.ACCESS:
+            privileges = detail.get("actions") or ["not recorded"]
+            return {"user": _ocsf_user(detail.get("to") or event["actor"]), "privileges": [*map(str, privileges)]}
         case _:
             response = {"code": 0} if event["outcome"] == "done" else {"error": str(detail.get("problem", "refused"))}
             api = {"operation": event["kind"], "service": {"name": "tagwarden registry"}, "response": response}

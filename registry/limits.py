@@ -21,6 +21,8 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -194,7 +196,7 @@ def only_declared_parameters(request: Request) -> None:
     if not request.scope["query_string"]:
         return
     given = [name for name, _ in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)]
-    declared = _declared(request)
+    declared = _declared(request.scope["route"], request.method)
     unknown = sorted({name for name in given if name not in declared})
     if unknown:
         takes = f"it takes {', '.join(f'`{name}`' for name in sorted(declared))}" if declared else "it takes none"
@@ -205,21 +207,21 @@ def only_declared_parameters(request: Request) -> None:
         raise Malformed(f"`{twice[0]}` was given more than once; give it once")
 
 
-def _declared(request: Request) -> dict[str, bool]:
-    """The route's query parameters as its OpenAPI operation lists them, and whether each may come more than once."""
-    state = request.app.state
-    if not hasattr(state, "declared_parameters"):
-        state.declared_parameters = {
-            (path, method): {
-                parameter["name"]: parameter["schema"].get("type") == "array"
-                for parameter in operation.get("parameters", ())
-                if parameter["in"] == "query"
-            }
-            for path, operations in request.app.openapi()["paths"].items()
-            for method, operation in operations.items()
+def _declared(route: APIRoute, method: str) -> dict[str, bool]:
+    """The query parameters as the OpenAPI operation lists them, and whether each may come more than once. Of this route
+    alone: the whole document takes half a second, for which the first to ask would wait."""
+    key = (route.endpoint, method)
+    if key not in _DECLARED:
+        _DECLARED[key] = {
+            parameter["name"]: parameter["schema"].get("type") == "array"
+            for operations in get_openapi(title="", version="", routes=[route])["paths"].values()
+            for parameter in operations.get(method.lower(), {}).get("parameters", ())
+            if parameter["in"] == "query"
         }
-    found: dict[str, bool] = state.declared_parameters.get((request.scope["route"].path, request.method.lower()), {})
-    return found
+    return _DECLARED[key]
+
+
+_DECLARED: dict[tuple[Callable[..., Any], str], dict[str, bool]] = {}
 
 
 def address(scope: Scope) -> str:

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, func, select
 
 from enforcer.policy.reference import Sampler
 from enforcer.policy.snapshot import Snapshot
-from registry import db, exceptions, quotas, runs, shadow
+from registry import db, exceptions, glass, quotas, runs, shadow
 from registry.books import Books
 from registry.tables import (
     KnownException,
@@ -165,6 +165,39 @@ def _of_proposals(session: Session) -> Iterator[Metric]:
         oldest.add_metric([kind], since.timestamp())
     yield waiting
     yield oldest
+    agreed = GaugeMetricFamily(
+        "tagwarden_proposals_approved",
+        "Proposals that are agreed to and not in effect; those that are `due` should be.",
+        labels=["state"],
+    )
+    due = func.count().filter(col(Proposal.not_before) <= db.utc_now())
+    counts = session.exec(select(func.count(), due).where(Proposal.state == "approved")).one()
+    for state, count in zip(("all", "due"), counts, strict=True):
+        agreed.add_metric([state], count)
+    yield agreed
+    yield from _of_broken_glass(session)
+
+
+def _of_broken_glass(session: Session) -> Iterator[Metric]:
+    """What was not reverted stays counted: nobody can end it, and what was done about it is not on record here."""
+    family = GaugeMetricFamily(
+        "tagwarden_proposals_provisional",
+        "Changes that took effect before others agreed: `in-effect` still, or `not-reverted` although nobody did.",
+        labels=["state"],
+    )
+    states = (glass.IN_EFFECT, glass.NOT_REVERTED)
+    query = select(Proposal.provisional, func.count()).where(col(Proposal.provisional).in_(states))
+    found = dict(session.exec(query.group_by(col(Proposal.provisional))).all())
+    for state in states:
+        family.add_metric([state], found.get(state, 0))
+    yield family
+    until = select(func.min(Proposal.provisional_until)).where(Proposal.provisional == glass.IN_EFFECT)
+    if (first := session.exec(until).first()) is not None:
+        yield GaugeMetricFamily(
+            "tagwarden_proposal_next_undone_timestamp_seconds",
+            "When the next of those is undone, unless it is ratified.",
+            first.timestamp(),
+        )
 
 
 def _runs(session: Session) -> Metric:

@@ -14,7 +14,7 @@ from enforcer import records, wire
 from enforcer.problems import Malformed, RevokedTicketUsed, TicketInvalid, TicketUsedTwice
 from enforcer.runspec import RunSpec, canonical_bytes, digest
 from enforcer.tickets import LEEWAY_S
-from registry import quotas, runs, tickets
+from registry import permits, quotas, runs, tickets
 from registry.access import BorneTicket
 from registry.books import Books
 from registry.tables import Run, Ticket
@@ -70,7 +70,8 @@ def _register(session: Session, ticket: Ticket, run: Run, borne: BorneTicket, re
     if won.rowcount == 0:
         return
     spec = RunSpec.read(ticket.run_spec, expected_digest=run.run_spec_digest)
-    run.state, run.started_at = "running", redeemed_at
+    run.state, run.started_at, run.ended_at = "running", redeemed_at, None
+    run.stop = None if run.stop == permits.NOBODY else run.stop  # it was redeemed, and we did not know
     # It sends no heartbeats: its time limit is its lease, and after that it is lost like any other.
     run.lease_expires_at = redeemed_at + timedelta(seconds=spec.limits.max_runtime_s)
     session.add(run)

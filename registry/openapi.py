@@ -32,6 +32,7 @@ REFUSALS = {
 }
 # Beside all that name a thing in their path.
 NOT_FOUND = {
+    "checkTagName",
     "getConsistency",
     "makeDelegation",
     "issueTicket",
@@ -65,6 +66,20 @@ CONFLICT = {
     "testWebhook",
     "replayWebhook",
 }
+# Changes, and questions by POST, that read no `Idempotency-Key`: what a repetition is instead.
+NO_KEY = {
+    **dict.fromkeys(
+        ("checkCompatibility", "checkTagName", "validatePolicy", "replayPolicy"), "nothing is changed by it"
+    ),
+    **dict.fromkeys(("evaluate", "evaluateMany"), "the same question again is another question"),
+    "redeemTicket": "`redemption_id` says whether it is the same redemption",
+    "uploadOfflineRun": "the same record again is known by what it says",
+    "sendHeartbeat": "each is about the moment at which it is sent",
+    "reportRun": "the same report again is known by what it says",
+    "testWebhook": "each is another try",
+    "revokeToken": "once it has ended it stays so",
+    "endWebhook": "once it has ended it stays so, and 409 says that it has",
+}
 ANYBODY = {"disablePrincipal", "enablePrincipal"}  # somebody who was never here can be shut out
 BY_TICKET = {"redeemTicket", "refuseTicket", "uploadOfflineRun"}
 PROBES = {"healthz", "readyz"}
@@ -76,6 +91,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         for method, operation in operations.items():
             operation["responses"].pop("422", None)
             _add_preconditions(operation)
+            if why := NO_KEY.get(operation["operationId"]):
+                operation["description"] += f"\n\nReads no `Idempotency-Key`: {why}."
             _add_examples(operation)
             for status in _refusals(path, method, operation):
                 operation["responses"].setdefault(str(status), _refusal(status))
@@ -118,7 +135,8 @@ def _add_preconditions(operation: dict[str, Any]) -> None:
     tag = {"ETag": {"description": "Digest of the body", "schema": {"type": "string"}}}
     if "If-Match" in headers:  # FastAPI would answer 422 to what is required; the problem for it is 428
         headers["If-Match"]["required"] = headers["If-Match"].get("description") == REQUIRED
-        responses[min(responses)].setdefault("headers", tag)
+        if "204" not in responses:
+            responses[min(responses)].setdefault("headers", tag)
     if "If-None-Match" in headers:
         responses["200"]["headers"] = {"ETag": {**tag["ETag"], "required": True}}
         responses["304"] = {"description": "What you have is still what there is"}

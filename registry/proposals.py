@@ -215,7 +215,7 @@ def submit(
     request = edited(session, proposal, wire.ProposalEdit())
     made = KINDS[proposal.kind].draft(session, request, checks)
     glass.refuse_beside(session, made.subject, made.change)
-    if made.base != proposal.base:
+    if _another(made.base, proposal.base):
         raise StaleBase(
             f"`{proposal.subject}` changed since `{proposal.id}` was drafted; edit it, so that it is made from what is "
             "in force now",
@@ -512,7 +512,13 @@ def _refuse_moved(session: Session, proposal: Proposal) -> None:
 
 
 def _has_moved(session: Session, proposal: Proposal) -> bool:
-    return proposal.base is not None and _base_now(session, proposal) != proposal.base
+    return proposal.base is not None and _another(_base_now(session, proposal), proposal.base)
+
+
+def _another(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """By what they say. What was in force before an incident comes back as a version with another number."""
+    contents = [{name: fact for name, fact in (one or {}).items() if name != "version"} for one in (base, other)]
+    return contents[0] != contents[1]
 
 
 def _base_now(session: Session, proposal: Proposal) -> dict[str, Any] | None:

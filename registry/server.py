@@ -24,6 +24,7 @@ from registry import (
     idempotency,
     log as tlog,
     logs,
+    permits,
     policies,
     policy_folder,
     proposal_clock,
@@ -177,6 +178,7 @@ def _keep_sequencing(books: Books) -> None:
                 with books.writing() as session:
                     tickets.sweep(session)
                     idempotency.sweep(session)
+                permits.tend(books)
                 release_lapsed(books)
             with books.reading() as session:
                 waiting = tlog.is_pending(session)
@@ -256,7 +258,7 @@ def _keep_delivering(books: Books) -> None:
     couriers, swept = webhook_couriers.Couriers(books), time.monotonic()
     while True:
         try:
-            webhooks.pause_of_disabled(books)
+            webhooks.pause_of_nobody(books)
             couriers.send_out()
             if time.monotonic() - swept > SWEEP_EVERY_S:
                 swept = time.monotonic()

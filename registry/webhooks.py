@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 from sqlmodel import Session, col, func, select
 
 from enforcer import wire
+from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Conflict, Invalid, NotFound, UnknownEvent
-from registry import audit, db, log, tags, webhook_guard
-from registry.access import Permit
+from registry import audit, db, log, people, tags, webhook_guard
+from registry.access import Matter, Permit, decide
 from registry.books import Books
+from registry.etags import ANY, Seen
 from registry.identity import Actor
 from registry.tables import Event, LogEntry, Principal, Webhook
 from registry.webhook_guard import Allowed
@@ -62,13 +64,14 @@ def get(session: Session, webhook_id: str) -> Webhook:
     return row
 
 
-def change(session: Session, webhook_id: str, asked: wire.WebhookChange, by: Permit) -> Webhook:
+def change(session: Session, webhook_id: str, asked: wire.WebhookChange, by: Permit, *, seen: Seen = ANY) -> Webhook:
     """Pause, resume, choose other kinds. While it is paused nothing is lost: its place in the log stays.
 
     Raises:
         Conflict: it has ended.
+        Stale: it is another than was `seen`.
     """
-    row = _going_on(session, webhook_id)
+    row = _going_on(session, webhook_id, seen)
     said = asked.model_dump(exclude_none=True)
     if all(getattr(row, name) == value for name, value in said.items()):
         return row
@@ -82,26 +85,39 @@ def change(session: Session, webhook_id: str, asked: wire.WebhookChange, by: Per
     return row
 
 
-def pause_of_disabled(books: Books) -> int:
-    """Pause what is told on behalf of somebody who is let in no longer; returns how many. Somebody else may resume it,
-    and then it is theirs."""
-    theirs = select(Webhook).join(Principal, col(Principal.id) == col(Webhook.holder)).where(Webhook.state == "active")
-    with books.reading() as session:
-        if session.exec(theirs).first() is None:  # nearly always: no write lock is taken
-            return 0
+def pause_of_nobody(books: Books) -> int:
+    """Pause what is told on behalf of somebody who is let in no longer, or may not read it any more; returns how many.
+    Somebody else may resume it, and then it is theirs."""
+    active = select(Webhook).where(Webhook.state == "active")
+    with books.reading() as session:  # nearly always nothing: no write lock is taken
+        gate = books.gate(session)
+        found = [row.id for row in session.exec(active) if _why_not_told(session, gate, row)]
+    if not found:
+        return 0
     with books.writing() as session:
-        paused = session.exec(theirs.with_for_update(of=Webhook)).all()
-        for row in paused:
-            row.state, row.reason = "paused", "whoever made or resumed it last is disabled"
-            _interrupt(row)
-            detail = {"webhook": row.id, "because": row.reason, "principal": row.holder}
-            audit.record(session, "webhook.paused", SERVICE, business_unit=row.business_unit, detail=detail)
-        return len(paused)
+        paused = 0
+        for row in session.exec(active.where(col(Webhook.id).in_(found)).with_for_update()).all():
+            if why := _why_not_told(session, gate, row):  # nobody else answers for it meanwhile
+                row.state, row.reason, paused = "paused", why, paused + 1
+                _interrupt(row)
+                detail = {"webhook": row.id, "because": why, "principal": row.holder}
+                audit.record(session, "webhook.paused", SERVICE, business_unit=row.business_unit, detail=detail)
+        return paused
 
 
-def end(session: Session, webhook_id: str, by: Permit) -> None:
-    """For good; what was delivered stays to be read. Raises Conflict when it has ended."""
-    row = _going_on(session, webhook_id)
+def _why_not_told(session: Session, gate: Snapshot, row: Webhook) -> str | None:
+    """By what is known of the holder now (`people`): of whom nothing is known, nothing is permitted."""
+    if session.get(Principal, row.holder) is not None:
+        return "whoever made or resumed it last is disabled"
+    holder = people.now(session, row.holder)
+    if holder is None or not decide(gate, holder, "audit-read", Matter(unit=row.business_unit)).allowed:
+        return "whoever made or resumed it last may not read these events any more (`audit-read`)"
+    return None
+
+
+def end(session: Session, webhook_id: str, by: Permit, *, seen: Seen = ANY) -> None:
+    """For good; what was delivered stays to be read. Raises Conflict when it has ended, Stale as `change`."""
+    row = _going_on(session, webhook_id, seen)
     row.state = "ended"
     _interrupt(row)
     _record(session, "webhook.ended", row, by)
@@ -162,11 +178,12 @@ def _index_since(session: Session, since: str) -> int:
     return found
 
 
-def _going_on(session: Session, webhook_id: str) -> Webhook:
+def _going_on(session: Session, webhook_id: str, seen: Seen = ANY) -> Webhook:
     db.queue_for(session, f"webhook {webhook_id}")
     row = get(session, webhook_id)
     if row.state == "ended":
         raise Conflict(f"webhook `{row.id}` has ended ({row.reason or 'by its owner'}); make another")
+    seen.refuse_stale(wire.Webhook.model_validate(row))
     return row
 
 

@@ -35,10 +35,11 @@ class Cluster:
     def url(self) -> str:
         return f"postgresql://tagwarden@127.0.0.1:{self.port}/postgres"
 
-    def fresh_database(self) -> str:
-        """The URL of a database of a test's own: each registry has its own keys, and one of them signs its log."""
-        name = f"test_{secrets.token_hex(6)}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tagwarden", name)
+    def fresh_database(self, like: str = "template1") -> str:
+        """The URL of a database of a test's own: each registry has its own keys, and one of them signs its log. It is
+        a copy of another, which nobody may be connected to, where one is named (its name or URL)."""
+        name, template = f"test_{secrets.token_hex(6)}", like.rpartition("/")[2]
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tagwarden", "-T", template, name)
         return f"{self.url.rpartition('/')[0]}/{name}"
 
     def start(self) -> None:

@@ -3,13 +3,17 @@
 `registry` speaks to the app in this process; `live_registry` serves it on loopback for clients and child processes.
 """
 
+import atexit
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +59,10 @@ class Registry:
     app: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        server.prepare(self.settings)
+        if not self.settings.state_dir.exists() and (prepared := _prepared_for(self.settings)):
+            shutil.copytree(prepared, self.settings.state_dir)
+        else:
+            server.prepare(self.settings)
         self.app = create_app(self.settings)
         self.welcome()
 
@@ -116,6 +123,30 @@ class Registry:
         proposal = self.propose(self.as_("author", "trainers"), tag, **change).json()
         for steward in ("first", "second"):
             assert self.review(self.as_(steward, "tag-stewards"), proposal).status_code == 201
+
+
+# To migrate and to seed takes longer than most tests, so they begin with a copy of what `server.prepare` left. Those
+# about the start itself use settings that are not ordinary, a state folder that is there, or `empty_postgresql`.
+COPIES: dict[str, Path] = {}  # databases that were copied from a prepared one: the state folder that goes with each
+
+
+def _prepared_for(settings: Settings) -> Path | None:
+    """A state folder to copy. Ordinary is the policy that ships, on loopback: nothing was set that decides what
+    `server.prepare` leaves."""
+    looked_at = ("policies_dir", "policy_source", "public_url", "host")
+    ordinary = not settings.model_fields_set & set(looked_at)
+    if settings.database_url is None:
+        return _prepared() if ordinary else None
+    assert ordinary or settings.database_url not in COPIES, "prepared by other settings; use `empty_postgresql`"
+    return COPIES.get(settings.database_url)
+
+
+@cache
+def _prepared() -> Path:
+    root = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, root)
+    server.prepare(Settings(state_dir=root / "state"))
+    return root / "state"
 
 
 def ticket_request(task_type: str = "sequence-classification", **changes: Any) -> dict[str, Any]:
@@ -212,9 +243,26 @@ def live_registry(tmp_path: Path) -> Iterator[LiveRegistry]:
 
 
 @pytest.fixture
-def postgresql(postgresql_server: "Cluster") -> str:
+def empty_postgresql(postgresql_server: "Cluster") -> str:
     """A database of the test's own on a real server."""
     return postgresql_server.fresh_database()
+
+
+@pytest.fixture
+def postgresql(postgresql_server: "Cluster", prepared_postgresql: Settings) -> str:
+    """The same with what `server.prepare` leaves, for a registry that `Registry` makes."""
+    assert prepared_postgresql.database_url is not None
+    url = postgresql_server.fresh_database(like=prepared_postgresql.database_url)
+    COPIES[url] = prepared_postgresql.state_dir
+    return url
+
+
+@pytest.fixture(scope="session")
+def prepared_postgresql(postgresql_server: "Cluster", tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    state = tmp_path_factory.mktemp("prepared") / "state"
+    settings = Settings(state_dir=state, database_url=postgresql_server.fresh_database())
+    server.prepare(settings)
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,8 @@
 """A registry with a few people who propose, agree, and are let in no longer; and its clock."""
 
-import atexit
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -46,7 +43,6 @@ class World:
     def __post_init__(self) -> None:
         self.clock = patch.object(db, "utc_now", lambda: REAL_NOW() + self.ahead)
         self.clock.start()
-        shutil.copytree(_prepared(), self.root / "state")
         self.registry = Registry(Settings(state_dir=self.root / "state"))
         with self.registry.books.writing() as session:  # whose right is not followed here
             session.exec(delete(ApiToken))
@@ -119,12 +115,3 @@ def new_version(bar: int, tag: str = KNOWN, compatibility: str | None = None) ->
 
 def named(principal: str | None) -> str | None:
     return principal.removeprefix("user:") if principal else None
-
-
-@cache
-def _prepared() -> Path:
-    """The state of a registry that was never used: making one takes longer than most of what is done with it."""
-    root = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, root)
-    Registry(Settings(state_dir=root / "state")).books.engine.dispose()
-    return root / "state"

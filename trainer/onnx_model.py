@@ -153,9 +153,7 @@ def _embedding(job: Job) -> Exportable:
     from trainer.recipes import embedding as recipe
 
     model = recipe.merge(job.folder.model, job.model_dir) if is_adapter(job) else recipe.load(job.folder.model)
-    return _sentence_model(
-        model, recipe.asked, "embeddings", lambda batch: model(batch)["sentence_embedding"]
-    )
+    return _sentence_model(model, recipe.asked, "embeddings", lambda batch: model(batch)["sentence_embedding"])
 
 
 def _reranker(job: Job) -> Exportable:

@@ -18,6 +18,12 @@ MAX_ARGS = 4 * 1024 * 1024  # bytes; one of ms-swift has some ten thousand
 of_a_version = click.option("--framework-version", help="Where it is not written.")
 
 
+class _NotCompared(click.ClickException):
+    """A nightly job must not take a framework that is not there for one that has drifted."""
+
+    exit_code = 3
+
+
 @click.group()
 def bindings() -> None:
     """How other frameworks spell the task types: drift, lint."""
@@ -38,21 +44,24 @@ def drift(
 ) -> None:
     """Hold the framework's own lists against what is bound; exit 1 when they differ.
 
-    Its source is read, nothing of it is run. Removed: bound, and no longer there. New: there, and neither bound nor
-    listed in frameworks.yaml with a reason. Outside: a task type is bound to it, but not to this version.
+    Exit 3 when they were not compared, since it is not installed or cannot be read. Its source is read, nothing of it
+    is run. Removed: bound, and no longer there. New: there, and neither bound nor listed in frameworks.yaml with a
+    reason. Outside: a task type is bound to it, but not to this version.
     """
-
-    if framework_version:
-        _refuse_no_version(framework_version)
 
     def held() -> "Drift":
         from enforcer import drift
         from registry import bindings as books, frameworks
 
+        if framework_version:
+            _refuse_no_version(framework_version)
         found = frameworks.read(framework, path, framework_version)
         return drift.drift(found, _tags(policies, database), books.unbound(folder_of(policies), framework))
 
-    found: Drift = in_words(held)
+    try:
+        found: Drift = in_words(held)
+    except click.ClickException as refused:
+        raise _NotCompared(refused.message) from refused
     if as_json:
         print_json(found)
     else:

@@ -150,7 +150,7 @@ def check(steps: Iterable[Step], live: Live, reason: str) -> None:
             if step.state == "to propose":
                 live.remote.post("/v1/proposals", step.request(reason), validate_only="true")
             elif step.state == "held back" and isinstance(step.change, wire.NewTag):
-                _refuse_bad_names(step.change, live.remote)
+                _refuse_bad_names(step.change, live)
         except (Unauthenticated, RegistryUnreachable):
             raise
         except Problem as problem:
@@ -315,10 +315,13 @@ def _content(change: wire.NewTag | wire.NewVersion | wire.NewAlias, proposal: Ma
     return canonical.dumps([theirs, base])
 
 
-def _refuse_bad_names(change: wire.NewTag, remote: Remote) -> None:
-    """What the registry can say of a name whose parent is not there yet."""
+def _refuse_bad_names(change: wire.NewTag, live: Live) -> None:
+    """What the registry can say of a name whose parent is not there yet. It knows no other of the same files either,
+    and nothing comes near what it does not know."""
+    parent = change.parent if change.parent in live.names else None
+    distinct_from = [one for one in change.distinct_from if one.tag in live.names]
     for name in (change.tag, *change.aliases):
-        asked = wire.NameCheckRequest(name=name, parent=change.parent, distinct_from=change.distinct_from)
-        said = wire.NameCheck.model_validate(remote.post("/v1/tags:check-name", asked.model_dump(mode="json")))
+        asked = wire.NameCheckRequest(name=name, parent=parent, distinct_from=distinct_from)
+        said = wire.NameCheck.model_validate(live.remote.post("/v1/tags:check-name", asked.model_dump(mode="json")))
         if said.verdict != "ok":
             raise NameIsVariant(f"`{name}`: {'; '.join(match.evidence for match in said.matches)}")

@@ -120,8 +120,10 @@ def resolve(query: Annotated[ResolveQuery, Query()], _caller: SignedIn, books: T
 @router.post(":check-name", operation_id="checkTagName")
 def check_name(asked: wire.NameCheckRequest, _caller: SignedIn, books: TheBooks) -> wire.NameCheck:
     """May a new task type be called so? Says which rules speak up, because of which task types, and what to use
-    instead. `parent` and `distinct_from` are what the proposal would declare."""
+    instead. `parent` and `distinct_from` are what the proposal would declare, of task types that exist."""
     with books.reading() as session:
+        for declared in filter(None, (asked.parent, *(one.tag for one in asked.distinct_from))):
+            tags.find(session, declared)  # a misspelt one would answer for nothing, and nobody would know
         said = spellings.check(session, asked.name, parent=asked.parent, distinct_from=asked.distinct_from)
     return wire.NameCheck.model_validate(said)
 

@@ -102,16 +102,15 @@ def change_webhook(
     if asked.kinds is not None or asked.state == "active":
         _may_read(request, books, admin)
     with change.writing() as session:
-        seen.refuse_stale(wire.Webhook.model_validate(webhooks.get(session, webhook_id)))
-        changed = wire.Webhook.model_validate(webhooks.change(session, webhook_id, asked, admin))
+        changed = wire.Webhook.model_validate(webhooks.change(session, webhook_id, asked, admin, seen=seen))
         return change.answer(session, changed, tagged=True)
 
 
 @router.delete("/{webhook_id}", status_code=204, operation_id="endWebhook")
-def end_webhook(webhook_id: str, admin: Admin, books: TheBooks) -> None:
+def end_webhook(webhook_id: str, admin: Admin, books: TheBooks, seen: MayMatch) -> None:
     """End it for good. It and its deliveries stay to be read."""
     with books.writing() as session:
-        webhooks.end(session, webhook_id, admin)
+        webhooks.end(session, webhook_id, admin, seen=seen)
 
 
 @router.post("/{webhook_id}:rotate-secret", operation_id="rotateWebhookSecret", dependencies=[ToldOnce])

@@ -9,7 +9,7 @@ from sqlmodel import Field, SQLModel
 from registry.tables.columns import json_column, moment
 
 STATES = ("draft", "open", "approved", "applied", "rejected", "withdrawn", "expired", "superseded")
-_IN_EFFECT = text("provisional = 'in-effect'")
+_BROKE_GLASS = text("provisional is not null")
 
 
 class Proposal(SQLModel, table=True):
@@ -30,7 +30,9 @@ class Proposal(SQLModel, table=True):
             name="provisional_for_an_incident",
         ),
         CheckConstraint("provisional <> 'in-effect' or state in ('open', 'approved')", name="no_end_in_effect"),
-        Index("provisional", "provisional_until", sqlite_where=_IN_EFFECT, postgresql_where=_IN_EFFECT),
+        Index(
+            "provisional", "provisional", "provisional_until", sqlite_where=_BROKE_GLASS, postgresql_where=_BROKE_GLASS
+        ),
     )
 
     id: str = Field(primary_key=True)

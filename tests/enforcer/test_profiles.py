@@ -143,11 +143,25 @@ def test_a_parameter_that_nothing_can_satisfy_is_refused(rules: dict[str, Any]) 
     assert refusal.value.errors()[0]["type"] == "bounds-contradict"
 
 
-def test_gates_that_no_score_can_pass_together_are_refused() -> None:
-    gates = [{"metric": "accuracy", "op": op, "value": value, "min_n": 1} for op, value in ((">=", 0.9), ("<=", 0.8))]
+def test_two_gates_on_one_metric_are_refused() -> None:
+    gates = [{"metric": "accuracy", "value": value, "min_n": 1} for value in (0.8, 0.9)]
 
-    with pytest.raises(ValidationError, match=r"no `accuracy` is at least 0\.9 and at most 0\.8"):
+    with pytest.raises(ValidationError, match="two gates bound the same metric") as refusal:
         Profile(**{**BASE.model_dump(), "gates": gates})
+
+    assert refusal.value.errors()[0]["type"] == "bounds-contradict"
+
+
+@pytest.mark.parametrize(
+    ("metric", "op", "better"), [("accuracy", "<=", 'a higher `accuracy`.*">="'), ("eval_loss", ">=", 'a lower.*"<="')]
+)
+def test_a_gate_that_lets_the_worse_pass_is_refused_with_what_to_write(metric: str, op: str, better: str) -> None:
+    gates = [{"metric": metric, "op": op, "value": 0.9, "min_n": 1}]
+
+    with pytest.raises(ValidationError, match=f"`{metric} {op} 0.9` lets the worse pass: {better}") as refusal:
+        Profile(**{**BASE.model_dump(), "metrics": [metric], "gates": gates})
+
+    assert refusal.value.errors()[0]["type"] == "gate-against-direction"
 
 
 def test_labels_of_another_type_than_they_are_taken_for_are_refused() -> None:

@@ -245,7 +245,7 @@ def test_nothing_comes_to_stand_on_what_is_provisional(registry: Registry, first
     assert state_of(registry, broken) == ("expired", "reverted")
 
 
-def test_what_was_open_before_waits_and_is_over_when_its_version_is(registry: Registry, lead: TestClient) -> None:
+def test_what_was_open_before_waits_and_goes_on_when_its_version_is_back(registry: Registry, lead: TestClient) -> None:
     li = registry.as_("li", "trainers")
     body = {"change": with_bar(0.95), "reason": "higher yet"}
     before, draft = (li.post("/v1/proposals", json=body | {"draft": so}).json() for so in (False, True))
@@ -257,6 +257,21 @@ def test_what_was_open_before_waits_and_is_over_when_its_version_is(registry: Re
 
     assert [reply.json()["code"] for reply in (held, edited, submitted)] == ["break-glass-refused"] * 3
     assert withdraw(lead, broken).json()["provisional"] == "reverted"
+    assert state_of(registry, before) == ("open", None)
+    assert li.post(f"/v1/proposals/{draft['id']}:submit", headers={"If-Match": "*"}).json()["state"] == "open"
+    assert registry.review(registry.as_("second", "tag-stewards"), before).json()["state"] == "applied"
+    assert state_of(registry, draft) == ("superseded", None)
+
+
+def test_what_was_open_before_is_over_when_its_version_is(registry: Registry, lead: TestClient) -> None:
+    body = {"change": with_bar(0.95), "reason": "higher yet"}
+    before = registry.as_("li", "trainers").post("/v1/proposals", json=body).json()
+    broken = break_glass(lead, NEW_VERSION).json()
+
+    for steward in ("first", "second"):
+        ratified = ratify(registry.as_(steward, "tag-stewards"), broken).json()
+
+    assert ratified["provisional"] == "ratified"
     assert state_of(registry, before) == ("superseded", None)
     assert kinds(registry, before)[-1] == "proposal.superseded"
 

@@ -45,8 +45,8 @@ def test_sqlite_survives_a_power_cut(registry: Registry) -> None:
 
 
 @pytest.mark.postgresql
-def test_the_whole_service_runs_on_postgresql(postgresql: str, tmp_path: Path) -> None:
-    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=postgresql))
+def test_the_whole_service_runs_on_postgresql(empty_postgresql: str, tmp_path: Path) -> None:
+    registry = Registry(Settings(state_dir=tmp_path / "state", database_url=empty_postgresql))
     assert drift(registry) == []
 
     registry.approve_tag()

@@ -1,11 +1,13 @@
 """Exports: four formats, each read by a reader of its own, each with a manifest that holds or is refused."""
 
+import ast
 import csv
 import io
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from click.testing import CliRunner
@@ -13,11 +15,13 @@ from conftest import Registry, ask, ticket_request
 from hypothesis import example, given, strategies as st
 from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
+from sqlmodel import SQLModel
 
-from enforcer import exports as manifests, ndjson
+from enforcer import exports as manifests, ndjson, wire
 from enforcer.exports import ExportInvalid, Manifest
+from enforcer.gates import Verdict
 from enforcer.keys import KeySet, SigningKey
-from registry import audit, db, exports, log
+from registry import audit, db, event_kinds, exports, key_life, log
 from registry.audit import COLUMNS
 from registry.cli import main
 from registry.exports import Entry
@@ -271,12 +275,13 @@ def test_ocsf_holds_against_the_published_schema(busy: Registry) -> None:
         ("token.created", {"user": "user:li", "groups": ["nlp"]}, 3002, 3),
         ("token.revoked", {"user": "user:li", "token": "abc"}, 3002, 2),
         ("token.refused", {}, 3002, 99),
-        ("group.joined", {"group": "nlp", "user": "user:li"}, 3006, 3),
-        ("group.created", {}, 3006, 6),
-        ("role.assigned", {"user": "user:li", "privileges": ["submit"]}, 3005, 1),
-        ("user.changed", {}, 3005, 99),
+        ("principal.disabled", {"principal": "user:li"}, 3001, 5),
+        ("delegation.made", {"to": "user:li", "actions": ["approve"]}, 3005, 1),
+        ("delegation.ended", {}, 3005, 2),
+        ("webhook.paused", {"webhook": "whk-1"}, 3004, 12),
         ("key.published", {"kid": "abc"}, 3004, 1),
-        ("policy.changed", {}, 3004, 3),
+        ("policy.published", {}, 3004, 1),
+        ("approve.refused", {}, 6003, 99),
         ("hold.released", {"hold": "hld-1"}, 3004, 4),
         ("audit.read", {"events": 3}, 6003, 2),
         ("nothing", {}, 6003, 99),
@@ -296,6 +301,43 @@ def test_each_kind_of_event_has_its_class(
     assert record["status_id"] == (1 if outcome == "done" else 2)
     assert record["actor"]["authorizations"][0]["policy"]["uid"] == "a-rule"
     assert record["unmapped"]["log_index"] == 5
+
+
+def _texts(nodes: Iterable[ast.AST]) -> set[str]:
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def written() -> set[str]:
+    """The kinds in the source: what is spelled out there, and what is put together of the words of the wire."""
+    nouns = "|".join({kind.partition(".")[0] for kind in event_kinds.ACTIVITIES})
+    columns = {f"{table.name}.{column.name}" for table in SQLModel.metadata.sorted_tables for column in table.columns}
+    files = {*Path("registry").rglob("*.py"), Path("enforcer/problems.py")} - {Path("registry/event_kinds.py")}
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("record")]
+    found = {text for text in _texts(nodes) if re.fullmatch(rf"(?:{nouns})\.[a-z-]+", text)}
+    found |= {text for call in calls for text in _texts(call.args) if re.fullmatch(r"[a-z-]+\.[a-z-]+", text)}
+    ends = {"approved", "applied", "ratified", "rejected", "withdrawn", "expired", "superseded"}
+    assert ends - {"ratified"} == set(get_args(wire.ProposalState)) - {"draft", "open"}
+    put_together = {
+        *(f"proposal.{end}" for end in ends),
+        *(f"exception.{state}" for state in ("expiring", "ended", "revoked")),
+        *(f"run.{state}" for state in get_args(wire.Report.model_fields["state"].annotation)),
+        *(f"gate.{verdict}" for verdict in set(Verdict) - {Verdict.WAIVED}),
+        *(f"key.{kind}" for kind in get_type_hints(key_life.Step)["kind"].__args__),
+    }
+    no_kinds = {"token.create", "token.revoke", "token.exchange"}  # actions, whose refusals alone are events
+    return (found | put_together) - columns - no_kinds
+
+
+def test_every_kind_of_event_that_is_written_has_an_activity_and_none_is_left_over() -> None:
+    files = {"audit.ndjson", "audit.csv", "audit.cef"}
+
+    assert written() - files == set(event_kinds.ACTIVITIES)
+
+
+@pytest.mark.parametrize("kind", sorted(event_kinds.ACTIVITIES))
+def test_the_schema_knows_the_activity_of_each_kind(kind: str) -> None:
+    check_ocsf(json.loads(exports.ocsf_line(Entry(event(kind=kind)))))
 
 
 def test_the_ocsf_check_refuses_what_the_schema_does_not_know() -> None:

@@ -15,7 +15,7 @@ from clusters import Cluster, NoServer
 from conftest import Registry, ask, free_port, ticket_request
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings, strategies as st
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
@@ -96,14 +96,7 @@ def registry(tmp_path: Path) -> Registry:
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     """The registry on either database, nobody else's."""
-    url = None
-    if request.param == "postgresql":
-        server, name = request.getfixturevalue("postgresql").rpartition("/")[0], f"hot_{db.uuid7().replace('-', '')}"
-        engine = create_engine(f"{server}/postgres".replace("postgresql:", "postgresql+pg8000:"))
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"create database {name}"))
-        engine.dispose()
-        url = f"{server}/{name}"
+    url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
     return Registry(Settings(state_dir=tmp_path / "state", database_url=url, tickets_per_minute=0))
 
 

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,15 @@ from fastapi.testclient import TestClient
 from offices import OfficeInTime, an_office
 from prometheus_client.parser import text_string_to_metric_families
 from revised import with_rule
-from sqlmodel import select
+from sqlmodel import col, select, update
+from stewards import KNOWN, World, new_tag, new_version
 from webhook_house import House
 
 from enforcer.keys import SigningKey
 from registry import db, policies, runs, server, webhook_delivery
 from registry.identity import Actor
 from registry.settings import Settings
-from registry.tables import Run
+from registry.tables import Run, Tag
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -188,6 +189,38 @@ def test_webhooks_that_fail_fall_behind_or_refuse_are_told(registry: Registry) -
     assert value(series, "tagwarden_webhook_deliveries_parked") == 1
 
 
+def test_what_is_agreed_to_or_provisional_and_not_settled_is_told(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    try:
+        world.registry.approve_tag(KNOWN)
+        incident = {"incident": "INC-4711", "reason": "trainings fail everywhere"}
+        broken = world.propose("lee", new_version(1), break_glass=incident).json()
+        begins = (db.utc_now() + timedelta(hours=1)).isoformat()
+        later = world.propose("ann", new_tag("apple-sorting"), not_before=begins).json()
+        for steward in ("sue", "sid"):
+            assert world.review(steward, world.get(later["id"])).status_code == 201
+        world.ahead = timedelta(hours=2)
+
+        during = scrape(world.registry)
+        with world.registry.books.writing() as session:  # somebody changed what it changed, past all that forbids it
+            session.exec(update(Tag).where(col(Tag.name) == KNOWN).values(version=1))
+        world.ahead = timedelta(hours=73)
+        world.tend()
+        after = scrape(world.registry)
+    finally:
+        world.close()
+
+    assert value(during, "tagwarden_proposals_approved", state="all") == 1
+    assert value(during, "tagwarden_proposals_approved", state="due") == 1
+    assert value(after, "tagwarden_proposals_approved", state="all") == 0
+    undone = "tagwarden_proposal_next_undone_timestamp_seconds"
+    assert value(during, undone) == datetime.fromisoformat(broken["provisional_until"]).timestamp()
+    states = ("in-effect", "not-reverted")
+    assert [value(during, "tagwarden_proposals_provisional", state=state) for state in states] == [1, 0]
+    assert [value(after, "tagwarden_proposals_provisional", state=state) for state in states] == [0, 1]
+    assert not [name for name, _ in after if name == undone]
+
+
 def test_every_alert_watches_something_that_exists(office: OfficeInTime) -> None:
     """A metric that is spelled otherwise than in the exposition would never fire."""
     rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
@@ -195,7 +228,9 @@ def test_every_alert_watches_something_that_exists(office: OfficeInTime) -> None
     known = set(re.findall(r"^# TYPE (\w+)", scraper(office).get("/metrics").text, re.MULTILINE))
 
     assert len(watched) > 8
-    assert watched - known - {"tagwarden_policy_checks_total"} == set()  # that one only where the check is on
+    # The first only where the check is on, the second only while something is in effect provisionally.
+    only_then = {"tagwarden_policy_checks_total", "tagwarden_proposal_next_undone_timestamp_seconds"}
+    assert watched - known - only_then == set()
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian package `prometheus`)")

@@ -71,6 +71,14 @@ def test_a_check_says_verdict_matches_and_what_to_use_instead(shared: Registry) 
     assert checked(shared, "message-tone")["verdict"] == "ok"
 
 
+@pytest.mark.parametrize("declared", [{"parent": "dpoo"}, {"distinct_from": [{"tag": "dpoo", "because": "of speech"}]}])
+def test_a_check_that_declares_an_unknown_task_type_is_told_so(shared: Registry, declared: dict[str, Any]) -> None:
+    reply = shared.as_("wang").post("/v1/tags:check-name", json={"name": "dpo-speech", **declared})
+
+    assert (reply.status_code, reply.json()["code"]) == (404, "unknown-task-type")
+    assert reply.json()["detail"].startswith("`dpoo` is not a task type")
+
+
 @pytest.mark.parametrize(
     ("declared", "verdict"),
     [

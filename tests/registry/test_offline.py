@@ -14,7 +14,7 @@ from enforcer import jws, records, tickets
 from enforcer.keys import SigningKey
 from enforcer.runspec import canonical_bytes, digest
 from enforcer.wire import ErasureRequest, Report
-from registry import db, erasure, server
+from registry import db, erasure, permits, server
 from registry.identity import Actor
 from registry.settings import Settings
 
@@ -94,6 +94,23 @@ def test_an_offline_ticket_says_so_and_is_not_redeemed_online(
 
     assert jws.read(grant["ticket"], ("alg", "typ", "kid"))[1]["redeem"] == "offline"
     assert (reply.status_code, reply.json()["step"]) == (401, 14)
+
+
+def test_a_record_that_comes_after_the_permit_ended_still_counts(
+    isolated: Registry, grant: dict[str, Any], run_key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, redemption_id = record(grant, run_key)
+    report, now = with_report(isolated, grant, run_key, redemption_id), db.utc_now()
+    monkeypatch.setattr(db, "utc_now", lambda: now + timedelta(days=6))
+    assert permits.tend(isolated.books) == 0
+    monkeypatch.setattr(db, "utc_now", lambda: now + timedelta(days=8))
+    assert permits.tend(isolated.books) == 1
+
+    begun = upload(isolated, grant, said).json()
+    ended = upload(isolated, grant, said, **report).json()
+
+    assert (begun["state"], begun["ended_at"]) == ("running", None)
+    assert ended["state"] == "finished"
 
 
 def test_an_uploaded_run_is_entered_at_its_time_and_judged(

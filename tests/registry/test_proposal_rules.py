@@ -188,8 +188,21 @@ def what_was_made_from_what_was_there_before_is_over(world: World) -> None:
     known(world)
     rival = opened(world, change=new_version(2))
     broken = opened(world, "sid", new_version(1), break_glass=INCIDENT)
-    world.review("sam", broken, "reject")
+    world.ahead += timedelta(hours=72)
+    with mutant(tag_changes, "revert", "if tag.version != proposal.version:", "if True:"):
+        world.tend()
+    assert world.get(broken.id).provisional == "not-reverted"
     assert world.get(rival.id).state == "superseded"
+
+
+def what_was_made_from_what_comes_back_goes_on(world: World) -> None:
+    known(world)
+    waiting = opened(world, change=new_version(2))
+    broken = opened(world, "sid", new_version(1), break_glass=INCIDENT)
+    world.review("sam", broken, "reject")
+    for steward in ("sam", "sue"):
+        world.review(steward, waiting)
+    assert world.get(waiting.id).state == "applied"
 
 
 def the_glass_is_not_broken_again(world: World) -> None:
@@ -253,6 +266,7 @@ MUTANTS: list[Mutant] = [
         "if undone:\n        _super",
         "if 0:\n        _super",
     ),
+    (what_was_made_from_what_comes_back_goes_on, proposals, "_another", 'if name != "version"', "if True"),
 ]
 STORIES = list(dict.fromkeys(story for story, *_ in MUTANTS))
 

@@ -29,7 +29,7 @@ def quota(id: str = "retail-classifiers", **limits: Any) -> dict[str, Any]:
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def limited(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Registry]:
     """Makes a registry with these quotas, on either database."""
-    url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    url = request.getfixturevalue("empty_postgresql") if request.param == "postgresql" else None
 
     def make(*quotas: dict[str, Any]) -> Registry:
         folder = changed_policy(tmp_path)
@@ -190,10 +190,10 @@ def test_of_64_requests_at_once_exactly_as_many_are_granted_as_there_is_room(lim
 
 
 @pytest.mark.postgresql
-def test_two_services_over_one_database_sell_the_same_room_once(tmp_path: Path, postgresql: str) -> None:
+def test_two_services_over_one_database_sell_the_same_room_once(tmp_path: Path, empty_postgresql: str) -> None:
     folder = changed_policy(tmp_path)
     (folder / "quotas.yaml").write_text(yaml.safe_dump({"quotas": [quota(concurrent=7)]}))
-    settings = Settings(state_dir=tmp_path / "state", policies_dir=folder, database_url=postgresql)
+    settings = Settings(state_dir=tmp_path / "state", policies_dir=folder, database_url=empty_postgresql)
     services = [Registry(settings), Registry(settings)]
     token = services[0].token("wang", "trainers")
     clients = [one.anonymous(headers={"Authorization": f"Bearer {token}"}) for one in services]

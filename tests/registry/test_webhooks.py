@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import Registry
 from sqlalchemy.event import listen
+from sqlmodel import col, delete
 from webhook_house import URL, House, Receiver
 
 from registry import db, identity, webhook_delivery, webhook_pings, webhook_signing, webhooks
+from registry.tables import ApiToken
 from registry.webhook_guard import Answered
 
 
@@ -432,11 +434,11 @@ def test_a_key_that_cannot_be_used_is_the_services_fault_and_sends_nothing(house
 
 def test_a_webhook_of_somebody_who_is_disabled_pauses_until_somebody_else_answers_for_it(house: House) -> None:
     hook, path = house.hook(), "/v1/principals/user:ops"
-    assert webhooks.pause_of_disabled(house.registry.books) == 0
+    assert webhooks.pause_of_nobody(house.registry.books) == 0
     other = house.registry.as_("chief", "platform-admins", unit="all")
     assert other.post(f"{path}:disable", json={"reason": "they left the house"}).status_code == 200
 
-    assert [webhooks.pause_of_disabled(house.registry.books) for _ in range(2)] == [1, 0]
+    assert [webhooks.pause_of_nobody(house.registry.books) for _ in range(2)] == [1, 0]
 
     paused = other.get(f"/v1/webhooks/{hook['id']}").json()
     assert (paused["state"], paused["reason"], paused["holder"]) == (
@@ -447,7 +449,41 @@ def test_a_webhook_of_somebody_who_is_disabled_pauses_until_somebody_else_answer
     assert [event.actor for event in house.registry.events("webhook.paused")] == ["system:registry"]
     resumed = other.patch(f"/v1/webhooks/{hook['id']}", json={"state": "active"}).json()
     assert (resumed["holder"], resumed["reason"]) == ("user:chief", None)
-    assert webhooks.pause_of_disabled(house.registry.books) == 0
+    assert webhooks.pause_of_nobody(house.registry.books) == 0
+
+
+def test_a_webhook_of_somebody_who_may_not_read_its_events_any_more_pauses(house: House) -> None:
+    """They were moved to another work, and nobody disabled them: the groups of their tokens are other ones."""
+    hook, kept = house.hook(), house.hook(url="https://hooks.example/kept")
+    chief = house.registry.as_("chief", "platform-admins", unit="all")
+    again = {"state": "paused"}, {"state": "active"}
+    assert [chief.patch(f"/v1/webhooks/{kept['id']}", json=said).status_code for said in again] == [200, 200]
+    with house.registry.books.writing() as session:
+        session.exec(delete(ApiToken).where(col(ApiToken.actor) == "user:ops"))
+    house.registry.token("ops", "trainers", unit="all")
+
+    assert [webhooks.pause_of_nobody(house.registry.books) for _ in range(2)] == [1, 0]
+
+    paused = chief.get(f"/v1/webhooks/{hook['id']}").json()
+    assert (paused["state"], paused["holder"]) == ("paused", "user:ops")
+    assert paused["reason"] == "whoever made or resumed it last may not read these events any more (`audit-read`)"
+    (told,) = house.registry.events("webhook.paused")
+    assert (told.detail["webhook"], told.detail["because"]) == (hook["id"], paused["reason"])
+    house.happen("test.after")
+    house.turn(minutes=1)
+    assert [body["type"] for body in house.receiver.bodies] == ["io.tagwarden.test.after.v1"]  # by the one that is kept
+
+
+def test_a_webhook_is_not_ended_where_another_was_seen(house: House) -> None:
+    path = f"/v1/webhooks/{house.hook()['id']}"
+    seen = house.admin.get(path).headers["etag"]
+    house.admin.patch(path, json={"kinds": ["*"]})
+
+    stale = house.admin.delete(path, headers={"If-Match": seen})
+    ended = house.admin.delete(path, headers={"If-Match": house.admin.get(path).headers["etag"]})
+
+    assert (stale.status_code, stale.json()["code"]) == (412, "stale")
+    assert ended.status_code == 204
 
 
 def test_the_key_file_is_private_and_a_bad_one_is_refused(tmp_path: Path) -> None:

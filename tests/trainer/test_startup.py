@@ -113,7 +113,9 @@ def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
 
 def test_exit_codes_are_frozen() -> None:
     for module in pkgutil.walk_packages(trainer.__path__, "trainer."):
-        if not module.name.startswith(("trainer.recipes", "trainer.serve.engines")) and not module.name.endswith("__main__"):
+        if not module.name.startswith(("trainer.recipes", "trainer.serve.engines")) and not module.name.endswith(
+            "__main__"
+        ):
             importlib.import_module(module.name)
 
     ours = [kind for kind in _all_problems() if kind.__module__.startswith(("enforcer.", "trainer."))]
@@ -127,26 +129,26 @@ def test_exit_codes_are_frozen() -> None:
         4: ["exchange-refused", "unauthenticated"],
         5: ["approval-pending"],
         6: ["argument-invalid", "binding-invalid", "bounds-contradict", "checkpoint-invalid", "dataset-invalid",
-            "export-refused", "filter-invalid", "framework-unreadable", "gate-without-min-n",
-            "idempotency-key-not-offered",
-            "idempotency-key-reused", "invalid", "launcher-missing", "malformed-request", "metric-unknown",
-            "model-invalid", "name-invalid", "name-is-variant", "name-needs-reason", "not-configured", "not-judgeable",
-            "output-invalid", "page-token-invalid", "parent-cycle", "policy-refused", "precondition-required",
-            "profile-invalid", "profile-widens", "recipe-missing", "specification-invalid", "sunset-invalid",
-            "task-type-archived", "task-type-not-active", "task-type-sunset", "too-deep", "too-large",
-            "unknown-task-type", "unsupported-media-type"],
-        7: ["log-shorter", "model-not-found", "name-not-reserved", "not-bound", "not-found", "unknown-decision", "unknown-delegation",
-            "unknown-event", "unknown-exception", "unknown-manifest", "unknown-policy", "unknown-proposal",
-            "unknown-rule", "unknown-run", "unknown-ticket"],
+            "export-refused", "filter-invalid", "framework-unreadable", "gate-against-direction", "gate-without-min-n",
+            "idempotency-key-not-offered", "idempotency-key-reused", "input-refused", "invalid", "launcher-missing",
+            "malformed-request", "metric-unknown", "model-invalid", "name-invalid", "name-is-variant",
+            "name-needs-reason", "not-configured", "not-judgeable", "not-servable", "output-invalid",
+            "page-token-invalid", "parent-cycle", "policy-refused", "precondition-required", "profile-invalid",
+            "profile-widens", "recipe-missing", "specification-invalid", "sunset-invalid", "task-type-archived",
+            "task-type-not-active", "task-type-sunset", "too-deep", "too-large", "unknown-task-type",
+            "unsupported-media-type"],
+        7: ["log-shorter", "model-not-found", "name-not-reserved", "not-bound", "not-found", "unknown-decision",
+            "unknown-delegation", "unknown-event", "unknown-exception", "unknown-manifest", "unknown-policy",
+            "unknown-proposal", "unknown-rule", "unknown-run", "unknown-ticket"],
         8: ["already-decided", "already-reviewed", "approval-lost", "approval-unsatisfiable", "break-glass-refused",
             "compatibility-broken", "conflict", "delegation-over", "erasure-refused", "exception-exists",
             "exception-over", "idempotency-key-in-use", "legal-hold", "log-inconsistent", "manifest-invalid",
             "not-continued", "not-overridable", "not-trained", "policy-comes-from-folder", "policy-moved",
-            "policy-unchanged",
-            "proposal-expired", "replacement-invalid", "revoked-ticket-used", "run-closed", "stale", "stale-base",
-            "stale-review", "still-replaces", "ticket-expired", "ticket-invalid", "ticket-never-issued",
-            "ticket-revoked", "ticket-used", "ticket-used-twice", "wrong-life-state"],
-        9: ["internal-error", "not-logged-yet", "overloaded", "rate-limited", "registry-unreachable", "unavailable"],
+            "policy-unchanged", "proposal-expired", "replacement-invalid", "revoked-ticket-used", "run-closed",
+            "stale", "stale-base", "stale-review", "still-replaces", "ticket-expired", "ticket-invalid",
+            "ticket-never-issued", "ticket-revoked", "ticket-used", "ticket-used-twice", "wrong-life-state"],
+        9: ["internal-error", "judge-unavailable", "not-logged-yet", "overloaded", "rate-limited",
+            "registry-unreachable", "unavailable"],
         10: ["training-failed"],
         11: ["not-accepted"],
     }  # fmt: skip

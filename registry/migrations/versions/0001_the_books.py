@@ -311,7 +311,7 @@ def upgrade() -> None:
     sa.CheckConstraint("provisional <> 'in-effect' or state in ('open', 'approved')", name='no_end_in_effect'),
     sa.PrimaryKeyConstraint('id')
     )
-    _add_partial_index('provisional', 'proposal', ['provisional_until'], "provisional = 'in-effect'")
+    _add_partial_index('provisional', 'proposal', ['provisional', 'provisional_until'], "provisional is not null")
     op.create_index('ix_proposal_state', 'proposal', ['state'], unique=False)
     op.create_index('ix_proposal_subject', 'proposal', ['subject'], unique=False)
     op.create_table('contributor',
