@@ -130,6 +130,6 @@ def _sampled(
                 input_ids=ids_1T, attention_mask=attention_1T, do_sample=True, num_return_sequences=count,
                 temperature=job.arguments["temperature"], top_k=0, top_p=1.0, use_cache=True,
                 max_new_tokens=job.arguments["max_completion_length"], pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=_language._ends(model, tokenizer),
+                eos_token_id=_language.ends(model, tokenizer),
             )  # fmt: skip
             yield tokenizer.batch_decode(out_GT[:, len(prompt) :], skip_special_tokens=True)

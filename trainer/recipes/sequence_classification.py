@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, TaskType, get_peft_model
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     AutoConfig,
@@ -71,7 +72,6 @@ def train(job: Job) -> Outcome:
             args=TrainingArguments(**_steps.training_arguments(job)),
             train_dataset=_encoded(job, job.train_rows, tokenizer),
             data_collator=DataCollatorWithPadding(tokenizer),
-            preprocess_logits_for_metrics=_logits,
         )
         outcome = _steps.run(job, trainer, board)
         if outcome.stopped is not None:
@@ -83,7 +83,7 @@ def train(job: Job) -> Outcome:
             _steps.name_base(job.folder.model, folders.public_name(job.model_dir))
         (job.folder.model / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is the run's README.md
         outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
-        return _steps.finish(job, _scored(job, outcome, trainer, tokenizer, board), board)
+        return _steps.finish(job, _scored(job, outcome, tokenizer, board), board)
 
 
 def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -142,27 +142,28 @@ def _target(job: Job) -> Callable[[Row], Any]:
     return lambda row: float(row["score"])
 
 
-def _logits(answer: Any, _labels: torch.Tensor) -> torch.Tensor:
-    """Encoder-decoders answer with their hidden states behind the logits, which nobody wants to keep for all rows."""
-    logits_BK: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
-    return logits_BK.float()
+@torch.inference_mode()
+def _logits(job: Job, model: Any, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> evaluate.Floats:
+    """What the model answers to every row, in order: (N, K). Not by the trainer, whose processes have parted by now."""
+    size = job.arguments["per_device_eval_batch_size"]
+    batches = DataLoader(rows.remove_columns("labels"), size, collate_fn=DataCollatorWithPadding(tokenizer))
+    model.eval()
+    return np.concatenate([model(**batch.to(model.device)).logits.float().cpu().numpy() for batch in batches])
 
 
-def _scored(
-    job: Job, outcome: Outcome, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter
-) -> Outcome:
+def _scored(job: Job, outcome: Outcome, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter) -> Outcome:
     if not job.eval_rows:
         return outcome
-    answers = trainer.predict(_encoded(job, job.eval_rows, tokenizer))
-    logits_NK, seed = answers.predictions, job.arguments["seed"]
+    rows, seed = _encoded(job, job.eval_rows, tokenizer), job.arguments["seed"]
+    logits_NK, truth = _logits(job, outcome.model, rows, tokenizer), np.array(rows["labels"])
     details: dict[str, Any] = {}
     match job.arguments["problem_type"]:
         case "regression":
-            scores = evaluate.regression_scores(logits_NK[:, 0], answers.label_ids, seed)
+            scores = evaluate.regression_scores(logits_NK[:, 0], truth, seed)
         case "multi-label":
-            scores, details = _sets_scored(job, logits_NK, answers.label_ids > 0)
+            scores, details = _sets_scored(job, logits_NK, truth > 0)
         case _:
-            confusion_KK, details = _classes_counted(job, logits_NK, answers.label_ids)
+            confusion_KK, details = _classes_counted(job, logits_NK, truth)
             scores = {
                 "accuracy": evaluate.accuracy(confusion_KK),
                 "macro_f1": evaluate.macro_f1(confusion_KK, seed=seed),
