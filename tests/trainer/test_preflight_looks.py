@@ -85,12 +85,13 @@ def test_a_negative_that_is_a_positive_of_the_same_anchor_is_found_across_rows()
         {"anchor": "q", "positive": "d1", "negative": "D1 "},  # its own
         {"anchor": "Q", "positive": "d2", "negative": "d1"},  # another row's
         {"anchor": "other", "positive": "d3", "negative": "d1"},
+        {"anchor": "q", "positive": "d4", "negative": "d2"},  # of `Q`
     ]
 
     found = pairs.look(PROFILES["embedding"], rows)
 
-    assert found.facts["false_negatives"] == 2
-    assert "2 negatives are a positive of the same anchor: `D1` for `q`; `d1` for `Q`" in found.findings[0]
+    assert found.facts["false_negatives"] == 3
+    assert "3 negatives are a positive of the same anchor: `D1` for `q`; `d1` for `Q`" in found.findings[0]
 
 
 def test_the_same_words_with_two_labels_contradict_each_other() -> None:
@@ -223,13 +224,18 @@ def test_arguments_that_are_no_object_are_refused_with_their_place(arguments: An
         ({"properties": {"city": {"pattern": "("}}}, "'(' is not a 'regex'"),
     ],
 )
-def test_a_schema_fetches_nothing_and_its_own_faults_are_told(schema: dict[str, Any], says: str) -> None:
+def test_a_schema_fetches_nothing_and_its_own_faults_are_told(
+    schema: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *asked, **_: fetched.append(asked) or 1 / 0)
     rows = [calling({"city": "Oslo"}, tool={"name": "weather", "parameters": schema})]
 
     found = calls.look(rows, placed(rows))
 
     assert found.facts["tool_call_faults"] == {"broken schema": 1}
     assert says in found.findings[0]
+    assert fetched == []
 
 
 # --- queries ----------------------------------------------------------------------------------------------------------
