@@ -49,6 +49,8 @@ class TrainingArguments(BaseModel):
     resume: str | None = None
     save_steps: int | None = Field(default=None, ge=0)
 
+    nproc: int | None = None
+    sequence_parallel_size: int | None = None
     num_labels: int | None = None
     label_names: list[str] | None = None
     pooling_method: str | None = None

@@ -60,6 +60,10 @@ class Outcome:
     model: Any = None
 
 
+class Helped(Exception):
+    """Of several processes that train together, this one's part is over: the first saves, evaluates and reports."""
+
+
 class Recipe(Protocol):
     """A module in `trainer.recipes`, named as its tag."""
 

@@ -96,6 +96,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
     model = folders.model_folder(args.model_name_or_path)
+    _check_processes(args, arguments, model)
     teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
@@ -176,6 +177,39 @@ def _check_something_is_trained(arguments: Mapping[str, Any]) -> None:
         raise ArgumentInvalid(
             "`num_train_epochs`: 0 passes over the data train nothing; give a number above 0, or `max_steps`",
             pointer="/num_train_epochs",
+        )
+
+
+def _check_processes(args: TrainingArguments, arguments: Mapping[str, Any], model: Path) -> None:
+    """A device a process, and as many heads of attention to each process that shares a text.
+
+    Raises:
+        ArgumentInvalid: the numbers do not fit.
+    """
+    nproc, shared = int(arguments.get("nproc", 1)), int(arguments.get("sequence_parallel_size", 1))
+    if args.gpus > 1 and nproc != args.gpus:
+        raise ArgumentInvalid(
+            f"`nproc`: {nproc} for {args.gpus} GPUs; each GPU takes a process, so set `nproc: {args.gpus}`",
+            pointer="/nproc",
+        )
+    if nproc % shared:
+        raise ArgumentInvalid(
+            f"`sequence_parallel_size`: {shared} does not divide `nproc` {nproc}; every text is shared by as many "
+            "processes",
+            pointer="/sequence_parallel_size",
+        )
+    heads = folders.attention_heads(model)
+    if shared > 1 and (heads is None or heads % shared):
+        fits = [str(n) for n in range(2, (heads or 0) + 1) if not (heads or 0) % n and not nproc % n]
+        hint = f"take {' or '.join(fits)}" if fits else "take 1"
+        raise ArgumentInvalid(
+            f"`sequence_parallel_size`: {shared} does not divide the {heads or 'unknown number of'} attention heads of "
+            f"this model, and each process takes whole heads; {hint}",
+            pointer="/sequence_parallel_size",
+        )
+    if shared > 1 and arguments.get("packing"):
+        raise ArgumentInvalid(
+            "`packing`: rows that are shared by processes are not packed; take `packing: false`", pointer="/packing"
         )
 
 

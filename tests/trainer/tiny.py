@@ -38,7 +38,8 @@ EMBEDDING = {
 }  # fmt: skip
 LANGUAGE = {
     **ARGUMENTS,
-    "max_length": 128, "gradient_checkpointing": False, "packing": False, "per_device_train_batch_size": 8,
+    "max_length": 128, "gradient_checkpointing": False, "packing": False, "sequence_parallel_size": 1,
+    "per_device_train_batch_size": 8,
 }  # fmt: skip
 
 

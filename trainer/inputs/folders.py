@@ -91,6 +91,12 @@ def vocabulary_size(folder: Path) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def attention_heads(folder: Path) -> int | None:
+    """How many heads a layer of attention has, where the config says so."""
+    heads = _object(weights_folder(folder) / "config.json").get("num_attention_heads")
+    return heads if isinstance(heads, int) else None
+
+
 def folder_digest(folder: Path) -> str:
     """The digest described on top of this file."""
     return runspec.folder_digest(file_digests(folder))

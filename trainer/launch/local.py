@@ -21,7 +21,7 @@ from enforcer.problems import Problem, TrainingFailed, from_document
 from trainer import resume, telemetry
 from trainer.client import Registry
 from trainer.layout import RunFolder
-from trainer.run import handover, offline, reporting
+from trainer.run import handover, offline, ranks, reporting
 from trainer.run.permit import Permit
 from trainer.settings import ENVIRONMENT
 
@@ -52,15 +52,14 @@ def launch(permit: Permit, tell: Tell) -> Ended:
     try:
         with permit.folder.log.open("ab") as log, _signals_forwarded() as signals:
             worker = subprocess.Popen(
-                # -P: a folder named `trainer` in the working directory must not become the trainer.
-                [sys.executable, "-P", "-m", "trainer.launch.worker", str(permit.file)],
+                _command(permit),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,
             )
-            signals.go_to(worker)
+            signals.go_to(worker, permit.folder)
             assert worker.stdout is not None
             last, lease = _follow(worker.stdout, tell)
             code = worker.wait()
@@ -69,6 +68,7 @@ def launch(permit: Permit, tell: Tell) -> Ended:
         if written:
             handover.delete(permit)
         permit.folder.worker_pid.unlink(missing_ok=True)
+        ranks.over(permit.folder)
     if last.get("event") == "ended":
         run = last.get("run")
         return Ended(last.get("stopped"), wire.Run.model_validate(run) if run else None)
@@ -80,6 +80,17 @@ def launch(permit: Permit, tell: Tell) -> Ended:
     why = f"the training process {_how_it_died(code)}"
     _report_for_the_dead(permit, lease, "failed", why)
     raise _with_log(TrainingFailed(why), permit.folder)
+
+
+def _command(permit: Permit) -> list[str]:
+    """The worker, or `torchrun` with as many as were permitted. It meets them on loopback, and starts none twice."""
+    # -P: a folder named `trainer` in the working directory must not become the trainer.
+    python, worker = [sys.executable, "-P", "-m"], ["trainer.launch.worker", str(permit.file)]
+    nproc = int(permit.verify().spec.arguments.get("nproc", 1))
+    if nproc == 1:
+        return [*python, *worker]
+    alone = ["--standalone", "--local-addr", "127.0.0.1", "--max-restarts", "0", "--nproc-per-node", str(nproc)]
+    return [*python, "torch.distributed.run", *alone, "--module", *worker]
 
 
 def _follow(pipe: IO[bytes], tell: Tell) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -111,8 +122,8 @@ class _Signals:
         self.asked = self._passed_on = 0
         self._worker: subprocess.Popen[bytes] | None = None
 
-    def go_to(self, worker: "subprocess.Popen[bytes]") -> None:
-        self._worker = worker
+    def go_to(self, worker: "subprocess.Popen[bytes]", folder: RunFolder) -> None:
+        self._worker, self._folder = worker, folder
         self._pass_on()
 
     def hear(self, _number: int, _frame: FrameType | None) -> None:
@@ -123,7 +134,14 @@ class _Signals:
         while self._worker is not None and self._passed_on < self.asked:
             self._passed_on += 1
             if self._worker.poll() is None:
-                self._worker.send_signal(signal.SIGINT if self._passed_on < 3 else signal.SIGKILL)
+                self._send(signal.SIGINT if self._passed_on < 3 else signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        """To the worker that leads: `torchrun`, which may stand between, would end the others at once."""
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(self._folder.worker_pid.read_text()), number)
+            return
+        self._worker.send_signal(number)  # type: ignore[union-attr]  # there is one, or nothing would be passed on
 
 
 @contextlib.contextmanager
@@ -142,6 +160,7 @@ def _environment() -> dict[str, str]:
     """Ours, without what only a person needs. A run reads its model and data from disk, never from the network."""
     mine = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT.values()}
     mine |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    mine |= {"PYTHONSAFEPATH": "1"}  # -P, for the processes that `torchrun` starts
     telemetry.hand_to_child(mine)
     return mine
 

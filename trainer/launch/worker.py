@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from enforcer.problems import Problem, TrainingFailed
 from trainer import telemetry
 from trainer.exits import FINE, INTERRUPTED, exit_code
 from trainer.layout import RunFolder
-from trainer.run import handover, work
+from trainer.run import handover, ranks, work
 
 STEP_EVERY_S = 0.1
 
@@ -61,6 +62,8 @@ def main(permit_file: str) -> int:
     events = Events(os.dup(sys.stdout.fileno()))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # native code prints, too
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if ranks.rank() > 0:
+        return _help(Path(permit_file))
     try:
         permit = handover.read(Path(permit_file))
         with telemetry.span("work"), _findable(permit.folder):
@@ -78,6 +81,13 @@ def main(permit_file: str) -> int:
     run = done.run.model_dump(mode="json") if done.run else None
     events.say("ended", stopped=done.outcome.stopped, run=run)
     return FINE if done.outcome.stopped is None else INTERRUPTED
+
+
+def _help(permit_file: Path) -> int:
+    """Only the first of several processes speaks, and hears of a stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ranks.help_out(RunFolder(permit_file.parent))
+    return FINE
 
 
 @contextlib.contextmanager

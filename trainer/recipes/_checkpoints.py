@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import TrainerCallback
 
 from trainer import sealed
@@ -54,7 +55,10 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
         refuse_diverged(model, state.global_step)
-        sealed.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if distributed.is_initialized():
+            distributed.barrier()  # every process has put its random state there
+        if state.is_world_process_zero:
+            sealed.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self._saved_at = self.clock()
         log.info("checkpoint of step %d of %d", state.global_step, state.max_steps)
 

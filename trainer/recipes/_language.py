@@ -82,7 +82,8 @@ def fine_tune(job: Job, score: Scorer, **config: Any) -> Outcome:
     train_rows, eval_rows = tokens(job, reader, job.train_rows), tokens(job, reader, job.eval_rows)
     tokenizer = _steps.tokenizer(folders.weights_folder(job.model_dir))
     with _steps.board(job) as board:
-        trainer = SFTTrainer(
+        trainer = _trainer(
+            job,
             model=model(job.model_dir),
             args=SFTConfig(**arguments(job), max_length=job.arguments["max_length"], **config),
             train_dataset=dataset(train_rows),
@@ -92,10 +93,23 @@ def fine_tune(job: Job, score: Scorer, **config: Any) -> Outcome:
         outcome = _steps.run(job, trainer, board)
         if outcome.stopped is not None:
             return outcome
+        if job.arguments["sequence_parallel_size"] > 1:  # the first process reads whole texts again
+            trainer.model.set_attn_implementation("sdpa")
         save(job, trainer.model, tokenizer)
         scores = score(trainer.model, tokenizer, eval_rows) if eval_rows else {}
         details = {**outcome.details, "trained_token_share": trained_share(train_rows)}
         return _steps.finish(job, replace(outcome, model=trainer.model, scores=scores, details=details), board)
+
+
+def _trainer(job: Job, **given: Any) -> SFTTrainer:
+    shared = job.arguments["sequence_parallel_size"]
+    if shared == 1:
+        return SFTTrainer(**given)
+    from trainer.recipes import _ulysses
+
+    trainer = _ulysses.SharingTrainer(size=shared, **given)
+    trainer.model.set_attn_implementation(_ulysses.NAME)
+    return trainer
 
 
 def trained_share(rows: Sequence[Tokens]) -> float:

@@ -9,6 +9,7 @@ import logging
 import resource
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -34,7 +35,9 @@ from transformers.utils import logging as logging_of_transformers
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from trainer.job import Job, Outcome
+from trainer.recipes import _processes
 from trainer.recipes._checkpoints import Checkpoints, Diverged, NothingLeft, at_hand, refuse_diverged
+from trainer.run import ranks
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "logging_nan_inf_filter": False,  # it would log the mean of the finite losses instead
         "bf16": compute_dtype() is torch.bfloat16,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),  # unless said, several processes on CPU train apart
         "disable_tqdm": True,
         "eval_strategy": "no",
         "save_strategy": "no",
@@ -152,11 +156,14 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
     trainer.add_callback(_Board(board))
     trainer.add_callback(watcher)
     trainer.add_callback(Checkpoints(job))
+    trainer.add_callback(_processes.Together(job, trainer))
     _forget_peak_memory()
 
     started = perf_counter()
     with contextlib.suppress(NothingLeft), at_hand(job) as checkpoint:
         trainer.train(resume_from_checkpoint=checkpoint)
+    parallel = _processes.how(int(job.arguments.get("nproc", 1)))
+    _processes.part(trainer)
     if watcher.stopped is None:
         refuse_diverged(trainer.model, trainer.state.global_step)
     return Outcome(
@@ -165,7 +172,7 @@ def run(job: Job, trainer: Trainer, board: SummaryWriter) -> Outcome:
         train_seconds=perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(),
         stopped=watcher.stopped,
-        details={**parameters(trainer.model), "log_history": trainer.state.log_history},
+        details={**parameters(trainer.model), **parallel, "log_history": trainer.state.log_history},
     )
 
 
@@ -186,8 +193,10 @@ def finish(job: Job, outcome: Outcome, board: SummaryWriter) -> Outcome:
 
 @contextlib.contextmanager
 def board(job: Job) -> Iterator[SummaryWriter]:
-    """The run's TensorBoard, whose text summary `task` reads `task=<tag>`."""
-    with SummaryWriter(log_dir=str(job.folder.tensorboard)) as writer:
+    """The run's TensorBoard, whose text summary `task` reads `task=<tag>`. That of a helper goes nowhere."""
+    with contextlib.ExitStack() as stack:
+        elsewhere = stack.enter_context(tempfile.TemporaryDirectory()) if ranks.rank() else None
+        writer = stack.enter_context(SummaryWriter(log_dir=elsewhere or str(job.folder.tensorboard)))
         writer.add_text("task", f"task={job.task_type}")
         yield writer
 

@@ -16,13 +16,13 @@ from trainer.run.permit import Permit
 from trainer.settings import Settings, log_settings, read_secret
 
 NAME = "permit.json"
+RANKS = "ranks.json"  # the same for the other processes of a run, without its key
 LOG_SETTINGS = ("log_proof", "log_keys", "log_witnesses", "log_quorum")
 
 
-def write(permit: Permit) -> Permit:
-    """Put the permit beside the files it speaks of."""
-    path = permit.folder.root / NAME
-    document = {
+def document(permit: Permit) -> dict[str, Any]:
+    """Where everything lies, and the run's key."""
+    return {
         "run_folder": str(permit.folder.root),
         "key": permit.key.to_pem().decode(),
         "server": permit.settings.server,
@@ -37,8 +37,13 @@ def write(permit: Permit) -> Permit:
         "save_steps": permit.save_steps,
         "teacher": permit.teacher and str(permit.teacher),
     }
+
+
+def write(permit: Permit) -> Permit:
+    """Put the permit beside the files it speaks of."""
+    path = permit.folder.root / NAME
     try:
-        write_private(path, json.dumps(document).encode())
+        write_private(path, json.dumps(document(permit)).encode())
     except OSError as error:
         raise OutputInvalid(f"`{path}` cannot be written: {(error.strerror or '').lower()}") from error
     return replace(permit, file=path)
@@ -53,22 +58,26 @@ def read(path: Path) -> Permit:
     if not os.path.lexists(path):
         raise TicketInvalid(f"there is no permit file `{path}`: a permit is deleted once its ticket is redeemed")
     try:
-        document = json.loads(read_secret(path))
-        return Permit(
-            # It lies in its run folder, which may have been carried to another machine.
-            folder=RunFolder(path.parent if path.name == NAME else Path(document["run_folder"])),
-            key=SigningKey.from_pkcs8(document["key"].encode()),
-            settings=_settings(document),
-            model=Path(document["model"]),
-            train_files=tuple(document["train_files"]),
-            eval_files=tuple(document["eval_files"]),
-            file=path,
-            checkpoint=document["checkpoint"] and Path(document["checkpoint"]),
-            save_steps=document["save_steps"],
-            teacher=document["teacher"] and Path(document["teacher"]),
-        )
+        return restored(json.loads(read_secret(path)), path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TicketInvalid(f"`{path}` is not a permit file: {error}") from error
+
+
+def restored(said: dict[str, Any], path: Path) -> Permit:
+    """The permit that a `document` speaks of, which lies at `path`."""
+    return Permit(
+        # It lies in its run folder, which may have been carried to another machine.
+        folder=RunFolder(path.parent if path.name in (NAME, RANKS) else Path(said["run_folder"])),
+        key=SigningKey.from_pkcs8(said["key"].encode()),
+        settings=_settings(said),
+        model=Path(said["model"]),
+        train_files=tuple(said["train_files"]),
+        eval_files=tuple(said["eval_files"]),
+        file=path,
+        checkpoint=said["checkpoint"] and Path(said["checkpoint"]),
+        save_steps=said["save_steps"],
+        teacher=said["teacher"] and Path(said["teacher"]),
+    )
 
 
 def _settings(document: dict[str, Any]) -> Settings:

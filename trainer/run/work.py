@@ -27,9 +27,10 @@ from enforcer.tickets import VerifiedTicket, unverified_claims
 from trainer import preflight, recipes
 from trainer.client import Registry
 from trainer.inputs import folders, rows
+from trainer.inputs.cleaning import Cleaned
 from trainer.job import Job, Outcome, Recipe
 from trainer.preflight import Sources
-from trainer.run import checkpoints, evidence, handover, offline, reporting
+from trainer.run import checkpoints, evidence, handover, offline, ranks, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.run.permit import Permit
 from trainer.run.reporting import FOR_EVER, Held
@@ -75,18 +76,17 @@ def execute(
         _check_possession(permit, ticket)
         # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained
         #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
-        sources = _sources(permit, in_memory)
-        _check_inputs(permit, spec, sources)
-    rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
+        held_rows = sources(permit, in_memory)
+        _check_inputs(permit, spec, held_rows)
+    rows = preflight.rows_of(held_rows, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
     watch = Watch(spec.limits.max_runtime_s, tell)
-    job = Job(
-        spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
-        spec.profile.loss_mask, permit.checkpoint, permit.save_steps, permit.teacher,
-    )  # fmt: skip
+    job = job_of(permit, spec, rows, watch)
+    ranks.refuse_alone(spec.arguments.get("nproc", 1))
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)
         handover.delete(permit)
+        ranks.share(permit)
         if isinstance(held, wire.Lease):
             try:
                 checkpoints.witness(registry, held.checkpoint)
@@ -98,6 +98,13 @@ def execute(
             started = datetime.now(UTC)
             outcome = _train(job, spec, registry, held, watch)
             return _close(job, permit, ticket, registry, held, outcome, started)
+
+
+def job_of(permit: Permit, spec: RunSpec, rows: Cleaned, watch: Watch) -> Job:
+    return Job(
+        spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
+        spec.profile.loss_mask, permit.checkpoint, permit.save_steps, permit.teacher,
+    )  # fmt: skip
 
 
 def _check_possession(permit: Permit, ticket: VerifiedTicket) -> None:
@@ -193,7 +200,7 @@ def _close_without_model(job: Job, registry: Registry, held: Held, watch: Watch,
         log.error("the report of this end was refused: `%s`: %s", refusal.code, refusal.detail)
 
 
-def _sources(permit: Permit, in_memory: Sources | None) -> Sources:
+def sources(permit: Permit, in_memory: Sources | None = None) -> Sources:
     """Read again: files from disk, and rows in memory through their digest."""
 
     def side(files: tuple[str, ...], held: Any) -> list[rows.Source]:
@@ -206,7 +213,8 @@ def _sources(permit: Permit, in_memory: Sources | None) -> Sources:
     )
 
 
-def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
+def check_datasets(spec: RunSpec, sources: Sources) -> None:
+    """Raise `TicketInvalid` unless these are the rows that were signed."""
     found = [(dataset.role, dataset.digest) for dataset in sources.listed()]
     signed = [(dataset.role, dataset.digest) for dataset in spec.inputs.datasets]
     if len(found) != len(signed):
@@ -219,6 +227,10 @@ def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
                 f"the ticket is refused: dataset `{dataset.name}` changed since it was issued; ask for a new ticket",
                 step=16,
             )
+
+
+def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
+    check_datasets(spec, sources)
     given, bound = (permit.model, permit.teacher, permit.checkpoint), spec.inputs
     for what, folder, of in zip(
         (f"model `{bound.model.name}`", f"teacher `{bound.teacher and bound.teacher.name}`", "the checkpoint"),
