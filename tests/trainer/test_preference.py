@@ -198,6 +198,7 @@ def test_a_merged_model_rewards_as_its_adapter_does(tag: str, chat: Path, tmp_pa
     assert rewards_of_saved(job, merged) == pytest.approx(rewards_of_saved(job), abs=1e-4)
 
 
+ANSWER = {"kto": "completion"}
 LONG = "so " * 60  # 180 tokens of the 128 that are allowed
 
 
@@ -213,7 +214,7 @@ def test_rows_that_are_too_long_are_refused_and_neither_cut_nor_dropped(
     tag: str, side: str, chat: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetInvalid, match=r"^1 rows are longer than `max_length` 128"):
-        train(job_of(tag, tmp_path, chat, **{side: with_one(tag, "prompt")}))
+        train(job_of(tag, tmp_path, chat, **{side: with_one(tag, ANSWER.get(tag, "chosen"))}))
 
 
 @tags("dpo", "cpo", "kto", "reward-modeling")
@@ -224,7 +225,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(tag: str, chat: P
 
 @tags("cpo", "kto", "reward-modeling")
 def test_with_truncation_a_long_answer_is_cut(tag: str, chat: Path, tmp_path: Path) -> None:
-    rows = with_one(tag, "completion" if tag == "kto" else "chosen")
+    rows = with_one(tag, ANSWER.get(tag, "chosen"))
 
     outcome = train(job_of(tag, tmp_path, chat, train_rows=rows, truncation=True, max_steps=1))
 
