@@ -21,11 +21,10 @@ from enforcer.problems import DelegationOver, Invalid, NoDelegation, NotPermitte
 from registry import access, audit, db, people, tags
 from registry.access import Matter, Permit
 from registry.books import Books
-from registry.identity import Actor, is_principal
+from registry.identity import SERVICE, Actor, is_principal
 from registry.tables import Delegation
 
 MAX_LIFE = timedelta(days=30)
-CLOCK = Actor("system:registry", (), "all")
 
 
 def make(session: Session, asked: wire.DelegationRequest, permit: Permit, gate: Snapshot) -> Delegation:
@@ -155,7 +154,7 @@ def tend(books: Books) -> int:
             row = get(session, delegation_id, for_change=True)
             because = why_over(session, row, books.gate(session))
             if row.ended_because is None and because is not None:
-                _end(session, row, because, CLOCK)
+                _end(session, row, because, SERVICE)
     return len(over)
 
 
