@@ -102,7 +102,7 @@ class Profile(_Frozen):
     `experimental`: the library below may change or drop it in any release. `forms` are the sets of columns that make a
     row, where there are several: a row has all columns of one of them. `loss_mask` says which tokens carry loss: `all`,
     those of the `completion`, or those that the `assistant` says. A run whose cleaning drops more than
-    `max_dropped_share` of its rows is refused. `maturity` and `loss_mask` are told, and bind no recipe yet.
+    `max_dropped_share` of its rows is refused. `maturity` is told to whoever trains.
     """
 
     recipe: str = Field(pattern=r"^[a-z][a-z0-9-]*$")

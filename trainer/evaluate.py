@@ -166,6 +166,20 @@ def bootstrap_mean(values_N: Floats, seed: int, confidence: float = CONFIDENCE, 
     return _between(float(values_N.mean()), n, np.concatenate(means), confidence)
 
 
+def bootstrap_ratio(
+    over_N: Floats, under_N: Floats, seed: int, confidence: float = CONFIDENCE, resamples: int = RESAMPLES
+) -> Score:
+    """sum(over) / sum(under) over N independent rows, as a loss a token, with a bootstrap interval over rows."""
+    n = len(over_N)
+    step = max(1, CELLS_AT_ONCE // n)
+    random = np.random.default_rng(seed)
+    ratios = []
+    for done in range(0, resamples, step):
+        drawn_RN = random.integers(0, n, size=(min(step, resamples - done), n))
+        ratios.append(over_N[drawn_RN].sum(axis=1) / under_N[drawn_RN].sum(axis=1))
+    return _between(float(over_N.sum() / under_N.sum()), n, np.concatenate(ratios), confidence)
+
+
 def _sum_by(class_C: Ints, counts_RC: Ints, classes: int) -> NDArray[np.float64]:
     """The counts of each class in each row: (R, K)."""
     rows = len(counts_RC)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from enforcer.columns import LossMask
 from enforcer.gates import Score
 from trainer.layout import RunFolder
 
@@ -27,7 +28,7 @@ class Job:
     """One run as a recipe sees it: what was permitted, the rows, and where the outputs go.
 
     `arguments` holds every parameter of the tag's profile, defaults filled in by the registry: a recipe reads them by
-    subscript and has no defaults of its own.
+    subscript and has no defaults of its own. `loss_mask` is the profile's: which tokens of a row carry loss.
     """
 
     task_type: str
@@ -38,6 +39,7 @@ class Job:
     eval_rows: Sequence[Row]
     folder: RunFolder
     listener: Listener
+    loss_mask: LossMask | None = None
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def rows_of(
     if sources.eval:
         return clean(profile, train, side(sources.eval))
     seed = int(arguments.get("seed") or 0)
-    return clean(profile, *columns.split(train, columns.subject(profile), eval_fraction, seed))
+    return clean(profile, *columns.split(train, columns.subject(profile, train), eval_fraction, seed))
 
 
 def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: Any) -> dict[str, Any]:
@@ -205,9 +205,9 @@ def _findings(
     duplicates = len(train) - len(kinds)
     if duplicates:
         findings.append(f"{duplicates:,} of {len(train):,} training rows say the same as another one")
-    subject = columns.subject(profile)
-    known = {row[subject] for row in train}
-    leaked = sum(row[subject] in known for row in held_out)
+    subject = columns.subject(profile, train)
+    known = {columns.about(row, subject) for row in train}
+    leaked = sum(columns.about(row, subject) in known for row in held_out)
     if leaked:
         findings.append(
             f"{leaked:,} of {len(held_out):,} evaluation rows have a training row's `{subject}`: scores will flatter"
@@ -257,7 +257,7 @@ def _lengths(
     profile: Profile, arguments: Mapping[str, Any], all_rows: Sequence[Row], model: Path
 ) -> tuple[list[str], dict[str, Any]]:
     limit = arguments.get("max_length")
-    text_columns = [name for name, column in profile.columns.items() if column.type == "text"]
+    text_columns = [name for name, column in profile.columns.items() if column.type == "text" and name in all_rows[0]]
     if limit is None or not text_columns:
         return [], {}
     try:

@@ -231,6 +231,26 @@ def test_a_row_has_all_columns_of_one_form() -> None:
     assert "rows of this task type have `prompt` with `completion`; `note`" in refused.detail
 
 
-def test_a_task_type_whose_rows_need_no_text_cannot_be_split() -> None:
-    with pytest.raises(DatasetInvalid, match="no text stands in every row"):
-        subject(profile(messages=Column(type="messages", help="m")))
+def test_a_task_type_whose_rows_hold_no_text_cannot_be_split() -> None:
+    with pytest.raises(DatasetInvalid, match="no column of this task type holds a text"):
+        subject(profile(score=Column(type="score", help="s")), [{"score": 1}])
+
+
+def test_rows_are_about_the_first_text_that_they_have() -> None:
+    by = profile(prompt=OPTIONAL, messages=Column(type="messages", help="m", required=False), chosen=OPTIONAL)
+
+    assert subject(by, [{"prompt": "a", "chosen": "b"}]) == "prompt"
+    assert subject(by, [{"chosen": "b"}]) == "chosen"
+    assert subject(by, [{"messages": []}]) == "messages"
+
+
+def test_conversations_that_begin_alike_stay_on_one_side() -> None:
+    answers = [{"messages": [TURN, {"role": "assistant", "content": str(i)}]} for i in range(20)]
+    others = [{"messages": [{"role": "user", "content": str(i)}]} for i in range(20)]
+
+    train, held_out = split([*answers, *others], "messages", 0.3, 1)
+
+    assert {str(row) for row in answers} <= {str(row) for row in held_out} or not any(
+        row in held_out for row in answers
+    )
+    assert len(train) + len(held_out) == 40

@@ -36,6 +36,10 @@ EMBEDDING = {
     **ARGUMENTS,
     "pooling_method": "mean", "normalize_embeddings": True, "use_inbatch_negatives": True, "temperature": 0.05,
 }  # fmt: skip
+LANGUAGE = {
+    **ARGUMENTS,
+    "max_length": 128, "gradient_checkpointing": False, "packing": False, "per_device_train_batch_size": 8,
+}  # fmt: skip
 
 
 @dataclass
@@ -96,15 +100,23 @@ def pair_rows(count: int, seed: int, negatives: bool = False) -> list[Row]:
     return rows
 
 
+def asked_rows(count: int, seed: int) -> list[Row]:
+    """What is asked gives the answer away: `which? goal` is answered with `体育`."""
+    return [{"prompt": f"which? {row['text']}", "completion": row["label"]} for row in labelled_rows(count, seed)]
+
+
 def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: str = "run-1", **changes: Any) -> Job:
     """A job as the registry permits it; `changes` override `arguments`, except for the rows and the listener."""
-    embedding = "pooling_method" in arguments
-    task_type = "embedding" if embedding else "sequence-classification"
-    train = changes.pop("train_rows", None) or (pair_rows(96, 1) if embedding else labelled_rows(192, 1))
-    held_out = changes.pop("eval_rows", None) or (pair_rows(48, 2) if embedding else labelled_rows(60, 2))
-    listener = changes.pop("listener", None) or Watcher()
+    known = (
+        "embedding" if "pooling_method" in arguments else "sft" if "packing" in arguments else "sequence-classification"
+    )
+    make = {"embedding": pair_rows, "sft": asked_rows}.get(known, labelled_rows)
+    train = changes.pop("train_rows", None) or make(96 if known == "embedding" else 192, 1)
+    held_out = changes.pop("eval_rows", None) or make(48 if known == "embedding" else 60, 2)
+    listener, mask = changes.pop("listener", None) or Watcher(), changes.pop("loss_mask", None)
+    task_type = changes.pop("task_type", known)
     folder = RunFolder.of(root, task_type, run_id).create()
-    return Job(task_type, run_id, {**arguments, **changes}, model_dir, train, held_out, folder, listener)
+    return Job(task_type, run_id, {**arguments, **changes}, model_dir, train, held_out, folder, listener, mask)
 
 
 def make_encoder(folder: Path, head: bool = False) -> Path:
@@ -148,6 +160,43 @@ def make_decoder(folder: Path, encoder: Path) -> Path:
     config = LlamaConfig(
         vocab_size=words.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, intermediate_size=128, max_position_embeddings=64, eos_token_id=3, bos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+CHATML = """\
+{%- if tools %}{{ '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif -%}
+{%- for m in messages -%}
+{{ '<|im_start|>' + m['role'] + '\\n' -}}
+{%- if m.get('content') %}{{ m['content'] }}{% endif -%}
+{%- for call in m.get('tool_calls') or [] -%}
+{%- set f = call.function -%}
+{{ '<tool_call>\\n' + ({'name': f.name, 'arguments': f.arguments} | tojson) + '\\n</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}"""
+
+
+def make_chat(folder: Path, template: str | None = CHATML) -> Path:
+    """A random Llama that reads bytes, so any text, with a chat template (or, with None, without one)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate([*special, *alphabet])}, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    words.add_special_tokens(special)
+    saved = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    saved.chat_template = template
+    saved.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=words.get_vocab_size(), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=128, max_position_embeddings=1024, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -39,7 +39,7 @@ def clean(profile: Profile, train: Sequence[Row], held_out: Sequence[Row]) -> Cl
         count = sum(map(len, kept)) - sum(map(len, left))
         if not count:
             continue
-        said = f"{count:,} of {total:,} rows {_says(rule, profile)}"
+        said = f"{count:,} of {total:,} rows {_says(rule, profile, train)}"
         if rule.action == "refuse":
             raise DatasetInvalid(f"{said}; this task type takes none: correct or remove them", check=rule.check)
         if rule.action == "drop":
@@ -64,9 +64,9 @@ def _without(
         case "duplicate":
             return list({columns.content(row): row for row in reversed(train)}.values())[::-1], held_out
         case "leaked":
-            subject = columns.subject(profile)
-            known = {row[subject] for row in train}
-            return train, [row for row in held_out if row[subject] not in known]
+            by = columns.subject(profile, train)
+            known = {columns.about(row, by) for row in train}
+            return train, [row for row in held_out if columns.about(row, by) not in known]
         case "equal":
             train, held_out = ([row for row in rows if not _equal(rule, row)] for rows in (train, held_out))
             return train, held_out
@@ -78,12 +78,12 @@ def _equal(rule: CleaningRule, row: Row) -> bool:
     return len(said) > 1 and len(set(said)) == 1
 
 
-def _says(rule: CleaningRule, profile: Profile) -> str:
+def _says(rule: CleaningRule, profile: Profile, train: Sequence[Row]) -> str:
     match rule.check:
         case "duplicate":
             return "say the same as another training row"
         case "leaked":
-            return f"are held out and have a training row's `{columns.subject(profile)}`"
+            return f"are held out and have a training row's `{columns.subject(profile, train)}`"
         case "equal":
             return f"have the same {' and '.join(f'`{name}`' for name in rule.columns)}"
 

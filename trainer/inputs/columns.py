@@ -5,6 +5,7 @@ The same code runs in preflight and, on the bytes whose digests the ticket binds
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -85,19 +86,27 @@ def alike(sources: Sequence[Source], parts: Sequence[Sequence[Row]]) -> None:
             )
 
 
-def subject(profile: Profile) -> str:
-    """The column that says what a row is about, a text that every row has: the query of a pair, the text of a label.
+def subject(profile: Profile, rows: Sequence[Row]) -> str:
+    """The column that says what rows are about: the query of a pair, the text of a label, a conversation.
+
+    Of the columns that the rows have, the first that holds a text or a conversation.
 
     Raises:
-        DatasetInvalid: rows of this task type have no such column.
+        DatasetInvalid: there is none.
     """
     for name, column in profile.columns.items():
-        if column.type == "text" and column.required:
+        if column.type in ("text", "messages") and rows and name in rows[0]:
             return name
-    raise DatasetInvalid(
-        "no text stands in every row of this task type, so no rows can be held out by it, or be looked for in both "
-        "parts; its data is not read yet"
-    )
+    raise DatasetInvalid("no column of this task type holds a text, so no rows can be held out by what they are about")
+
+
+def about(row: Row, by: str) -> str:
+    """What a row is about, by its subject: a text, or a conversation up to where an assistant first speaks."""
+    value = row[by]
+    if isinstance(value, str):
+        return value
+    opening = itertools.takewhile(lambda turn: turn["role"] != "assistant", value)
+    return content({"messages": list(opening)})
 
 
 def names_in(sources: Sequence[Source], column: str) -> list[str]:
@@ -119,12 +128,12 @@ def names_in(sources: Sequence[Source], column: str) -> list[str]:
 def split(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Hold out about `fraction` of the rows: (train, held out), each in the order given.
 
-    Rows are drawn by the hash of seed and their text in column `by`. So the draw depends on no random generator and not
+    Rows are drawn by the hash of seed and what they are `about`. So the draw depends on no random generator and not
     on their order, and rows with the same text stay together: a model is never asked what it was trained to answer.
     """
     if fraction == 0:
         return list(rows), []
-    keys = [hashlib.sha256(f"{seed}\0{row[by]}".encode()).digest() for row in rows]
+    keys = [hashlib.sha256(f"{seed}\0{about(row, by)}".encode()).digest() for row in rows]
     wanted = max(1, round(len(rows) * fraction))
     held_out: set[bytes] = set()
     counts = Counter(keys)

@@ -79,7 +79,10 @@ def execute(
         _check_inputs(permit, spec, sources)
     rows = preflight.rows_of(sources, spec.profile, spec.inputs.columns, spec.arguments, spec.inputs.eval_fraction)
     watch = Watch(spec.limits.max_runtime_s, tell)
-    job = Job(spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch)
+    job = Job(
+        spec.task_type, spec.run_id, spec.arguments, permit.model, rows.train, rows.eval, permit.folder, watch,
+        spec.profile.loss_mask,
+    )  # fmt: skip
     with Registry(permit.settings) as registry:
         # 14. The one redemption.
         held = _redeem(permit, ticket, registry)
