@@ -106,7 +106,7 @@ def asked_rows(count: int, seed: int) -> list[Row]:
     return [{"prompt": f"which? {row['text']}", "completion": row["label"]} for row in labelled_rows(count, seed)]
 
 
-def judged_rows(queries: int, seed: int) -> list[Row]:
+def ranked_rows(queries: int, seed: int) -> list[Row]:
     """Four documents for each query: one shares both of its words, one the first of them, two none."""
     pick = random.Random(seed)
     rows: list[Row] = []
