@@ -9,7 +9,7 @@ Loss     s = cosine / temperature; anchor i, documents j
            asks no scale of the scores; a regression of the cosine would
          infonce: InfoNCE, -log softmax_j(s_ij)[i] over all positives and negatives of the batch   [nats]
            van den Oord et al. 2018, eq. 4 (arXiv:1807.03748). A batch holds no text twice: it would be its own negative
-         infonce without in-batch negatives: softplus(s_negative - s_positive), the same over the row's own pair   [nats]
+         infonce without in-batch negatives: softplus(s_negative - s_positive), the same over the row's pair   [nats]
            keeps the meaning of `temperature`, where a triplet loss would need a margin that no profile sets
 Trains   sentence_transformers.SentenceTransformerTrainer on Transformer -> Pooling -> Normalize; with `use_lora` peft
          adapters on every linear layer. Batches above 64 rows go through GradCache (Gao et al. 2021, arXiv:2101.06983):
