@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainer import faiss_pack, merging, onnx_model
 from trainer.faiss_pack import ExportRefused, FaissPack, Hit
-from trainer.job import Job, Outcome
+from trainer.job import Job, Outcome, Row
 from trainer.model_kinds import is_adapter, kind_of
 
 __all__ = ["ExportRefused", "FaissPack", "Hit", "export", "formats"]
@@ -88,8 +88,13 @@ def _write_faiss(job: Job, folder: Path) -> None:
 
     rows = (*job.train_rows, *job.eval_rows)
     model = recipe.merge(job.folder.model, job.model_dir) if is_adapter(job) else recipe.load(job.folder.model)
-    queries = dict.fromkeys(row["anchor"] for row in job.eval_rows)
-    faiss_pack.write(folder, model, documents=[row["positive"] for row in rows], queries=[*queries])
+    queries = dict.fromkeys(map(merging.asked, job.eval_rows))
+    faiss_pack.write(folder, model, documents=[text for row in rows for text in _documents(row)], queries=[*queries])
+
+
+def _documents(row: Row) -> list[str]:
+    """What a row has to be found: the positive of a query; of a pair of sentences, both."""
+    return [row["positive"]] if "positive" in row else [row["sentence1"], row["sentence2"]]
 
 
 WRITERS: dict[str, Callable[[Job, Path], None]] = {

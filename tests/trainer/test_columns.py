@@ -124,7 +124,7 @@ def test_where_names_are_numbers_a_number_is_a_name_and_never_a_place(textual: b
 def test_several_labels_in_a_row_are_not_taken_yet() -> None:
     refused = refusal([{"text": "a", "label": ["bad", "good"]}])
 
-    assert "`label` is a list; a row takes one label, several are not taken yet" in refused.detail
+    assert "`label` is a list; a row takes one label, several are for `problem_type: multi-label`" in refused.detail
 
 
 def test_an_optional_column_is_for_all_files_or_for_none() -> None:
@@ -203,7 +203,7 @@ TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {r
     [
         ("score", [1, 0.5, -2], [True, "1", []], "it holds a number"),
         ("flag", [True, False], [0, "true"], "it holds true or false"),
-        ("labels", [["bad", "good"]], ["bad", [], [1]], "it holds a list of labels, by name"),
+        ("labels", [["bad", "good"], []], ["bad", {"bad": 1}, 1], "it holds a list of labels, by name"),
         ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "it holds a list of texts"),
         ("messages", [[TURN], [TURN, {"role": "assistant", "tool_calls": [{}]}]],
          ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}]], SAID),

@@ -144,7 +144,8 @@ def test_exit_codes_are_frozen() -> None:
             "proposal-expired", "replacement-invalid", "revoked-ticket-used", "run-closed", "stale", "stale-base",
             "stale-review", "still-replaces", "ticket-expired", "ticket-invalid", "ticket-never-issued",
             "ticket-revoked", "ticket-used", "ticket-used-twice", "wrong-life-state"],
-        9: ["internal-error", "judge-unavailable", "not-logged-yet", "rate-limited", "registry-unreachable", "unavailable"],
+        9: ["internal-error", "judge-unavailable", "not-logged-yet", "rate-limited", "registry-unreachable",
+            "unavailable"],
         10: ["training-failed"],
     }  # fmt: skip
 
