@@ -10,8 +10,9 @@ from judge_server import JudgeServer, longer, serving
 from submitting import Desk
 from tiny import LANGUAGE, asked_rows, labelled_rows, make_chat, make_job
 
+from enforcer.problems import NotConfigured
 from trainer import exits, http
-from trainer.judging import session
+from trainer.judging import runs, session
 from trainer.judging.answers import Speaker, prompts_of
 from trainer.judging.endpoint import Endpoint
 from trainer.judging.reward import RewardModel
@@ -94,16 +95,21 @@ def test_a_judge_that_is_away_costs_no_ticket_and_no_training(desk: Desk) -> Non
     assert not (run_dir / "report.json").exists()
 
 
-def test_without_a_judge_nothing_is_called_elo(desk: Desk) -> None:
-    config = preferences(desk)
-    desk.cli("run", "--permit-only", config)
-    (run_dir,) = desk.run_dirs
-    (run_dir / "model").mkdir()
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "Without one there is no win rate and no Elo"),
+        ({"url": "http://127.0.0.1:9/v1"}, "a judge is needed"),
+        ({"url": "http://127.0.0.1:9/v1", "judge_model": "judge-1", "reward_model": "run-1"}, "not by both"),
+    ],
+)
+def test_a_run_is_judged_by_one_judge_and_without_any_nothing_is_called_elo(given: dict[str, str], why: str) -> None:
+    empty: dict[str, Any] = {"against": None, "url": None, "judge_model": None, "reward_model": None, "limit": None}
 
-    refused = desk.cli("judge", str(run_dir), "--prompts", "eval.jsonl")
-
-    assert refused.returncode == exits.INVALID
-    assert "Without one there is no win rate and no Elo" in " ".join(refused.stderr.split())
+    with pytest.raises(NotConfigured, match=why):
+        runs.judge_for(
+            runs.Asked(**{"run_dir": Path(), "prompts": "", "max_tokens": 8, **empty, **given}), cached=False
+        )
 
 
 def test_a_run_that_answers_no_prompts_is_not_judged(desk: Desk) -> None:
