@@ -183,11 +183,6 @@ class PairLoss(nn.Module):
         return {"scale": self.scale}
 
 
-def asked(row: Row) -> str:
-    """What a row searches with."""
-    return str(row["anchor"] if "anchor" in row else row["sentence1"])
-
-
 def _columns(job: Job) -> list[str]:
     if _compares(job):
         return ["sentence1", "sentence2", "score"]
