@@ -16,6 +16,8 @@ proofs/          `issued.tlog-proof`, `manifest.tlog-proof`: that the ticket's i
 model/           the trained model (or adapter)
 checkpoints/     what a stopped run leaves behind
 tensorboard/     event files; the text summary `task` says `task=<tag>`
+merged/          `save_model(format="merged")`; other exports lie beside it under their formats' names
+forced.jsonl     who served the model or wrote a manifest for it although it was not accepted, and why
 train.log        everything the training libraries had to say
 worker.pid       while it runs: the process that trains, should its launcher be gone
 """
