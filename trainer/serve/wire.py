@@ -123,7 +123,7 @@ class EmbeddingAnswer(BaseModel):
 
 
 class Classified(BaseModel):
-    """`label` is the likeliest, `labels` are all that hold where a text has several, `score` is a regression's value."""
+    """`label` is the likeliest, `labels` are all that hold where there may be several, `score` is a regression's."""
 
     index: int
     label: str | None

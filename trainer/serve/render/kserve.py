@@ -1,7 +1,8 @@
 """KServe: an InferenceService (serving.kserve.io/v1beta1) whose predictor is the vLLM of `vllm.py`.
 
 KServe's own runtime speaks other protocols for classifiers, so the container is ours. KServe brings the model from
-`STORAGE_URI` to /mnt/models. The model's digest is an annotation only: nothing of ours runs between that and the engine.
+`STORAGE_URI` to /mnt/models. The model's digest is an annotation only: nothing of ours runs between that and the
+engine.
 """
 
 from typing import Any
