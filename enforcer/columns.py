@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from enforcer.concerns import Condition
+
 ColumnType = Literal["text", "label", "labels", "score", "flag", "texts", "messages", "tools"]
 LossMask = Literal["all", "completion", "assistant"]
 
@@ -13,7 +15,7 @@ class _Frozen(BaseModel):
 
 
 class Column(_Frozen):
-    """One field of a training example.
+    """One field of a training example; with `when`, of the runs that take these arguments, and unknown to others.
 
     text      a string that is not empty
     label     one of `label_names`, or its number; `labels` is a list of them
@@ -26,6 +28,7 @@ class Column(_Frozen):
     type: ColumnType
     help: str = Field(max_length=300)
     required: bool = True
+    when: Condition = Field(default_factory=dict)
 
 
 class CleaningRule(_Frozen):

@@ -5,11 +5,14 @@ passes when its whole interval clears the bar, fails when its whole interval mis
 or when it was measured on too few samples.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from enforcer.concerns import Condition, holds
 
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@[0-9]+)?$", max_length=48)]
 
@@ -24,7 +27,10 @@ class Verdict(StrEnum):
 
 
 class Gate(BaseModel):
-    """One bar. Without `confidence` the value itself is compared, which suits losses and sizes."""
+    """One bar. Without `confidence` the value itself is compared, which suits losses and sizes.
+
+    With `when` it is a bar for some runs only, for what is measured can hang on a parameter: a regression has no F1.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -33,6 +39,10 @@ class Gate(BaseModel):
     value: float
     min_n: int = Field(ge=1)
     confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
+    when: Condition = Field(default_factory=dict)
+
+    def concerns(self, arguments: Mapping[str, Any]) -> bool:
+        return holds(self.when, arguments)
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +109,11 @@ def judge(gate: Gate, score: Score | None) -> Judgement:
     if (high < gate.value) if at_least else (low > gate.value):
         return because(Verdict.FAIL, f"{_span(low, high)} is not {gate.op} {gate.value:g}")
     return because(Verdict.INCONCLUSIVE, f"{_span(low, high)} straddles {gate.value:g}; evaluate on more samples")
+
+
+def judge_run(gates: Sequence[Gate], arguments: Mapping[str, Any], scores: Mapping[str, Score]) -> list[Judgement]:
+    """Hold a run's scores against every gate that concerns it."""
+    return [judge(gate, scores.get(gate.metric)) for gate in gates if gate.concerns(arguments)]
 
 
 def overall(judgements: list[Judgement]) -> Verdict:

@@ -22,12 +22,17 @@ METRICS = {
     "micro_f1": Metric("F1 over all decisions"),
     "precision": Metric("share of the rows given a label that have it, averaged over the labels"),
     "recall": Metric("share of the rows that have a label and are given it, averaged over the labels"),
+    "mae": Metric("mean distance of predicted and given scores", higher=False),
+    "rmse": Metric("root of the mean squared distance of predicted and given scores", higher=False),
+    "r2": Metric("share of the variance of the given scores that the predicted ones explain"),
     "spearman": Metric("rank correlation of predicted and given scores"),
     "map": Metric("mean average precision over the queries"),
     "mrr@10": Metric("mean reciprocal rank of the first right document"),
     "ndcg@10": Metric("normalised discounted cumulative gain"),
     "recall@10": Metric("share of the right documents among the first ten"),
-    "eval_loss": Metric("mean loss on held-out rows, the task type's own; in nats a token where tokens are taught", higher=False),
+    "eval_loss": Metric(
+        "mean loss on held-out rows, the task type's own; in nats a token where tokens are taught", higher=False
+    ),
     "perplexity": Metric("exp of the mean loss on held-out tokens", higher=False),
     "token_accuracy": Metric("share of held-out tokens that are the most likely ones"),
     "reward_accuracy": Metric("share of held-out pairs whose chosen answer is rewarded more"),

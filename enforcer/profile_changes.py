@@ -34,6 +34,7 @@ from pydantic import BaseModel
 from enforcer import profile_probes
 from enforcer.bindings import Binding
 from enforcer.columns import CleaningRule, Column
+from enforcer.concerns import covers, which
 from enforcer.gates import Gate
 from enforcer.profiles import Parameter, Profile
 
@@ -188,6 +189,10 @@ def _column_change(name: str, field: str, old: Any, new: Any) -> FieldChange:
         case "type":
             said = f"column `{name}` holds {new}, and held {old}"
             return _breaking(path, old, new, said, loses=True, widens=True)
+        case "when":
+            now, then = (which(one) or " in every run" for one in (new, old))
+            said = f"column `{name}` is read{now}, and was read{then}"
+            return _breaking(path, old, new, said, loses=True, widens=True)
     return _unknown(path, old, new)
 
 
@@ -217,6 +222,9 @@ def _gate_changes(path: str, old: Gate, new: Gate) -> Iterator[FieldChange]:
         was, now = getattr(old, field), getattr(new, field)
         if was == now:
             continue
+        if field == "when":
+            yield _concerned(f"{path}.when", old, new)
+            continue
         if field not in rises:
             yield _unknown(f"{path}.{field}", was, now)
             continue
@@ -226,6 +234,14 @@ def _gate_changes(path: str, old: Gate, new: Gate) -> Iterator[FieldChange]:
         )
         change_class = ChangeClass.TIGHTENING if harder else ChangeClass.LOOSENING
         yield FieldChange(f"{path}.{field}", was, now, change_class, said, widens=not harder)
+
+
+def _concerned(path: str, old: Gate, new: Gate) -> FieldChange:
+    """A gate is harder where it concerns every run that it concerned, and others."""
+    more = covers(new.when, old.when)
+    said = f"the gate on `{old.metric}` concerns {'more' if more else 'other'} runs: {gate_in_words(new)}"
+    change_class = ChangeClass.TIGHTENING if more else ChangeClass.LOOSENING
+    return FieldChange(path, old.when, new.when, change_class, said, widens=not more)
 
 
 def _limits(_field: str, before: Profile, after: Profile) -> Iterator[FieldChange]:
@@ -422,7 +438,7 @@ RULES: Mapping[str, Callable[[str, Profile, Profile], Iterator[FieldChange]]] = 
 
 def gate_in_words(gate: Gate) -> str:
     sure = f" at {gate.confidence:g} confidence" if gate.confidence is not None else ""
-    return f"{gate.metric} {gate.op} {gate.value:g} on {gate.min_n} samples{sure}"
+    return f"{gate.metric} {gate.op} {gate.value:g} on {gate.min_n} samples{sure}{which(gate.when)}"
 
 
 def _breaking(path: str, old: Any, new: Any, said: str, *, loses: bool = False, widens: bool = False) -> FieldChange:

@@ -6,8 +6,9 @@ version, and may only narrow it: every run that the child accepts, the parent wo
 
 import difflib
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from enforcer import canonical
 from enforcer.bindings import Binding, refuse_overlaps
 from enforcer.columns import CleaningRule, Column, LossMask
+from enforcer.concerns import holds
 from enforcer.gates import Gate, MetricName
 from enforcer.metrics import METRICS
 from enforcer.problems import ArgumentInvalid
@@ -164,6 +166,26 @@ class Profile(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def conditions_speak_of_choices(self) -> Self:
+        said = [(f"the gate on `{gate.metric}`", gate.when) for gate in self.gates]
+        said += [(f"the column `{name}`", column.when) for name, column in self.columns.items()]
+        for what, when in said:
+            for name in when:
+                if name not in self.parameters or self.parameters[name].type != "str":
+                    raise _contradiction(f"{what} is for runs by their `{name}`, which is no parameter of words")
+        return self
+
+    @model_validator(mode="after")
+    def every_run_meets_a_gate(self) -> Self:
+        """Where there are gates at all: what nobody measures would pass unseen."""
+        names = sorted({name for gate in self.gates for name in gate.when})
+        for words in itertools.product(*(_possible(self.parameters[name]) for name in names)):
+            arguments = dict(zip(names, words, strict=True))
+            if self.gates and not any(gate.concerns(arguments) for gate in self.gates):
+                raise _contradiction(f"no gate concerns a run with {arguments}, so it would pass unmeasured")
+        return self
+
+    @model_validator(mode="after")
     def labels_are_names_and_a_number(self) -> Self:
         """What `resolve` takes them for."""
         for name, type_ in (("label_names", "strings"), ("num_labels", "int")):
@@ -175,6 +197,12 @@ class Profile(_Frozen):
     def one_binding_speaks_for_a_version(self) -> Self:
         refuse_overlaps(self.bindings)
         return self
+
+    def concerning(self, arguments: Mapping[str, Any]) -> Self:
+        """What it says of a run with these arguments, defaults filled in: columns and gates of other runs left out."""
+        columns = {name: column for name, column in self.columns.items() if holds(column.when, arguments)}
+        gates = [gate for gate in self.gates if gate.concerns(arguments)]
+        return self.model_copy(update={"columns": columns, "gates": gates})
 
     def digest(self) -> str:
         """`sha256:` over the canonical bytes."""
@@ -278,6 +306,10 @@ def _has_type(value: object, type_: ParameterType) -> bool:
                 and 0 < len(value) <= MAX_LIST
                 and all(isinstance(item, str) and 0 < len(item) <= MAX_TEXT for item in value)
             )
+
+
+def _possible(parameter: Parameter) -> Sequence[str]:
+    return [str(parameter.default)] if parameter.locked else parameter.choices or []
 
 
 def _contradiction(sentence: str) -> PydanticCustomError:

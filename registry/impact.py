@@ -182,13 +182,13 @@ def _gate_effect(session: Session, task_types: Sequence[str], proposed: Sequence
         query = _recent(select(Run), task_type).where(col(Run.verdict).in_(ACCEPTED)).limit(JUDGED)
         accepted += session.exec(query)
     last = sorted(accepted, key=lambda run: run.id, reverse=True)[:JUDGED]
-    missed = [missing for run in last if (missing := _missing(run, proposed))]
+    missed = [missing for run in last if (missing := _missing(session, run, proposed))]
     return wire.GateEffect(judged=len(last), would_not_pass=len(missed), runs=missed)
 
 
-def _missing(run: Run, proposed: Sequence[Gate]) -> wire.RunMissing | None:
+def _missing(session: Session, run: Run, proposed: Sequence[Gate]) -> wire.RunMissing | None:
     scores = {name: Score.model_validate(score) for name, score in run.scores.items()}
-    judged = [gates.judge(gate, scores.get(gate.metric)) for gate in proposed]
+    judged = gates.judge_run(proposed, runs.specification(session, run).arguments, scores)
     verdict = gates.overall(judged)
     if verdict == Verdict.PASS:
         return None

@@ -105,6 +105,17 @@ def in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
     return text(IS_ALIVE), expected  # type: ignore[return-value]
 
 
+def specification(session: Session, run: Run) -> RunSpec:
+    """What the run's ticket permitted."""
+    return RunSpec.read(_ticket(session, run).run_spec, expected_digest=run.run_spec_digest)
+
+
+def _ticket(session: Session, run: Run) -> Ticket:
+    ticket = session.get(Ticket, run.jti)
+    assert ticket is not None, "a run and its ticket are written together"
+    return ticket
+
+
 def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wire.ReportedRun:
     """Take the final report, judge it by the gates of the version that the ticket was issued for, and countersign the
     manifest that came with it.
@@ -126,9 +137,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
             "the report says `finished` and brings no `manifest`: a run signs for what it left, with the key that its "
             "ticket names. One that cannot ends as `failed`"
         )
-    ticket = session.get(Ticket, run.jti)
-    assert ticket is not None, "a run and its ticket are written together"
-    spec = RunSpec.read(ticket.run_spec, expected_digest=run.run_spec_digest)
+    spec = specification(session, run)
     run.state, run.ended_at, run.report_digest = told.state, db.utc_now(), told_digest
     run.scores = {name: score.model_dump() for name, score in told.scores.items()}
     run.step = max(run.step, told.steps)
@@ -149,7 +158,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
         **facts,
     )
     if told.state == "finished":
-        judgements = [gates.judge(gate, told.scores.get(gate.metric)) for gate in spec.profile.gates]
+        judgements = gates.judge_run(spec.profile.gates, spec.arguments, told.scores)
         run.gates = [judgement.model_dump(mode="json") for judgement in judgements]
         run.verdict = gates.overall(judgements)
         audit.record(
@@ -160,7 +169,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
             **facts,
         )
     if told.manifest is not None:
-        manifests.take(session, run, spec, told, books, jkt=ticket.jkt)
+        manifests.take(session, run, spec, told, books, jkt=_ticket(session, run).jkt)
     session.add(run)
     quotas.settle(session, run)
     session.flush()

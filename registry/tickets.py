@@ -57,7 +57,7 @@ def plan(session: Session, request: wire.TicketRequest, permit: Permit, gate: Sn
         pool=task.profile.pool,
         limits=task.profile.limits,
         arguments=spec["arguments"],
-        gates=[_gate_in_words(gate) for gate in task.profile.gates],
+        gates=[_gate_in_words(gate) for gate in task.profile.gates if gate.concerns(spec["arguments"])],
         warnings=permit.warnings,
     )
 

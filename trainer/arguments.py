@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from enforcer.problems import ArgumentInvalid, NotConfigured
 
 DEFAULT_EVAL_FRACTION = 0.1
+THE_NUMBER = "score"  # what a regression predicts, where nobody names it
 # As long as `enforcer.wire` and `enforcer.runspec` take them.
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Files = Annotated[list[str], Field(min_length=1, max_length=32)]
@@ -44,6 +45,7 @@ class TrainingArguments(BaseModel):
     redeem: Literal["online", "offline"] = "online"
     change_ticket: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
 
+    problem_type: str | None = None
     num_labels: int | None = None
     label_names: list[str] | None = None
     pooling_method: str | None = None
@@ -108,9 +110,12 @@ class TrainingArguments(BaseModel):
     @property
     def tag_arguments(self) -> dict[str, Any]:
         """The tag parameters that were set outright: what a ticket request carries as `arguments`."""
-        return {
+        said = {
             name: value for name in TAG_PARAMETERS & self.model_fields_set if (value := getattr(self, name)) is not None
         }
+        if said.get("problem_type") == "regression":
+            said.setdefault("label_names", [THE_NUMBER])
+        return said
 
     @property
     def train_files(self) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from trainer import faiss_pack
 from trainer.faiss_pack import ExportRefused, FaissPack, Hit
-from trainer.job import Job, Outcome
+from trainer.job import Job, Outcome, Row
 
 __all__ = ["ExportRefused", "FaissPack", "Hit", "export", "formats"]
 
@@ -139,7 +139,7 @@ def _merge_classifier(job: Job) -> Merged:
 def _merge_embedding(job: Job) -> Merged:
     from trainer.recipes import embedding as recipe
 
-    texts = [row["anchor"] for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
+    texts = [_asked(row) for row in (*job.eval_rows, *job.train_rows)[:PROBES]]
     before = recipe.load(job.folder.model, job.model_dir).encode(texts, show_progress_bar=False)
     merged = recipe.merge(job.folder.model, job.model_dir)
     after = merged.encode(texts, show_progress_bar=False)
@@ -169,8 +169,17 @@ def _write_faiss(job: Job, folder: Path) -> None:
 
     rows = (*job.train_rows, *job.eval_rows)
     model = recipe.merge(job.folder.model, job.model_dir) if _is_adapter(job) else recipe.load(job.folder.model)
-    queries = dict.fromkeys(row["anchor"] for row in job.eval_rows)
-    faiss_pack.write(folder, model, documents=[row["positive"] for row in rows], queries=[*queries])
+    queries = dict.fromkeys(map(_asked, job.eval_rows))
+    faiss_pack.write(folder, model, documents=[text for row in rows for text in _documents(row)], queries=[*queries])
+
+
+def _asked(row: Row) -> str:
+    return str(row["anchor"] if "anchor" in row else row["sentence1"])
+
+
+def _documents(row: Row) -> list[str]:
+    """What a row has to be found: the positive of a query; of a pair of sentences, both."""
+    return [row["positive"]] if "positive" in row else [row["sentence1"], row["sentence2"]]
 
 
 WRITERS: dict[str, Callable[[Job, Path], None]] = {

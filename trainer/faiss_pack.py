@@ -108,7 +108,7 @@ def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[
     ids = np.array([_id(text) for text in texts], np.int64)
     assert len(set(ids.tolist())) == len(ids), "two texts share 63 bits of sha256"
     vectors_DE = _encode(model, texts)
-    _refuse_unnormalised(vectors_DE)
+    off = _refuse_unnormalised(vectors_DE)
     index = _index(vectors_DE, ids)
 
     model.save_pretrained(str(folder / "model"), create_model_card=False)
@@ -124,6 +124,8 @@ def write(folder: Path, model: Any, documents: Sequence[str], queries: Sequence[
         "documents": len(texts),
         "dimension": vectors_DE.shape[1],
         "metric": "inner-product",
+        "max_norm_error": off,
+        "pooling": model[1].pooling_mode,
         "index": type(faiss.downcast_index(index.index)).__name__,
         "faiss": faiss.__version__,
         "files": digests,
@@ -163,13 +165,15 @@ def _recall(index: Any, ids: NDArray[np.int64], vectors_DE: Vectors, queries_QE:
     return hits / exact_QK.size
 
 
-def _refuse_unnormalised(vectors_NE: Vectors) -> None:
+def _refuse_unnormalised(vectors_NE: Vectors) -> float:
+    """How far the worst vector is from length 1."""
     off = float(np.abs(np.linalg.norm(vectors_NE, axis=1) - 1).max())
     if not off <= UNIT_TOLERANCE:  # not `>`: NaN is refused too
         raise ExportRefused(
             f"`faiss` searches by inner product, and these vectors are not of length 1 (off by {off:.2g}); "
             "train with `normalize_embeddings`"
         )
+    return off
 
 
 def _checked_manifest(path: Path) -> Mapping[str, Any]:

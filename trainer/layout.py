@@ -5,6 +5,7 @@ ticket.jwt       the run ticket
 jwks.json        the registry's public keys as seen at submission, for offline checks
 checkpoint.txt   the signed head of the registry's log at submission: the log must always continue it
 metrics.json     scores with intervals, confusion matrix, peak memory, times
+confusion-matrix.json, confusion-matrix.png    of a classifier of single labels
 redemption.json  of an offline run: that it redeemed its ticket, signed by the run's key
 README.md        model card
 manifest.json    what the run read, stood on and left, signed by its own key (DSSE, in-toto); nothing it names changes

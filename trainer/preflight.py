@@ -16,6 +16,7 @@ from enforcer.runspec import Dataset, Inputs, Model
 from trainer.arguments import TrainingArguments
 from trainer.inputs import columns, folders, lengths, relevance, rows
 from trainer.inputs.cleaning import Cleaned, clean
+from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
@@ -86,17 +87,21 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     folders.check_writable(Path(args.output_dir))
     arguments = _arguments(args, profile, train, held_out)
     _check_something_is_trained(arguments)
+    _check_labels(arguments)
     model = folders.model_folder(args.model_name_or_path)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction)
+    profile = profile.concerning(arguments)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
     findings_of_pairs: list[str] = []
     if set(relevance.COLUMNS) <= profile.columns.keys():
         findings_of_pairs = relevance.check(arguments, train_rows, eval_rows)
-    else:
+    elif "positive" in profile.columns:
         _check_negatives(arguments, train_rows)
+        relevance.refuse_grades_of_nothing((*train_rows, *eval_rows))
+    relevance.refuse_one_score(train_rows)
     findings, facts = _findings(args, profile, arguments, train_rows, eval_rows, held_apart=bool(sources.eval))
     more, length_facts = _lengths(profile, arguments, [*train_rows, *eval_rows], model)
     return Preflight(
@@ -120,6 +125,10 @@ def rows_of(
         DatasetInvalid: anything `trainer.inputs` refuses.
     """
 
+    for source in (*sources.train, *sources.eval):
+        refuse_rows_of_another_word(source, profile, mapping, arguments)
+    profile = profile.concerning(arguments)
+
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
         columns.alike(sources, parts)
@@ -137,10 +146,13 @@ def _arguments(args: TrainingArguments, profile: Profile, train: Any, held_out: 
     try:
         return profile.resolve(args.tag_arguments)
     except ArgumentInvalid as refusal:
-        label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
+        several = args.problem_type == "multi-label"
+        kind = "labels" if several else "label"
+        label = next((name for name, column in profile.columns.items() if column.type == kind), None)
         if refusal.facts.get("pointer") != "/label_names" or args.label_names is not None or label is None:
             raise
-        names = columns.names_in(read_sources(args, train, held_out).train, args.columns.get(label, label))
+        sources = read_sources(args, train, held_out).train
+        names = columns.names_in(sources, args.columns.get(label, label), several=several)
         hint = f"; the data holds `label_names: {_as_yaml(names[:MAX_LABELS_SHOWN])}`" if names else ""
         raise ArgumentInvalid(f"{refusal.detail}{hint}", **refusal.facts) from None
 
@@ -161,6 +173,23 @@ def _check_something_is_trained(arguments: Mapping[str, Any]) -> None:
         raise ArgumentInvalid(
             "`num_train_epochs`: 0 passes over the data train nothing; give a number above 0, or `max_steps`",
             pointer="/num_train_epochs",
+        )
+
+
+def _check_labels(arguments: Mapping[str, Any]) -> None:
+    """How many labels there are, against what is done with them."""
+    problem, names = arguments.get("problem_type"), arguments.get("label_names") or []
+    if problem == "single-label" and len(names) < 2:
+        raise ArgumentInvalid(
+            f"`label_names` holds {_as_yaml(names)} alone, and of one label every text has it; name them all, or take "
+            "`problem_type: multi-label`",
+            pointer="/label_names",
+        )
+    if problem == "regression" and len(names) != 1:
+        raise ArgumentInvalid(
+            f"`label_names` holds {len(names)} names, and a regression predicts one number; leave it out, or say what "
+            "that number is called",
+            pointer="/label_names",
         )
 
 
@@ -219,16 +248,17 @@ def _findings(
     facts: dict[str, Any] = {
         "train_rows": len(train), "eval_rows": len(held_out), "duplicates": duplicates, "leaked": leaked,
     }  # fmt: skip
-    label = next((name for name, column in profile.columns.items() if column.type == "label"), None)
+    label = next((name for name, column in profile.columns.items() if column.type in ("label", "labels")), None)
     if label is not None:
         labels = arguments.get("label_names") or []
         balance = Counter(dict.fromkeys(labels, 0))
-        balance.update(row[label] for row in train)
+        balance.update(name for row in train for name in _labels_of(row, label))
         facts["labels"] = dict(balance)
         missing = [name for name, count in balance.items() if count == 0]
         if missing:
             findings.append(f"no training row has the label {', '.join(f'`{name}`' for name in missing[:10])}")
-        unseen = sorted(set(labels) - {row[label] for row in held_out}) if held_out else []
+        asked = {name for row in held_out for name in _labels_of(row, label)}
+        unseen = sorted(set(labels) - asked) if held_out else []
         if unseen:
             names = ", ".join(f"`{name}`" for name in unseen[:10])
             findings.append(f"no evaluation row has the label {names}: `macro_f1` {NO_INTERVAL}")
@@ -244,6 +274,11 @@ def _findings(
             f"{len(held_out):,} of {len(train) + len(held_out):,} rows are held out for evaluation, drawn by `seed`"
         )
     return findings, facts
+
+
+def _labels_of(row: Row, column: str) -> list[str]:
+    said = row[column]
+    return said if isinstance(said, list) else [said]
 
 
 def _few_documents(profile: Profile, documents: int) -> list[str]:

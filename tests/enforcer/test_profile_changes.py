@@ -201,6 +201,8 @@ def _another(value: Any) -> Any:
             return ["a"]
         case list():
             return [*value, "name"]
+        case dict():
+            return {**value, "way": ["name"]}
     raise AssertionError(f"say here what else a field of {type(value)} may hold")
 
 

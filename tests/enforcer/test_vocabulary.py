@@ -38,7 +38,8 @@ def test_what_is_written_is_read_back_as_it_was_by_every_reader(text: str, words
     label = {"type": "strings", "help": text, "required": True, "choices": words}
     rate = {"type": "float", "help": "h", "default": number}
     assert ROOT is not None
-    profile = Profile.model_validate({**ROOT.model_dump(), "parameters": {"label_names": label, "rate": rate}})
+    parameters = {"problem_type": ROOT.parameters["problem_type"], "label_names": label, "rate": rate}
+    profile = Profile.model_validate({**ROOT.model_dump(), "parameters": parameters})
     entry = Entry(name="a", kind=ENTRIES["dpo"].kind, description=text, profile=profile, aliases=[])
 
     content = written([entry])

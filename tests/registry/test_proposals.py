@@ -154,7 +154,7 @@ def test_a_bad_name_is_refused_with_a_suggestion(
         ({"parameters": {"beta": {"default": 0.1}}}, "profile-widens"),
         ({"pool": "a100"}, "profile-widens"),
         ({"gates": [{"metric": "macro_f1", "value": 0.9}]}, "gate-without-min-n"),
-        ({"gates": [{"metric": "spearman", "value": 0.9, "min_n": 100}]}, "metric-unknown"),
+        ({"gates": [{"metric": "map", "value": 0.9, "min_n": 100}]}, "metric-unknown"),
         ({"gates": [{"metric": "accuracy", "value": v, "min_n": 9} for v in (0.9, 0.1)]}, "bounds-contradict"),
         ({"parameters": {"lr_scheduler_type": {"choices": ["polynomial"]}}}, "bounds-contradict"),
         ({"parameters": {"learning_rate": {"default": 10**400}}}, "bounds-contradict"),

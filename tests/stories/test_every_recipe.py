@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import LiveRegistry
 from submitting import Desk
-from tiny import asked_rows, labelled_rows, make_chat
+from tiny import asked_rows, labelled_rows, make_chat, ranked_rows
 
 from trainer import recipes
 
@@ -24,6 +24,7 @@ STORIES: dict[str, tuple[str, str, Rows, dict[str, Any]]] = {
     "pre-training": (
         "nlp", "chat", lambda: [{"text": row["text"]} for row in labelled_rows(60, 1)], {**LANGUAGE, "use_lora": None},
     ),
+    "reranker": ("search", "encoder", lambda: ranked_rows(40, 1), {**TINY, "max_length": 32, "use_lora": True}),
 }  # fmt: skip
 TOLD_ELSEWHERE = {"sequence-classification", "embedding"}  # test_the_three_requests.py, test_run_a_ticket.py
 

@@ -124,7 +124,7 @@ def test_where_names_are_numbers_a_number_is_a_name_and_never_a_place(textual: b
 def test_several_labels_in_a_row_are_not_taken_yet() -> None:
     refused = refusal([{"text": "a", "label": ["bad", "good"]}])
 
-    assert "`label` is a list; a row takes one label, several are not taken yet" in refused.detail
+    assert "`label` is a list; a row takes one label, several are for `problem_type: multi-label`" in refused.detail
 
 
 def test_an_optional_column_is_for_all_files_or_for_none() -> None:
@@ -203,7 +203,7 @@ TURN, SAID = {"role": "user", "content": "hello"}, "a conversation: a list of {r
     [
         ("score", [1, 0.5, -2], [True, "1", []], "it holds a number"),
         ("flag", [True, False], [0, "true"], "it holds true or false"),
-        ("labels", [["bad", "good"]], ["bad", [], [1]], "it holds a list of labels, by name"),
+        ("labels", [["bad", "good"], []], ["bad", {"bad": 1}, 1], "it holds a list of labels, by name"),
         ("texts", [["a", "b"]], ["a", [], ["a", " "], [1]], "it holds a list of texts"),
         ("messages", [[TURN], [TURN, {"role": "assistant", "tool_calls": [{}]}]],
          ["hello", [], ["hello"], [{"role": "boss", "content": "x"}], [{"role": "user"}]], SAID),
@@ -254,11 +254,6 @@ def test_conversations_that_begin_alike_stay_on_one_side() -> None:
         row in held_out for row in answers
     )
     assert len(train) + len(held_out) == 40
-
-
-def test_a_task_type_whose_rows_need_no_text_cannot_be_split() -> None:
-    with pytest.raises(DatasetInvalid, match="no text stands in every row"):
-        subject(profile(messages=Column(type="messages", help="m")))
 
 
 def test_a_score_in_a_csv_file_is_read_as_a_number(tmp_path: Any) -> None:

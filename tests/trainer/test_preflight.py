@@ -81,7 +81,9 @@ def test_labels_that_were_not_named_are_read_from_the_data_into_the_refusal(chec
         check(label_names=None)
     with pytest.raises(ArgumentInvalid, match=r"the data holds `label_names: \['0', '1', '2'\]`"):
         check(stars, label_names=None)
-    with pytest.raises(DatasetInvalid, match="`label` is a list; a row takes one label, several are not taken yet"):
+    with pytest.raises(
+        DatasetInvalid, match="`label` is a list; a row takes one label, several are for `problem_type: multi-label`"
+    ):
         check([{"text": "a", "label": ["a", "b"]}], label_names=None)
 
 

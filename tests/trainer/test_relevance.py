@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from test_preflight import shipped
-from test_reranker import judged_rows
+from tiny import ranked_rows
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from trainer import preflight
@@ -28,7 +28,7 @@ def test_a_reranker_is_held_out_by_query_and_asks_for_no_negative_column(encoder
         task_type="reranker", model_name_or_path=str(encoder), output_dir=str(tmp_path / "out"), max_length=32
     )
 
-    checked = preflight.check(args, shipped("reranker"), judged_rows(40, 1))
+    checked = preflight.check(args, shipped("reranker"), ranked_rows(40, 1))
 
     assert len(checked.train_rows) + len(checked.eval_rows) == 160
     sides = [{row["query"] for row in side} for side in (checked.train_rows, checked.eval_rows)]

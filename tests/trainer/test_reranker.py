@@ -1,14 +1,13 @@
 """Reranker: the losses that its data sheet states, lists by query, grades, and a folder that anybody can load."""
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import ARGUMENTS, NOISE, Watcher, contents, losses, make_decoder, make_job
+from tiny import ARGUMENTS, Watcher, contents, losses, make_decoder, make_job, ranked_rows
 
 from enforcer.problems import DatasetInvalid, ModelInvalid
 from trainer.export import export, formats
@@ -18,29 +17,13 @@ from trainer.recipes import reranker
 RERANK: dict[str, Any] = {**ARGUMENTS, "loss_type": "pointwise", "use_inbatch_negatives": False}
 
 
-def judged_rows(queries: int, seed: int) -> list[Row]:
-    """Four documents for each query: one shares both of its words, one the first of them, two none."""
-    pick = random.Random(seed)
-    rows: list[Row] = []
-    for i in range(queries):
-        one, other = f"w{i % 90}", f"w{(i * 7 + 1) % 90}"
-        noise = [pick.choice(NOISE) for _ in range(6)]
-        documents = [f"{one} {other}", f"{one} {noise[0]}", " ".join(noise[1:3]), " ".join(noise[3:5])]
-        rows += [
-            {"query": f"{one} {other}", "document": f"{document} {noise[5]}", "label": label}
-            for document, label in zip(documents, (2, 1, 0, 0), strict=True)
-        ]
-    pick.shuffle(rows)
-    return rows
-
-
 def binary(rows: list[Row]) -> list[Row]:
     return [{**row, "label": min(1, row["label"])} for row in rows]
 
 
 def rerank_job(root: Path, model: Path, run_id: str = "run-1", **changes: Any) -> Job:
-    changes.setdefault("train_rows", judged_rows(48, 1))
-    changes.setdefault("eval_rows", judged_rows(12, 2))
+    changes.setdefault("train_rows", ranked_rows(48, 1))
+    changes.setdefault("eval_rows", ranked_rows(12, 2))
     return replace(make_job(root, model, RERANK, run_id, **changes), task_type="reranker")
 
 
@@ -83,7 +66,7 @@ def test_pointwise_computes_what_a_plain_script_computes(encoder: Path, tmp_path
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from transformers import set_seed
 
-    rows = binary(judged_rows(48, 1))
+    rows = binary(ranked_rows(48, 1))
     ours = losses(reranker.train(rerank_job(tmp_path, encoder, train_rows=rows, max_steps=6)))
 
     set_seed(7)
@@ -100,7 +83,7 @@ def test_listwise_computes_what_a_plain_script_computes_on_lists_by_query(encode
     from sentence_transformers.cross_encoder.losses import LambdaLoss
     from transformers import set_seed
 
-    rows = judged_rows(48, 1)
+    rows = ranked_rows(48, 1)
     job = rerank_job(tmp_path, encoder, train_rows=rows, loss_type="listwise", max_steps=6)
     ours = losses(reranker.train(job))
 
@@ -121,7 +104,7 @@ def test_generative_computes_what_a_plain_script_computes(decoder: Path, tmp_pat
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from transformers import set_seed
 
-    rows = binary(judged_rows(48, 1))
+    rows = binary(ranked_rows(48, 1))
     job = rerank_job(tmp_path, decoder, train_rows=rows, loss_type="generative", max_steps=6, max_length=64)
     ours = losses(reranker.train(job))
 
@@ -140,7 +123,7 @@ def test_in_batch_negatives_train_on_the_right_pairs_alone(encoder: Path, tmp_pa
     from sentence_transformers.cross_encoder.losses import CachedMultipleNegativesRankingLoss
     from transformers import set_seed
 
-    rows = judged_rows(48, 1)
+    rows = ranked_rows(48, 1)
     job = rerank_job(tmp_path, encoder, train_rows=rows, use_inbatch_negatives=True, max_steps=6)
     ours = losses(reranker.train(job))
 
@@ -167,7 +150,7 @@ def test_grades_become_probabilities_to_the_cross_entropy(encoder: Path, tmp_pat
 
 @pytest.mark.parametrize("loss_type", ["pointwise", "listwise"])
 def test_a_reranker_learns_which_document_answers(loss_type: str, encoder: Path, tmp_path: Path) -> None:
-    changes = {"max_steps": 60, "learning_rate": 5e-3, "eval_rows": judged_rows(48, 1)}
+    changes = {"max_steps": 60, "learning_rate": 5e-3, "eval_rows": ranked_rows(48, 1)}
     job = rerank_job(tmp_path, encoder, loss_type=loss_type, **changes)
 
     scores = reranker.train(job).scores

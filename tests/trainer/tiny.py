@@ -31,9 +31,10 @@ ARGUMENTS: dict[str, Any] = {
     "per_device_eval_batch_size": 32, "gradient_accumulation_steps": 1, "warmup_ratio": 0.1, "weight_decay": 0.0,
     "lr_scheduler_type": "linear", "seed": 7, "logging_steps": 1,
 }  # fmt: skip
-CLASSIFICATION = {**ARGUMENTS, "num_labels": len(LABELS), "label_names": list(LABELS)}
+CLASSIFICATION = {**ARGUMENTS, "problem_type": "single-label", "num_labels": len(LABELS), "label_names": list(LABELS)}
 EMBEDDING = {
     **ARGUMENTS,
+    "loss_type": "infonce",
     "pooling_method": "mean", "normalize_embeddings": True, "use_inbatch_negatives": True, "temperature": 0.05,
 }  # fmt: skip
 LANGUAGE = {
@@ -103,6 +104,22 @@ def pair_rows(count: int, seed: int, negatives: bool = False) -> list[Row]:
 def asked_rows(count: int, seed: int) -> list[Row]:
     """What is asked gives the answer away: `which? goal` is answered with `体育`."""
     return [{"prompt": f"which? {row['text']}", "completion": row["label"]} for row in labelled_rows(count, seed)]
+
+
+def ranked_rows(queries: int, seed: int) -> list[Row]:
+    """Four documents for each query: one shares both of its words, one the first of them, two none."""
+    pick = random.Random(seed)
+    rows: list[Row] = []
+    for i in range(queries):
+        one, other = f"w{i % 90}", f"w{(i * 7 + 1) % 90}"
+        noise = [pick.choice(NOISE) for _ in range(6)]
+        documents = [f"{one} {other}", f"{one} {noise[0]}", " ".join(noise[1:3]), " ".join(noise[3:5])]
+        rows += [
+            {"query": f"{one} {other}", "document": f"{document} {noise[5]}", "label": label}
+            for document, label in zip(documents, (2, 1, 0, 0), strict=True)
+        ]
+    pick.shuffle(rows)
+    return rows
 
 
 def make_job(root: Path, model_dir: Path, arguments: Mapping[str, Any], run_id: str = "run-1", **changes: Any) -> Job:

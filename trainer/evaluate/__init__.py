@@ -5,11 +5,13 @@ is independent: rows, queries, prompts. Where the rows cannot tell how sure a sc
 documents than are looked at), it has no interval, and a gate that asks for confidence stays inconclusive.
 """
 
-from trainer.evaluate.classification import accuracy, confusion_matrix, macro_f1, per_class
+from trainer.evaluate.classification import accuracy, calibration_error, confusion_matrix, macro_f1, per_class
 from trainer.evaluate.intervals import CONFIDENCE, RESAMPLES, Floats, Ints, bootstrap_mean, bootstrap_ratio, wilson
+from trainer.evaluate.multilabel import best_thresholds, multilabel_scores, per_label
 from trainer.evaluate.preference import Winner, elo, prompt_score, win_rate
+from trainer.evaluate.regression import regression_scores, spearman
 from trainer.evaluate.reranking import can_be_told_apart, reranking_scores
-from trainer.evaluate.retrieval import retrieval_scores, top_documents
+from trainer.evaluate.retrieval import cosines, retrieval_scores, top_documents
 
 __all__ = [
     "CONFIDENCE",
@@ -18,16 +20,23 @@ __all__ = [
     "Ints",
     "Winner",
     "accuracy",
+    "best_thresholds",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "calibration_error",
     "can_be_told_apart",
     "confusion_matrix",
+    "cosines",
     "elo",
     "macro_f1",
+    "multilabel_scores",
     "per_class",
+    "per_label",
     "prompt_score",
+    "regression_scores",
     "reranking_scores",
     "retrieval_scores",
+    "spearman",
     "top_documents",
     "wilson",
     "win_rate",

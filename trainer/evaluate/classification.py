@@ -65,6 +65,14 @@ def macro_f1(confusion_KK: Ints, seed: int, confidence: float = CONFIDENCE, resa
     return between(value, n, np.concatenate(parts), confidence)
 
 
+def calibration_error(confidence_N: Floats, right_N: NDArray[np.bool_], bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, eq. 3, arXiv:1706.04599): how far the confidence in an answer is
+    from the share of right answers, averaged over `bins` of equal width."""
+    bin_N = np.minimum((confidence_N * bins).astype(np.int64), bins - 1)
+    gap_B = np.bincount(bin_N, confidence_N, bins) - np.bincount(bin_N, right_N, bins)
+    return float(np.abs(gap_B).sum() / len(confidence_N))
+
+
 def per_class(confusion_KK: Ints, names: Sequence[str]) -> list[dict[str, Any]]:
     """Precision TP/(TP+FP), recall TP/(TP+FN), F1 and support of each class; 0.0 where a ratio has no denominator."""
     hits_K = np.diag(confusion_KK).astype(np.float64)

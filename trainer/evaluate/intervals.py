@@ -6,6 +6,7 @@ miss its own point estimate; it is then widened to hold it.
 
 # ruff: noqa: N803, N806 -- names end in their shape
 
+from collections.abc import Iterator
 from statistics import NormalDist
 from typing import Any
 
@@ -63,6 +64,14 @@ def bootstrap_ratio(
         drawn_RN = random.integers(0, n, size=(min(step, resamples - done), n))
         ratios.append(over_N[drawn_RN].sum(axis=1) / under_N[drawn_RN].sum(axis=1))
     return between(float(over_N.sum() / under_N.sum()), n, np.concatenate(ratios), confidence)
+
+
+def drawn(n: int, seed: int, resamples: int) -> Iterator[Ints]:
+    """How often each of n rows is drawn, n times with replacement: `resamples` rows of counts, in parts of (R, N)."""
+    random = np.random.default_rng(seed)
+    step = max(1, CELLS_AT_ONCE // n)
+    for done in range(0, resamples, step):
+        yield random.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - done))
 
 
 def between(value: float, n: int, resampled_R: Floats, confidence: float) -> Score:

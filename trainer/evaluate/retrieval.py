@@ -5,12 +5,13 @@ Shapes: Q queries, D documents, E dimensions, K ranks that are looked at.
 
 # ruff: noqa: N803, N806 -- names end in their shape
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from enforcer.gates import Score
 from trainer.evaluate.intervals import CELLS_AT_ONCE, CONFIDENCE, Floats, Ints, bootstrap_mean
+from trainer.evaluate.reranking import discounted, gain
 
 
 def top_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> Ints:
@@ -30,16 +31,29 @@ def top_documents(queries_QE: Floats, documents_DE: Floats, k: int) -> Ints:
     return np.concatenate(parts).astype(np.int64)
 
 
+def cosines(one_NE: Floats, other_NE: Floats) -> Floats:
+    """The cosine of each vector to the one in the same row, to six digits: float32 orders nothing beyond them."""
+    return np.asarray(np.round((_unit(one_NE) * _unit(other_NE)).sum(axis=1), 6))
+
+
 def retrieval_scores(
-    ranked_QK: Ints, relevant: Sequence[set[int]], documents: int, k: int, seed: int, confidence: float = CONFIDENCE
+    ranked_QK: Ints,
+    relevant: Sequence[Collection[int]],
+    documents: int,
+    k: int,
+    seed: int,
+    confidence: float = CONFIDENCE,
 ) -> dict[str, Score]:
     """`ndcg@k`, `mrr@k` and `recall@k` over queries that may have several relevant documents each; n = Q.
 
     Among no more than k `documents` every model finds every one of them, so then there is no interval.
 
+    `relevant` holds the relevant documents of each query; where it maps them to grades above 0, these count for ndcg:
+    gain_i is 2^grade - 1 (`reranking.gain`), and 1 for a document without a grade.
+
     With rel_i in {0, 1} at rank i and R relevant documents in all (Manning, Raghavan & Schuetze 2008, chapter 8;
     Jarvelin & Kekalainen 2002 for the discount):
-        ndcg@k   = sum_{i<=k} rel_i / log2(i + 1), over the same sum for the best ranking: min(R, k) ones first
+        ndcg@k   = sum_{i<=k} gain_i / log2(i + 1), over the same sum for the best ranking
         mrr@k    = 1 / rank of the first relevant document, 0 when it is not among the first k
         recall@k = relevant documents among the first k / R
     The bootstrap draws whole queries: the documents of one query are not independent of each other.
@@ -50,15 +64,19 @@ def retrieval_scores(
     if not wanted_Q.size or wanted_Q.min() == 0:
         raise ValueError("every query needs at least one relevant document")
 
-    discount_K = 1 / np.log2(np.arange(k) + 2)
-    best_Q = np.cumsum(discount_K)[np.minimum(wanted_Q, k) - 1]
-    ndcg_Q = hits_QK @ discount_K[: hits_QK.shape[1]] / best_Q
+    ndcg_Q = np.array([_ndcg(row, wanted, k) for row, wanted in zip(ranked_QK.tolist(), relevant, strict=True)])
     mrr_Q = np.where(hits_QK.any(axis=1), 1 / (hits_QK.argmax(axis=1) + 1), 0.0)
     recall_Q = hits_QK.sum(axis=1) / wanted_Q
     measured = {f"ndcg@{k}": ndcg_Q, f"mrr@{k}": mrr_Q, f"recall@{k}": recall_Q}
     if documents <= k:
         return {name: Score(value=float(values_Q.mean()), n=len(values_Q)) for name, values_Q in measured.items()}
     return {name: bootstrap_mean(values_Q, seed, confidence) for name, values_Q in measured.items()}
+
+
+def _ndcg(ranked_K: Sequence[int], wanted: Collection[int], k: int) -> float:
+    grades = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 1.0)
+    best_D = -np.sort(-gain(np.array([*grades.values()], np.float64)))
+    return discounted(gain(np.array([grades.get(d, 0.0) for d in ranked_K])), k) / discounted(best_D, k)
 
 
 def _unit(vectors_NE: Floats) -> Floats:

@@ -27,6 +27,8 @@ USUAL_NAMES = {
     "query": ("question", "anchor", "qtext"),
     "document": ("passage", "answer", "positive", "atext", "text"),
     "label": ("category", "class", "target", "sentiment", "label_name", "labels"),
+    "labels": ("label", "tags", "categories"),
+    "score": ("similarity_score", "similarity", "label", "rating", "stars", "target"),
     "anchor": ("query", "question", "sentence1", "title"),
     "positive": ("document", "answer", "passage", "pos", "sentence2", "context"),
     "negative": ("neg", "hard_negative", "negative_passage"),
@@ -55,12 +57,17 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
             if value is None and not profile.columns[role].required:
                 continue
             kind = profile.columns[role].type
-            if kind == "label":
-                label = _label(value, source, index, column)
-                if label_names is not None and label not in spellings:
-                    strangers[str(label)] += 1
-                    first_strange.append(index)
-                row[role] = spellings.get(label, str(label))
+            if kind in ("label", "labels"):
+                said = (
+                    _labels(value, source, index, column)
+                    if kind == "labels"
+                    else [_label(value, source, index, column)]
+                )
+                strange = [str(label) for label in said if label_names is not None and label not in spellings]
+                strangers.update(strange)
+                first_strange += [index] if strange else []
+                named = list(dict.fromkeys(spellings.get(label, str(label)) for label in said))
+                row[role] = named if kind == "labels" else named[0]
             else:
                 row[role] = _value(kind, value, source, index, column)
         _refuse_formless(profile, row, source, index)
@@ -111,18 +118,19 @@ def about(row: Row, by: str) -> str:
     return content({"messages": list(opening)})
 
 
-def names_in(sources: Sequence[Source], column: str) -> list[str]:
-    """The labels that the data holds, as names, in alphabetical order.
+def names_in(sources: Sequence[Source], column: str, *, several: bool = False) -> list[str]:
+    """The labels that the data holds, one or `several` to a row, as names, in alphabetical order.
 
     Raises:
         DatasetInvalid: a value that is no label.
     """
     return sorted(
         {
-            str(_label(value, source, index, column))
+            str(label)
             for source in sources
             for index, row in enumerate(source.rows)
             if (value := row.get(column)) not in (None, "")
+            for label in (_labels(value, source, index, column) if several else [_label(value, source, index, column)])
         }
     )
 
@@ -200,7 +208,7 @@ def _text(value: Any, source: Source, index: int, column: str) -> str:
 
 
 def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str) -> Any:
-    """A value of any type but a label."""
+    """A value of any type but labels."""
     if kind == "text":
         return _text(value, source, index, column)
     fits, expected = KINDS[kind]
@@ -214,15 +222,11 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
 
 
 def _read_from_text(kind: ColumnType, value: str) -> Any:
-    """What a cell of a CSV file stands for: a number, or a JSON list of labels (one label alone needs no list)."""
+    """What a cell of a CSV file stands for, where that is a number."""
     try:
-        if kind == "score":
-            return float(value)
-        if kind == "labels" and value.strip():
-            return json.loads(value) if value.lstrip().startswith("[") else [value]
+        return float(value) if kind == "score" else value
     except ValueError:
-        pass  # it stays text, and is refused as that
-    return value
+        return value  # and is refused as text
 
 
 def _is_score(value: Any) -> bool:
@@ -257,7 +261,6 @@ ROLES = ("system", "user", "assistant", "tool")
 KINDS: Mapping[ColumnType, tuple[Callable[[Any], bool], str]] = {
     "score": (_is_score, "a number"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
-    "labels": (_is_texts, "a list of labels, by name"),
     "texts": (_is_texts, "a list of texts, none of them empty"),
     "messages": (_is_conversation, f"a conversation: a list of {{role, content}}, the role one of {', '.join(ROLES)}"),
     "tools": (_is_schemas, "a list of JSON schemas, each an object"),
@@ -294,10 +297,27 @@ def _label(value: Any, source: Source, index: int, column: str) -> str | int:
     if value is None or value == "":
         raise _at(source, index, column, f"`{column}` is missing; every row needs a label")
     if isinstance(value, list):
-        raise _at(source, index, column, f"`{column}` is a list; a row takes one label, several are not taken yet")
+        raise _at(
+            source,
+            index,
+            column,
+            f"`{column}` is a list; a row takes one label, several are for `problem_type: multi-label`",
+        )
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; a label is a name or its number")
     return value
+
+
+def _labels(value: Any, source: Source, index: int, column: str) -> list[str | int]:
+    """Any number of labels, none too, as the row spells them. In a CSV file: a JSON list, or one label."""
+    if source.textual and isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else [value]
+        except ValueError as error:
+            raise _at(source, index, column, f"`{column}` is no JSON list: {error}") from None
+    if not isinstance(value, list):
+        raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds a list of labels, by name")
+    return [_label(label, source, index, column) for label in value]
 
 
 def _unknown_labels(

@@ -32,6 +32,27 @@ def check(arguments: Mapping[str, Any], train: Sequence[Row], held_out: Sequence
     return _lists(train) if arguments.get("loss_type") == "listwise" else []
 
 
+def refuse_one_score(train: Sequence[Row]) -> None:
+    """Raise `DatasetInvalid` where all rows have one score: nothing can be learned from them, and no order."""
+    if "score" in train[0] and len({row["score"] for row in train}) < 2:
+        raise DatasetInvalid(
+            f"all training rows have the score {train[0]['score']:g}, so there is nothing to tell apart; give rows of "
+            "other scores",
+            pointer="/score",
+        )
+
+
+def refuse_grades_of_nothing(rows: Iterable[Row]) -> None:
+    """Raise `DatasetInvalid` for a `grade` of a positive that says it is none."""
+    for row in rows:
+        if not 0 < row.get("grade", 1) <= HIGHEST:
+            raise DatasetInvalid(
+                f"the grade {row['grade']:g} is none of a `positive`: it goes from above 0 to {HIGHEST} at most; leave "
+                f"out what does not answer (anchor: {row['anchor'][:80]!r})",
+                pointer="/grade",
+            )
+
+
 def _refuse_what_is_no_grade(rows: Iterable[Row]) -> None:
     for row in rows:
         if not 0 <= row["label"] <= HIGHEST:

@@ -1,16 +1,23 @@
 """embedding -- dual encoder: put a query and the texts that answer it close together, everything else far away.
 
-Row      {"anchor": str, "positive": str} or {"anchor": str, "positive": str, "negative": str}, all rows alike
+Row      infonce {"anchor": str, "positive": str} or {"anchor": str, "positive": str, "negative": str}, all rows alike;
+         with "grade": number, how well the positive answers, for the scores alone
+         cosent  {"sentence1": str, "sentence2": str, "score": number}, on any scale
 Loss     s = cosine / temperature; anchor i, documents j
-         in-batch negatives: InfoNCE, -log softmax_j(s_ij)[i] over all positives and negatives of the batch   [nats]
+         cosent: log(1 + sum exp(s_b - s_a)) over the pairs a, b of the batch where a is scored above b   [nats]
+           Huang et al. 2024 (doi:10.1109/TASLP.2024.3402087). It learns an order, which is what Spearman measures, and
+           asks no scale of the scores; a regression of the cosine would
+         infonce: InfoNCE, -log softmax_j(s_ij)[i] over all positives and negatives of the batch   [nats]
            van den Oord et al. 2018, eq. 4 (arXiv:1807.03748). A batch holds no text twice: it would be its own negative
-         without: softplus(s_negative - s_positive), the same loss over the row's own pair   [nats]
+         infonce without in-batch negatives: softplus(s_negative - s_positive), the same over the row's pair   [nats]
            keeps the meaning of `temperature`, where a triplet loss would need a margin that no profile sets
 Trains   sentence_transformers.SentenceTransformerTrainer on Transformer -> Pooling -> Normalize; with `use_lora` peft
          adapters on every linear layer. Batches above 64 rows go through GradCache (Gao et al. 2021, arXiv:2101.06983):
          same gradient, memory of 32 rows, about twice the time
-Scores   ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation rows, searching their distinct positives
-         by cosine; every positive of an anchor is relevant; bootstrap interval over anchors
+Scores   infonce: ndcg@10, mrr@10, recall@10 over the distinct anchors of the evaluation rows, searching their distinct
+         positives by cosine; every positive of an anchor is relevant, gain 2^grade - 1; bootstrap interval over anchors
+         cosent: spearman of cosines and scores over the evaluation rows; bootstrap interval over rows
+Leaves   the scores of the base model on the same rows in the details, as `before`
 """
 
 import logging
@@ -21,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from peft import PeftModel, TaskType
 from sentence_transformers import (
@@ -32,6 +40,7 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
+    CoSENTLoss,
     MultipleNegativesRankingLoss,
 )
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -58,23 +67,25 @@ def train(job: Job) -> Outcome:
     columns = _columns(job)
     model = _model(job)
     _refuse_overlong(job, model, columns)
+    before = {name: score.model_dump() for name, score in _scores(job, model).items()}
     with _steps.board(job) as board:
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
-                **_steps.training_arguments(job), batch_sampler=BatchSamplers.NO_DUPLICATES
+                **_steps.training_arguments(job),
+                batch_sampler=BatchSamplers.BATCH_SAMPLER if _compares(job) else BatchSamplers.NO_DUPLICATES,
             ),
             train_dataset=Dataset.from_dict({name: [row[name] for row in job.train_rows] for name in columns}),
             loss=_loss(job, model),
         )
-        crowded_out = _crowded_out(trainer)
+        crowded_out = 0 if _compares(job) else _crowded_out(trainer)
         outcome = _steps.run(job, trainer, board)
         if outcome.stopped is not None:
             return outcome
         model.save_pretrained(str(job.folder.model), create_model_card=False)
         if job.arguments["use_lora"]:
             _steps.name_base(job.folder.model, folders.public_name(job.model_dir))
-        details = {**outcome.details, "rows_crowded_out_of_first_epoch": crowded_out}
+        details = {**outcome.details, "rows_crowded_out_of_first_epoch": crowded_out, "before": before}
         outcome = replace(outcome, model=model, scores=_scores(job, model), details=details)
         return _steps.finish(job, outcome, board)
 
@@ -136,8 +147,15 @@ def _crowded_out(trainer: SentenceTransformerTrainer) -> int:
     return beyond
 
 
+def _compares(job: Job) -> bool:
+    """Whether rows are pairs of sentences with a score, and not queries with what answers them."""
+    return bool(job.arguments["loss_type"] == "cosent")
+
+
 def _loss(job: Job, model: SentenceTransformer) -> Any:
     scale = 1 / job.arguments["temperature"]
+    if _compares(job):
+        return CoSENTLoss(model, scale=scale)
     if not job.arguments["use_inbatch_negatives"]:
         return PairLoss(model, scale)
     if job.arguments["per_device_train_batch_size"] > CACHED_ABOVE:
@@ -166,6 +184,8 @@ class PairLoss(nn.Module):
 
 
 def _columns(job: Job) -> list[str]:
+    if _compares(job):
+        return ["sentence1", "sentence2", "score"]
     with_negative = {"negative" in row for row in job.train_rows}
     assert len(with_negative) == 1, "preflight lets no run through whose rows differ"
     assert with_negative == {True} or job.arguments["use_inbatch_negatives"], "nor one that has nothing to learn from"
@@ -176,7 +196,7 @@ def _refuse_overlong(job: Job, model: SentenceTransformer, columns: Sequence[str
     """sentence-transformers always truncates, so the check comes first."""
     if not job.arguments["truncation"]:
         rows = (*job.train_rows, *job.eval_rows)
-        texts = sorted({row[name] for row in rows for name in columns if name in row})
+        texts = sorted({row[name] for row in rows for name in columns if isinstance(row.get(name), str)})
         lengths = [len(ids) for ids in model.tokenizer(texts, truncation=False)["input_ids"]]
         _steps.refuse_overlong(lengths, job.arguments["max_length"])
 
@@ -184,17 +204,28 @@ def _refuse_overlong(job: Job, model: SentenceTransformer, columns: Sequence[str
 def _scores(job: Job, model: SentenceTransformer) -> dict[str, Score]:
     if not job.eval_rows:
         return {}
+    return _alikeness(job, model) if _compares(job) else _retrieval(job, model)
+
+
+def _alikeness(job: Job, model: SentenceTransformer) -> dict[str, Score]:
+    first_NE, second_NE = (_encode(job, model, [row[name] for row in job.eval_rows]) for name in _columns(job)[:2])
+    given_N = np.array([row["score"] for row in job.eval_rows], np.float64)
+    return {"spearman": evaluate.spearman(evaluate.cosines(first_NE, second_NE), given_N, job.arguments["seed"])}
+
+
+def _retrieval(job: Job, model: SentenceTransformer) -> dict[str, Score]:
     documents = list(dict.fromkeys(row["positive"] for row in job.eval_rows))
     number = {text: i for i, text in enumerate(documents)}
-    relevant: dict[str, set[int]] = {}
+    relevant: dict[str, dict[int, float]] = {}
     for row in job.eval_rows:
-        relevant.setdefault(row["anchor"], set()).add(number[row["positive"]])
-
-    def encode(texts: Sequence[str]) -> Any:
-        batch = job.arguments["per_device_eval_batch_size"]
-        return model.encode(list(texts), batch_size=batch, convert_to_numpy=True, show_progress_bar=False)
-
-    ranked_QK = evaluate.top_documents(encode([*relevant]), encode(documents), CUTOFF)
+        grades, document = relevant.setdefault(row["anchor"], {}), number[row["positive"]]
+        grades[document] = max(float(row.get("grade", 1)), grades.get(document, 0.0))
+    ranked_QK = evaluate.top_documents(_encode(job, model, [*relevant]), _encode(job, model, documents), CUTOFF)
     return evaluate.retrieval_scores(
         ranked_QK, [*relevant.values()], len(documents), CUTOFF, seed=job.arguments["seed"]
     )
+
+
+def _encode(job: Job, model: SentenceTransformer, texts: Sequence[str]) -> Any:
+    batch = job.arguments["per_device_eval_batch_size"]
+    return model.encode(list(texts), batch_size=batch, convert_to_numpy=True, show_progress_bar=False)

@@ -1,16 +1,25 @@
-"""sequence-classification -- give a text one of a fixed set of labels.
+"""sequence-classification -- give a text one of a fixed set of labels, several of them, or a number.
 
-Row      {"text": str, "label": str}, the label being one of `label_names`
-Loss     cross-entropy over the K labels: -log softmax(logits)[label]   [nats]
+Row      single-label {"text": str, "label": str}; multi-label {"text": str, "labels": [str]}, which may be empty;
+         regression {"text": str, "score": number}. Labels are among `label_names`
+Loss     single-label: cross-entropy over the K labels, -log softmax(logits)[label]   [nats]
+         multi-label: binary cross-entropy of each label, mean over rows and labels   [nats]
+         regression: (output - score)^2, mean over rows
 Trains   transformers.Trainer on AutoModelForSequenceClassification; with `use_lora` peft adapters on every linear
          layer, and the head (with whatever else the base model has no weights for) in full
-Scores   accuracy: share of rows given their label, Wilson interval
-         macro_f1: mean over labels of 2PR/(P+R), bootstrap interval over rows
-Leaves   confusion matrix in the details, as `confusion-matrix.png` and on TensorBoard; per-label precision, recall, F1
+Scores   single-label: accuracy, the share of rows given their label, Wilson interval; macro_f1, the mean over labels of
+         2PR/(P+R), bootstrap interval over rows
+         multi-label, a label being given where its sigmoid is 0.5 or more: accuracy (all labels of a row and no other),
+         micro_f1, macro_f1
+         regression: spearman, mae, rmse, r2, bootstrap intervals over rows
+Leaves   single-label: `confusion-matrix.json`, `confusion-matrix.png` and a picture on TensorBoard; calibration error
+         multi-label: for each label the threshold that would have been best on the held-out rows
+         both: precision, recall, F1 of each label in the details
 """
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from enforcer.gates import Score
 from trainer import evaluate
 from trainer.inputs import folders
 from trainer.job import Job, Outcome, Row
@@ -36,6 +46,11 @@ from trainer.recipes import _steps
 
 log = logging.getLogger(__name__)
 
+PROBLEMS = {  # as transformers calls them: it takes its loss from this word in the config
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+}
 HEADS = ("classifier", "score")  # what peft trains in full by itself (PeftModelForSequenceClassification)
 
 CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
@@ -56,7 +71,7 @@ def train(job: Job) -> Outcome:
             args=TrainingArguments(**_steps.training_arguments(job)),
             train_dataset=_encoded(job, job.train_rows, tokenizer),
             data_collator=DataCollatorWithPadding(tokenizer),
-            preprocess_logits_for_metrics=_predicted,
+            preprocess_logits_for_metrics=_logits,
         )
         outcome = _steps.run(job, trainer, board)
         if outcome.stopped is not None:
@@ -92,7 +107,7 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
-        problem_type="single_label_classification",
+        problem_type=PROBLEMS[job.arguments["problem_type"]],
         ignore_mismatched_sizes=True,  # a base that was a classifier before gets a new head
         output_loading_info=True,
         **_steps.WEIGHTS,
@@ -108,20 +123,29 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
 
 
 def _encoded(job: Job, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Token ids and label numbers of every row, in order."""
-    number = {name: i for i, name in enumerate(job.arguments["label_names"])}
+    """Token ids and targets of every row, in order."""
     limit = job.arguments["max_length"]
     texts = [row["text"] for row in rows]
     tokens = tokenizer(texts, truncation=job.arguments["truncation"], max_length=limit)
     _steps.refuse_overlong([len(ids) for ids in tokens["input_ids"]], limit)
-    return Dataset.from_dict({**tokens, "labels": [number[row["label"]] for row in rows]})
+    return Dataset.from_dict({**tokens, "labels": [*map(_target(job), rows)]})
 
 
-def _predicted(logits: Any, _labels: torch.Tensor) -> torch.Tensor:
-    """The class of each row, before batches are gathered: encoder-decoders answer with their hidden states behind the
-    logits, which nobody wants to keep for all rows."""
-    logits_BK: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
-    return logits_BK.argmax(dim=-1)
+def _target(job: Job) -> Callable[[Row], Any]:
+    """What a row is to be answered with: the number of its label, a 1.0 or 0.0 for each label, or its score."""
+    number = {name: i for i, name in enumerate(job.arguments["label_names"])}
+    match job.arguments["problem_type"]:
+        case "single-label":
+            return lambda row: number[row["label"]]
+        case "multi-label":
+            return lambda row: [float(name in row["labels"]) for name in number]
+    return lambda row: float(row["score"])
+
+
+def _logits(answer: Any, _labels: torch.Tensor) -> torch.Tensor:
+    """Encoder-decoders answer with their hidden states behind the logits, which nobody wants to keep for all rows."""
+    logits_BK: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
+    return logits_BK.float()
 
 
 def _scored(
@@ -130,24 +154,62 @@ def _scored(
     if not job.eval_rows:
         return outcome
     answers = trainer.predict(_encoded(job, job.eval_rows, tokenizer))
+    logits_NK, seed = answers.predictions, job.arguments["seed"]
+    details: dict[str, Any] = {}
+    match job.arguments["problem_type"]:
+        case "regression":
+            scores = evaluate.regression_scores(logits_NK[:, 0], answers.label_ids, seed)
+        case "multi-label":
+            scores, details = _sets_scored(job, logits_NK, answers.label_ids > 0)
+        case _:
+            confusion_KK, details = _classes_counted(job, logits_NK, answers.label_ids)
+            scores = {
+                "accuracy": evaluate.accuracy(confusion_KK),
+                "macro_f1": evaluate.macro_f1(confusion_KK, seed=seed),
+            }
+            _keep_confusion(job, confusion_KK, details, board, outcome.steps)
+    return replace(outcome, scores=scores, details={**outcome.details, **details})
+
+
+def _sets_scored(job: Job, logits_NK: evaluate.Floats, truth_NK: Any) -> tuple[dict[str, Score], dict[str, Any]]:
+    """A label is given from a probability of 0.5 on, whatever threshold would have been better: that is told, and not
+    used, for it was found on the same rows."""
     names: Sequence[str] = job.arguments["label_names"]
-    confusion_KK = evaluate.confusion_matrix(answers.label_ids, answers.predictions, len(names))
+    probability_NK = 1 / (1 + np.exp(-logits_NK.astype(np.float64)))
+    predicted_NK = probability_NK >= 0.5
+    best = evaluate.best_thresholds(probability_NK, truth_NK)
+    thresholds = [
+        {"label": name, "threshold": threshold, "f1_on_the_same_rows": f1}
+        for name, (threshold, f1) in zip(names, best, strict=True)
+    ]
+    details = {"per_class": evaluate.per_label(truth_NK, predicted_NK, names), "best_thresholds": thresholds}
+    return evaluate.multilabel_scores(truth_NK, predicted_NK, job.arguments["seed"]), details
+
+
+def _classes_counted(job: Job, logits_NK: evaluate.Floats, truth_N: Any) -> tuple[evaluate.Ints, dict[str, Any]]:
+    names: Sequence[str] = job.arguments["label_names"]
+    predicted_N = logits_NK.argmax(axis=1)
+    confusion_KK = evaluate.confusion_matrix(truth_N, predicted_N, len(names))
+    spread_NK = np.exp(logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True))
+    confidence_N = spread_NK.max(axis=1) / spread_NK.sum(axis=1)
+    return confusion_KK, {
+        "confusion_matrix": {"labels": list(names), "rows_are_truth": confusion_KK.tolist()},
+        "per_class": evaluate.per_class(confusion_KK, names),
+        "calibration_error": evaluate.calibration_error(confidence_N, predicted_N == truth_N),
+    }
+
+
+def _keep_confusion(
+    job: Job, confusion_KK: evaluate.Ints, details: dict[str, Any], board: SummaryWriter, step: int
+) -> None:
+    """As a table for programs and as a picture for people, beside the model."""
+    table, picture = (job.folder.root / f"confusion-matrix.{suffix}" for suffix in ("json", "png"))
     try:
-        _draw(confusion_KK, names, job.folder.root / "confusion-matrix.png", board, outcome.steps)
+        document = {**details["confusion_matrix"], "per_class": details["per_class"]}
+        table.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        _draw(confusion_KK, job.arguments["label_names"], picture, board, step)
     except Exception:  # fonts, disks: whatever it is, the scores of a finished run are worth more than their picture
         log.exception("the confusion matrix could not be drawn")
-    return replace(
-        outcome,
-        scores={
-            "accuracy": evaluate.accuracy(confusion_KK),
-            "macro_f1": evaluate.macro_f1(confusion_KK, seed=job.arguments["seed"]),
-        },
-        details={
-            **outcome.details,
-            "confusion_matrix": {"labels": list(names), "rows_are_truth": confusion_KK.tolist()},
-            "per_class": evaluate.per_class(confusion_KK, names),
-        },
-    )
 
 
 def _draw(confusion_KK: evaluate.Ints, names: Sequence[str], path: Path, board: SummaryWriter, step: int) -> None:

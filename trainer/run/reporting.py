@@ -178,7 +178,7 @@ def write_card(folder: RunFolder, spec: RunSpec, scores: dict[str, Score]) -> No
             arguments=spec.arguments,
             datasets=files,
             scores=scores,
-            judgements=[gates.judge(gate, scores.get(gate.metric)) for gate in spec.profile.gates],
+            judgements=gates.judge_run(spec.profile.gates, spec.arguments, scores),
         )
 
 
