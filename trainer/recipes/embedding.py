@@ -51,7 +51,7 @@ from transformers import AutoModel
 from enforcer.gates import Score
 from trainer import evaluate
 from trainer.inputs import folders
-from trainer.job import Job, Outcome, Row
+from trainer.job import Job, Outcome
 from trainer.recipes import _steps
 
 log = logging.getLogger(__name__)
