@@ -50,6 +50,7 @@ VARIABLES = {
     "SWIFT_SUBMIT_JUDGE": "an OpenAI-compatible server that judges answers, for runs with `judge_model`",
     "SWIFT_SUBMIT_JUDGE_KEY": "its key, if it takes one",
     "SWIFT_SUBMIT_JUDGE_KEY_FILE": "a 0600 file that holds it",
+    "SWIFT_SUBMIT_MS_SWIFT": "the python that has ms-swift, for runs with `backend: ms-swift`",
 }
 PLACES = (
     "Settings: flag, then environment, then ~/.config/swift-submit/config.toml "

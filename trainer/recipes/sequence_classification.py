@@ -83,7 +83,7 @@ def train(job: Job) -> Outcome:
             _steps.name_base(job.folder.model, folders.public_name(job.model_dir))
         (job.folder.model / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is the run's README.md
         outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
-        return _steps.finish(job, _scored(job, outcome, tokenizer, board), board)
+        return _steps.finish(job, measure(job, outcome, tokenizer, board), board)
 
 
 def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -151,7 +151,8 @@ def _logits(job: Job, model: Any, rows: Dataset, tokenizer: PreTrainedTokenizerB
     return np.concatenate([model(**batch.to(model.device)).logits.float().cpu().numpy() for batch in batches])
 
 
-def _scored(job: Job, outcome: Outcome, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter) -> Outcome:
+def measure(job: Job, outcome: Outcome, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter) -> Outcome:
+    """Score `outcome.model`, whoever trained it."""
     if not job.eval_rows:
         return outcome
     rows, seed = _encoded(job, job.eval_rows, tokenizer), job.arguments["seed"]
