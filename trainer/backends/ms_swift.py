@@ -77,6 +77,8 @@ class MsSwift:
             job.arguments, binding, job.model_dir, job.loss_mask,
             on_gpu=bool(os.environ.get("CUDA_VISIBLE_DEVICES")),
         )  # fmt: skip
+        if "label_names" in job.arguments and job.arguments["use_lora"]:
+            said |= _saved_whole(job)
         _write_rows(place, ms_swift_rows.written(self.recipe, job, Reader(job.model_dir)))
         with steps.board(job) as board:
             outcome = _follow(job, place, ms_swift_arguments.command(installed.python, binding, said), board)
@@ -90,6 +92,14 @@ class MsSwift:
                 outcome = replace(outcome, peak_memory_bytes=_peak_of_children())
         _tidy(place)
         return outcome
+
+
+def _saved_whole(job: Job) -> dict[str, Any]:
+    """What the base has no weights for starts at random there: an adapter without it would be worth nothing."""
+    recipe = importlib.import_module("trainer.recipes.sequence_classification")
+    _, fresh = recipe.with_head(job)
+    whole = recipe.saved_whole(fresh)
+    return {"modules_to_save": whole} if whole else {}
 
 
 def _place(job: Job) -> Path:

@@ -128,26 +128,23 @@ def read_back(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     The task type is not among them: `enforcer.bindings.tags_of` tells it.
     """
-    ours = {name: document[name] for name in SAME if _said(document.get(name))}
+    ours = {name: document[name] for name in SAME if document.get(name) is not None}
     if isinstance(ours.get("loss_type"), list):
         ours["loss_type"] = ours["loss_type"][0]
     ours |= {"use_lora": document.get("tuner_type", document.get("train_type")) == "lora"}
     if ours["use_lora"]:
-        ours |= {name: document[name] for name in LORA if _said(document.get(name))}
+        ours |= {name: document[name] for name in LORA if document.get(name) is not None}
     back = {theirs: own for own, theirs in PROBLEMS.items()}
     if document.get("problem_type") in back:
         ours |= {"problem_type": back[document["problem_type"]], "num_labels": document.get("num_labels")}
     ours |= {"truncation": document.get("truncation_strategy") in ("left", "right")}
     ours |= {"model_name_or_path": document.get("model") or "", "dataset": list(document.get("dataset") or [])}
-    lost = [f"{name}: {json.dumps(document[name])}" for name in OTHERWISE if _said(document.get(name))]
+    lost = [f"{name}: {json.dumps(document[name])}" for name in OTHERWISE if document.get(name) not in EMPTY]
     return ours, lost
 
 
 # What may be set there, changes what is learned, and has no counterpart here.
 OTHERWISE = """system loss_scale template_backend agent_template deepspeed fsdp optimizer neftune_noise_alpha
-    target_modules lora_bias use_dora use_rslora quant_method quant_bits padding_free packing resume_from_checkpoint
+    use_dora use_rslora quant_method quant_bits padding_free packing resume_from_checkpoint
     adapters external_plugins callbacks""".split()
-
-
-def _said(value: Any) -> bool:
-    return value not in (None, "", [], {}, False) or value is True
+EMPTY = (None, "", [], {}, False, "default", "swift")
