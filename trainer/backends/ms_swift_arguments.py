@@ -147,4 +147,4 @@ def read_back(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 OTHERWISE = """system loss_scale template_backend agent_template deepspeed fsdp optimizer neftune_noise_alpha
     use_dora use_rslora quant_method quant_bits padding_free packing resume_from_checkpoint
     adapters external_plugins callbacks""".split()
-EMPTY = (None, "", [], {}, False, "default", "swift")
+EMPTY: tuple[Any, ...] = (None, "", [], {}, False, "default", "swift")
