@@ -7,6 +7,7 @@
 - What the policy denies to the delegate it denies to their hand as well.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,11 +21,10 @@ from enforcer.problems import DelegationOver, Invalid, NoDelegation, NotPermitte
 from registry import access, audit, db, people, tags
 from registry.access import Matter, Permit
 from registry.books import Books
-from registry.identity import Actor, is_principal
+from registry.identity import SERVICE, Actor, is_principal
 from registry.tables import Delegation
 
 MAX_LIFE = timedelta(days=30)
-CLOCK = Actor("system:registry", (), "all")
 
 
 def make(session: Session, asked: wire.DelegationRequest, permit: Permit, gate: Snapshot) -> Delegation:
@@ -90,15 +90,28 @@ def hand_of(session: Session, hand: Actor, delegator: str, gate: Snapshot, actio
     for row in session.exec(query.order_by(col(Delegation.id).desc())):
         voice = voice_of(session, row, gate, action, matter)
         if isinstance(voice, Actor):
-            told = {"on_behalf_of": delegator, "delegation": row.id}
-            # Within what the credential is for, as everything that it does.
-            return replace(hand, acts_for=replace(voice, scopes=hand.scopes), via={**hand.via, **told})
+            return _acting(hand, voice, row)
         reasons.append(f"`{row.id}` {voice}")
     why = f": {'; '.join(reasons[:3])}" if reasons else ""
     raise NoDelegation(
         f"`{hand.id}` does not review this in the name of `{delegator[:100]}`{why}; `{delegator[:100]}` can delegate "
         "it (`POST /v1/delegations`), or review it"
     )
+
+
+def hands_of(session: Session, hand: Actor, gate: Snapshot, action: str, matter: Matter) -> Iterator[Actor]:
+    """The caller in each of the names in which they may do this now."""
+    lent = select(Delegation).where(Delegation.delegate == hand.id, col(Delegation.ended_at).is_(None))
+    for row in session.exec(lent.order_by(col(Delegation.id))):
+        voice = voice_of(session, row, gate, action, matter)
+        if isinstance(voice, Actor):
+            yield _acting(hand, voice, row)
+
+
+def _acting(hand: Actor, voice: Actor, row: Delegation) -> Actor:
+    """Within what the credential is for, as everything that it does."""
+    told = {"on_behalf_of": row.delegator, "delegation": row.id}
+    return replace(hand, acts_for=replace(voice, scopes=hand.scopes), via={**hand.via, **told})
 
 
 def voice_of(session: Session, row: Delegation, gate: Snapshot, action: str, matter: Matter) -> Actor | str:
@@ -141,7 +154,7 @@ def tend(books: Books) -> int:
             row = get(session, delegation_id, for_change=True)
             because = why_over(session, row, books.gate(session))
             if row.ended_because is None and because is not None:
-                _end(session, row, because, CLOCK)
+                _end(session, row, because, SERVICE)
     return len(over)
 
 

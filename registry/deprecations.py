@@ -12,9 +12,12 @@ from email.utils import format_datetime
 from urllib.parse import quote
 
 from enforcer import wire
+from enforcer.policy.decision import Decision
 from enforcer.policy.snapshot import Snapshot
-from enforcer.problems import TaskTypeSunset
+from enforcer.problems import TaskTypeArchived, TaskTypeSunset
+from registry import tag_life
 from registry.access import Permit
+from registry.tables import Tag
 from registry.tags import InForce
 
 HEADERS = {  # as the OpenAPI document tells of them
@@ -33,7 +36,7 @@ def weighed(task: InForce, gate: Snapshot, permit: Permit, now: datetime) -> Per
     ends = task.deprecation
     if ends is None:
         return permit
-    past_sunset = _exception(task.tag, ends, gate, permit) if ends.sunset_at <= now else None
+    past_sunset = _exception(task.tag, ends, gate, permit.decision) if ends.sunset_at <= now else None
     permit = replace(permit, past_sunset=past_sunset, warnings=[*permit.warnings, _sentence(task.tag, ends, now)])
     refuse_ended(task, permit, now)
     return permit
@@ -65,8 +68,21 @@ def headers(ends: wire.Deprecation | None) -> Mapping[str, str]:
     return told
 
 
-def _exception(tag: str, ends: wire.Deprecation, gate: Snapshot, permit: Permit) -> str | None:
-    fits = {match.id for match in permit.decision.matched}  # those that lift something are no line of their own
+def outlook(tag: Tag, gate: Snapshot, decision: Decision, now: datetime) -> tuple[str | None, str | None]:
+    """What its end does to a run that the policy allows: the code of the refusal, where it would be refused, and a
+    sentence, where there is something to say."""
+    if tag.state == "archived":
+        instead = f"; use `{tag.replaced_by}`" if tag.replaced_by else ""
+        return TaskTypeArchived.code, f"`{tag.name}` is archived, for the record only{instead}"
+    ends = tag_life.deprecation_of(tag)
+    if ends is None:
+        return None, None
+    over = ends.sunset_at <= now and _exception(tag.name, ends, gate, decision) is None
+    return TaskTypeSunset.code if over else None, _sentence(tag.name, ends, now)
+
+
+def _exception(tag: str, ends: wire.Deprecation, gate: Snapshot, decision: Decision) -> str | None:
+    fits = {match.id for match in decision.matched}  # those that lift something are no line of their own
     for one in gate.policy.exceptions:
         if one.id in fits and tag in one.tag and one.granted_at >= ends.since:
             return one.id

@@ -11,12 +11,14 @@ from enforcer.policy.decision import Decision, Match
 from enforcer.policy.rules import ANY_TAG, PolicyInvalid
 from enforcer.policy.snapshot import Snapshot
 from enforcer.problems import Malformed, UnknownDecision, UnknownPolicy
-from registry import access, audit, db, explaining, revisions, tags
+from registry import access, audit, db, deprecations, explaining, revisions, tags
 from registry.access import Matter
 from registry.books import Books
 from registry.identity import Actor
-from registry.tables import Event
+from registry.tables import Event, Tag
 
+Outlook = tuple[str | None, str | None]  # `deprecations.outlook`
+NOTHING_AHEAD: Outlook = (None, None)
 STOPS_AT = {"execute_all": None, "deny_on_first_deny": False, "permit_on_first_permit": True}
 
 
@@ -60,7 +62,8 @@ def answer(
     *,
     suggest: bool = False,
 ) -> list[wire.Evaluation]:
-    """The answers, as far as the semantic goes on; those for others are on record when they are given.
+    """The answers, as far as the semantic goes on; those for others are on record when they are given. Whoever may
+    submit a task type whose end has come is answered no all the same, since they would be refused.
 
     Raises:
         UnknownTaskType: where `suggest`, and the caller asks for themselves: there may be a spelling that they meant.
@@ -68,19 +71,26 @@ def answer(
     with books.reading() as session:
         gate = books.gate(session)
         names = [_tag(session, one.resource.id, suggest=suggest and one.subject is None) for one in asked]
-    decided: list[tuple[Actor | None, Decision]] = []
+        known = {name: found for name in names if (found := session.get(Tag, name)) is not None}
+        session.expunge_all()
+    decided: list[tuple[Actor | None, Decision, Outlook]] = []
     for one, tag in zip(asked, names, strict=True):
         other = other_subject(caller, one)
-        decided.append((other, _decide(gate, other or caller, one, tag, point="admission" if other else "cli")))
+        decision = _decide(gate, other or caller, one, tag, point="admission" if other else "cli")
+        runs = decision.allowed and one.action.name == "submit" and tag in known
+        outlook = deprecations.outlook(known[tag], gate, decision, db.utc_now()) if runs else NOTHING_AHEAD
+        decided.append((other, decision, outlook))
         if other is not None:
-            books.shadow.compare(decided[-1][1], other.business_unit)
-        if decided[-1][1].allowed is STOPS_AT[semantic]:
+            books.shadow.compare(decision, other.business_unit)
+        if (decision.allowed and outlook[0] is None) is STOPS_AT[semantic]:
             break
     ids: list[str | None] = [None] * len(decided)
-    if any(other for other, _ in decided):
+    if any(other for other, *_ in decided):
         with books.writing() as session:
-            ids = [_record(session, gate, other, decision) if other else None for other, decision in decided]
-    return [_answer(gate, caller, decision, id_) for (_, decision), id_ in zip(decided, ids, strict=True)]
+            ids = [_record(session, gate, *one) if one[0] else None for one in decided]
+    return [
+        _answer(gate, caller, decision, id_, outlook) for (_, decision, outlook), id_ in zip(decided, ids, strict=True)
+    ]
 
 
 def past(books: Books, caller: Actor, event_id: str) -> wire.PastDecision:
@@ -147,21 +157,33 @@ def _decide(gate: Snapshot, who: Actor, asked: wire.EvaluationRequest, tag: str,
     return access.decide(gate, who, asked.action.name, matter, point)
 
 
-def _answer(gate: Snapshot, caller: Actor, decision: Decision, event_id: str | None = None) -> wire.Evaluation:
+def _answer(
+    gate: Snapshot,
+    caller: Actor,
+    decision: Decision,
+    event_id: str | None = None,
+    outlook: Outlook = NOTHING_AHEAD,
+) -> wire.Evaluation:
     why = explaining.reason(gate, decision, whole=access.reads_policy(gate, caller, decision.request.unit))
+    over, sentence = outlook
+    said = why.model_dump() | ({"reason": over, "rule": None} if over else {})
+    said["warnings"] += [sentence] if sentence else []
     return wire.Evaluation(
-        decision=decision.allowed, context=wire.EvaluationReason(**why.model_dump(), decision_id=event_id)
+        decision=decision.allowed and over is None, context=wire.EvaluationReason(**said, decision_id=event_id)
     )
 
 
-def _record(session: Session, gate: Snapshot, who: Actor, decision: Decision) -> str:
+def _record(session: Session, gate: Snapshot, who: Actor | None, decision: Decision, outlook: Outlook) -> str:
+    """The policy's decision as it was, so that a replay compares policies; and what was answered."""
+    assert who is not None
     asked = decision.request  # its unit exists: the gateway was permitted to ask about it
     return audit.record(
         session,
         "evaluation.answered",
         who,
-        outcome="done" if decision.allowed else "refused",
+        outcome="done" if decision.allowed and outlook[0] is None else "refused",
         decision=decision,
+        reason=outlook[1],
         business_unit=asked.unit,
         task_type=asked.tag if asked.tag in gate.tag_parents else None,
     ).id

@@ -89,6 +89,9 @@ class Actor:
         return ANY_SCOPE in self.scopes or action in self.scopes
 
 
+SERVICE = Actor("system:registry", (), "all")  # by whom it is that what happens by the clock is done
+
+
 @dataclass
 class Attempt:
     """What a request is trying to do, as far as known: the refusal's event is written from it."""

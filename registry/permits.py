@@ -5,6 +5,7 @@ event of issue says until when it was good. A sweep leaves one event for each bu
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlmodel import Session, col, select
 from enforcer.tickets import LEEWAY_S
 from registry import audit, db, quotas, runs
 from registry.books import Books
-from registry.identity import Actor
+from registry.identity import SERVICE
 from registry.tables import IS_ALIVE, Run, Ticket
 
 AT_ONCE = 200
@@ -51,7 +52,7 @@ def end_lapsed(session: Session) -> int:
         quotas.settle(session, run)
         by_unit[run.business_unit].append(run.id)
     for unit, ids in sorted(by_unit.items()):
-        audit.record(session, "run.lapsed", Actor("system:registry", (), unit), reason=NOBODY, detail={"runs": ids})
+        audit.record(session, "run.lapsed", replace(SERVICE, business_unit=unit), reason=NOBODY, detail={"runs": ids})
     return sum(map(len, by_unit.values()))
 
 

@@ -10,11 +10,10 @@ from sqlmodel import Session, col, select
 from enforcer.problems import BreakGlassRefused, Problem
 from registry import approvals, db, glass, proposals
 from registry.books import Books
-from registry.identity import Actor
+from registry.identity import SERVICE
 from registry.tables import Proposal
 
 log = logging.getLogger(__name__)
-CLOCK = Actor("system:registry", (), "all")
 
 
 def tend(books: Books) -> int:
@@ -61,10 +60,10 @@ def _tend(books: Books, proposal_id: str) -> None:
 
 def _tell(session: Session, proposal: Proposal) -> None:
     if _is_past(proposal.expires_at):
-        proposals.turn(session, proposal, "expired", CLOCK)
+        proposals.turn(session, proposal, "expired", SERVICE)
         return
     for what, more in list(_news(proposal)):
-        proposals.record(session, what, CLOCK, proposal, more=more)
+        proposals.record(session, what, SERVICE, proposal, more=more)
     session.add(proposal)
 
 
@@ -83,11 +82,11 @@ def _reopen(books: Books, proposal_id: str, problem: Problem) -> None:
     with books.writing() as session:
         proposal = proposals.get(session, proposal_id, for_change=True)
         if proposal.state == "approved":
-            proposals.drop_lost(session, proposal, books.gate(session), CLOCK)
+            proposals.drop_lost(session, proposal, books.gate(session), SERVICE)
             proposal.state = "open"
             proposals.begin_time(proposal)  # what it had is mostly over
             session.add(proposal)
-            proposals.record(session, "proposal.reopened", CLOCK, proposal, reason=problem.detail[:1_000])
+            proposals.record(session, "proposal.reopened", SERVICE, proposal, reason=problem.detail[:1_000])
 
 
 def _due(now: datetime) -> ColumnElement[bool]:

@@ -6,19 +6,24 @@ from sqlmodel import Session
 
 from enforcer import wire
 from enforcer.policy.snapshot import Snapshot
-from registry import approvals, proposals
+from registry import approvals, delegations, proposals
 from registry.identity import Actor
 from registry.tables import Proposal, Review
 
 
 def awaits(session: Session, proposal: Proposal, who: Actor, gate: Snapshot) -> bool:
-    """Whether this person's approval is one of those that an open proposal still waits for."""
-    if proposal.state != "open" or any(
-        given.reviewer == who.id for given in proposals.of_this_round(session, proposal)
-    ):
+    """Whether this person's approval, or one that they may give in somebody's name, is one of those that an open
+    proposal still waits for."""
+    if proposal.state != "open":
         return False
     asked, terms = proposals.asked_of(session, proposal, gate), approvals.terms(proposal)
-    return approvals.may_review(gate, asked, who) is not None and terms.counts(approvals.voter(gate, who))
+    given = {one for row in proposals.of_this_round(session, proposal) for one in (row.reviewer, row.on_behalf_of)}
+    for hand in (who, *delegations.hands_of(session, who, gate, asked.action, asked.matter)):
+        whose = hand.acts_for or hand
+        free = not given & {hand.id, whose.id} and terms.counts(approvals.voter(gate, whose))
+        if free and approvals.may_review(gate, asked, hand) is not None:
+            return True
+    return False
 
 
 def as_wire(session: Session, proposal: Proposal, gate: Snapshot, *, whole: bool = True) -> wire.Proposal:

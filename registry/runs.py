@@ -1,5 +1,6 @@
 """Runs: they report, the registry judges. Listing and cancelling."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ from registry.access import Permit
 from registry.books import Books
 from registry.etags import ANY, Seen
 from registry.filters import Field, Listing
-from registry.identity import Actor
+from registry.identity import SERVICE, Actor
 from registry.tables import IS_ALIVE, OPEN_RUNS, Run, Ticket
 
 OPEN = OPEN_RUNS
@@ -77,7 +78,9 @@ def mark_lost(session: Session, grace: timedelta) -> int:
         run.state = "lost"
         last = run.heartbeat_at or run.started_at
         heard = {"last_heard": last.isoformat() if last else None, "step": run.step}
-        audit.record(session, "run.lost", Actor("system:registry", (), run.business_unit), detail=heard, **_names(run))
+        audit.record(
+            session, "run.lost", replace(SERVICE, business_unit=run.business_unit), detail=heard, **_names(run)
+        )
         session.add(run)
         quotas.settle(session, run)
     return len(found)
@@ -164,7 +167,7 @@ def report(session: Session, run_id: str, told: wire.Report, books: Books) -> wi
         audit.record(
             session,
             f"gate.{run.verdict}",
-            Actor("system:registry", (), run.business_unit),
+            replace(SERVICE, business_unit=run.business_unit),
             detail={"gates": run.gates},
             **facts,
         )

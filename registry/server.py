@@ -45,7 +45,7 @@ from registry import (
 )
 from registry.app import create_app, describe
 from registry.books import Books, whom_to_believe
-from registry.identity import Actor, leave_local_token
+from registry.identity import SERVICE, leave_local_token
 from registry.keyring import Keyring
 from registry.settings import Settings
 from registry.tables import ApiToken, Tag
@@ -57,7 +57,6 @@ DELIVER_EVERY_S = 1.0
 MARK_LOST_EVERY_S = 5.0
 LOOK_AT_KEYS_EVERY_S = 0.5
 LOOK_AT_POLICY_EVERY_S = 0.4  # a change of the folder is taken at the second look that agrees: within a second
-SERVICE = Actor("system:registry", (), "all")
 
 
 class RefusedToStart(Exception):

@@ -18,11 +18,10 @@ from sqlmodel import Session, col, select
 from enforcer import wire
 from enforcer.problems import ReplacementInvalid, StaleBase, StillReplaces, SunsetInvalid, WrongLifeState
 from registry import audit, db
-from registry.identity import Actor
+from registry.identity import SERVICE, Actor
 from registry.tables import Tag
 
 LONGEST_NOTICE = timedelta(days=3650)
-THE_CLOCK = Actor("system:registry", (), "all")
 
 
 def state_at(tag: Tag, now: datetime) -> wire.TagState:
@@ -167,7 +166,7 @@ def _let_sunset_come(session: Session, tag: Tag) -> None:
     assert tag.sunset_at is not None, "the database holds the terms of what is deprecated"
     tag.state = "sunset"
     detail = {"sunset_at": audit.moment(tag.sunset_at), "replaced_by": tag.replaced_by}
-    _record(session, "tag.sunset", tag, THE_CLOCK, detail=detail)
+    _record(session, "tag.sunset", tag, SERVICE, detail=detail)
 
 
 def _repoint(session: Session, tag: Tag, before: str, after: str | None, by: Actor, facts: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from sqlmodel import Session, col, delete, or_, select
 
 from registry import audit, db, log as tlog, webhook_guard, webhook_signing
 from registry.books import Books
-from registry.identity import Actor
+from registry.identity import SERVICE
 from registry.tables import Event, LogEntry, Webhook, WebhookDelivery
 from registry.webhook_events import MEDIA_TYPE, as_cloud_event
 from registry.webhook_guard import Allowed, Answered, Unreachable
@@ -40,7 +40,6 @@ FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_ASKED_S = 5.0, 900.0, 3_600.0
 ALARM_AFTER = timedelta(hours=1)
 KEPT = timedelta(days=30)
 OF_THE_RECEIVER = frozenset({401, 403, 404, 405, 407, 408, 425, 429})
-SERVICE = Actor("system:registry", (), "all")
 Clock = Callable[[], datetime]
 Post = Callable[[str, Mapping[str, str], bytes, Allowed], Answered]
 Outcome = Literal["delivered", "waits", "refused", "gone"]

@@ -14,13 +14,12 @@ from registry import audit, db, log, people, tags, webhook_guard
 from registry.access import Matter, Permit, decide
 from registry.books import Books
 from registry.etags import ANY, Seen
-from registry.identity import Actor
+from registry.identity import SERVICE
 from registry.tables import Event, LogEntry, Principal, Webhook
 from registry.webhook_guard import Allowed
 
 BOTH_SIGN = timedelta(hours=24)
 MOST_OF_A_UNIT = 100
-SERVICE = Actor("system:registry", (), "all")
 
 
 def create(session: Session, asked: wire.WebhookRequest, by: Permit, allowed: Allowed) -> Webhook:

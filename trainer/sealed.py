@@ -18,7 +18,7 @@ from trainer.inputs import folders
 
 SUMS = "SHA256SUMS"
 # Pickles, which torch reads with `weights_only`: numbers and containers, and no code. Any other is refused.
-STATE_OF_TORCH = frozenset({"optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"})
+STATE_OF_TORCH = re.compile(r"(optimizer|scheduler|scaler)\.pt|rng_state(_[0-9]{1,4})?\.pth")
 ARGUMENTS = "training_args.bin"  # a pickle of library classes, with paths of this machine; nothing reads it again
 _NAME = re.compile(r"checkpoint-(?P<step>[1-9][0-9]{0,15})")
 _LINE = re.compile(r"(?P<hex>[0-9a-f]{64})  (?P<path>[^\n]+)")
@@ -79,7 +79,7 @@ def check(folder: Path) -> str:
             raise CheckpointInvalid(
                 f"the checkpoint `{folder}` is not what was saved: `{name}` {what}; restore it, or start the run anew"
             )
-        if name.endswith(folders.PICKLES) and name not in STATE_OF_TORCH:
+        if name.endswith(folders.PICKLES) and not STATE_OF_TORCH.fullmatch(name):
             raise CheckpointInvalid(
                 f"the checkpoint `{folder}` holds a pickle (`{name}`), which runs code when loaded; no run saves one"
             )

@@ -116,8 +116,8 @@ class ProposalQuery(ListQuery):
 
 @router.get("", operation_id="listProposals", openapi_extra=proposals.LISTING.published)
 def list_proposals(query: Annotated[ProposalQuery, Query()], caller: SignedIn, books: TheBooks) -> wire.ProposalPage:
-    """Proposals, newest first. `awaiting_me`: those open ones that the caller may approve and has not reviewed; a page
-    may hold fewer of them than `page_size`, or none, and another follow."""
+    """Proposals, newest first. `awaiting_me`: those open ones that the caller may approve, also by a delegation, and
+    has not reviewed; a page may hold fewer of them than `page_size`, or none, and another follow."""
     state = "open" if query.awaiting_me else query.state
     page = Page(query, Filter(state=state), proposals.LISTING)
     with books.reading() as session:

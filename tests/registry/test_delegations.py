@@ -68,6 +68,26 @@ def test_a_delegate_reviews_in_the_name_and_for_the_unit_of_the_delegator(
     assert [event.actor for event in registry.events("delegation.made")] == ["user:sten"]
 
 
+def test_what_waits_for_the_delegator_waits_for_the_delegate(registry: Registry, proposal: dict[str, Any]) -> None:
+    sten, dan = registry.as_("sten", "tag-stewards", unit="search"), registry.as_("dan", "nlp", unit="ai")
+
+    def waiting(client: TestClient) -> bool:
+        return proposal["id"] in [
+            one["id"] for one in client.get("/v1/proposals", params={"awaiting_me": "true"}).json()["items"]
+        ]
+
+    before = waiting(dan)
+    delegate(sten)
+    meanwhile = waiting(sten), waiting(dan)
+    with later(days=8):
+        registry.token("sten", "tag-stewards", unit="search")
+        over = waiting(registry.as_("dan", "nlp", unit="ai"))
+    review_for(dan, proposal, "user:sten")
+
+    assert (before, meanwhile, over) == (False, (True, True), False)
+    assert (waiting(sten), waiting(dan)) == (False, False)
+
+
 def test_without_a_delegation_nobody_reviews_for_somebody_else(registry: Registry, proposal: dict[str, Any]) -> None:
     registry.token("sten", "tag-stewards")
 

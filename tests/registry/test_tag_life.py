@@ -112,6 +112,33 @@ def test_from_its_first_day_to_the_record(either: House) -> None:
     assert redeem(either, running, key).status_code == 200
 
 
+def test_whoever_asks_whether_they_may_is_told_of_the_end(house: House) -> None:
+    """Before the sunset yes, with a warning; from then on no, as the ticket would be refused."""
+    asked = {"resource": {"type": "task-type", "id": "reranker"}, "action": {"name": "submit"}}
+    house.end("deprecation", "reranker", replaced_by="embedding")
+    subject = {"type": "user", "id": "wang", "properties": {"groups": ["trainers"], "business_unit": "retail"}}
+
+    def answers() -> list[tuple[Any, ...]]:
+        own = house.as_("wang", "trainers").post("/access/v1/evaluation", json=asked).json()
+        gateway = house.as_("gate", "gateways", unit="all")
+        others = gateway.post("/access/v1/evaluation", json=asked | {"subject": subject}).json()
+        return [(one["decision"], one["context"]["reason"], one["context"]["warnings"]) for one in (own, others)]
+
+    before = answers()
+    with later(days=31):
+        after = answers()
+        house.end("archival", "reranker")
+        archived = answers()
+
+    assert [answer[:2] for answer in before] == [(True, "allow")] * 2
+    assert [answer[:2] for answer in after] == [(False, "task-type-sunset")] * 2
+    assert [answer[:2] for answer in archived] == [(False, "task-type-archived")] * 2
+    assert "takes no new runs from" in before[0][2][-1]
+    assert "has taken no new runs since" in after[1][2][-1]
+    assert "use `embedding`" in archived[0][2][-1]
+    assert [event.outcome for event in house.events("evaluation.answered")] == ["done", "refused", "refused"]
+
+
 def test_an_answer_about_a_deprecated_task_type_says_so_in_its_headers(house: House) -> None:
     house.end("deprecation", "reranker", replaced_by="embedding")
 

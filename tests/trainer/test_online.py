@@ -122,7 +122,7 @@ BOTH = pytest.mark.parametrize(("recipe", "plain"), [(grpo, plain_grpo), (gkd, p
 
 
 @BOTH
-@pytest.mark.parametrize("use_lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("use_lora", [pytest.param(False, marks=pytest.mark.slow), True], ids=["full", "lora"])
 def test_losses_gradients_and_rewards_are_those_of_a_plain_script(
     recipe: Any, plain: Any, use_lora: bool, make: Make
 ) -> None:
@@ -182,6 +182,7 @@ def test_a_continued_run_samples_the_answers_that_would_have_come(recipe: Any, p
     assert continued.scores == uninterrupted.scores
 
 
+@pytest.mark.slow
 def test_the_student_comes_nearer_to_its_teacher(make: Make) -> None:
     far = gkd.train(make(gkd, "far", max_steps=1, learning_rate=1e-9)).scores["distillation_loss"]
 

@@ -190,7 +190,8 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "adapter").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "adapter" / "config.json").write_bytes(b"{}")
-    (folder / "optimizer.pt").write_bytes(b"state")
+    for state in ("optimizer.pt", "rng_state_0.pth", "rng_state_1.pth"):
+        (folder / state).write_bytes(b"state")
     sealed.seal(folder)
     return folder
 

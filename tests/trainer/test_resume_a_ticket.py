@@ -63,6 +63,7 @@ def test_a_stopped_run_is_continued_by_its_folder_alone_and_the_proof_says_so(
     assert desk.cli("verify", str(folder), "--trust", _trust(desk)).returncode == 0
 
 
+@pytest.mark.slow
 def test_rows_in_memory_are_continued_by_the_same_rows(desk: Desk) -> None:
     """As the article writes it; the run is cancelled in the second step, and asked for again with `resume`."""
     settings = Settings(server=desk.server, issuer=desk.server, token=desk.token)

@@ -16,6 +16,8 @@ REASONS = {
     "target-holds-others": "it is for one place, and this one holds others; name one with --target",
     "no-matching-rule": "no rule allows it",
     "not-in-scope": "your credential is not for this action",
+    "task-type-sunset": "its sunset has come",
+    "task-type-archived": "it is archived",
 }
 
 
@@ -42,7 +44,8 @@ def can_i(action: str, tag: str, explain: bool, **context: Any) -> None:
     }
     with session.link() as link:
         answer = json.loads(link.ask("POST", "/access/v1/evaluation", asked, again=True))
-    session.output.result(answer, [_yes(answer["decision"]), *(_explained(answer["context"]) if explain else [])])
+    told = _explained(answer["context"]) if explain else _warned(answer["context"])
+    session.output.result(answer, [_yes(answer["decision"]), *told])
     sys.exit(FINE if answer["decision"] is True else DENIED)
 
 
@@ -83,11 +86,15 @@ def _explained(said: dict[str, Any]) -> list[str]:
     return [
         f"  why   {decided} · policy {said['policy_revision']}",
         *(f"  fits  {match['id']}  {match['effect']}{_standing(match)}" for match in others),
-        *(f"  warn  {warning}" for warning in said["warnings"]),
+        *_warned(said),
         *(f"  near  {near['rule']}  (for {', '.join(near['who'])})  fails on {'; '.join(near['failed'])}"
           for near in said["nearest"]),
         *([f"  ask   {', '.join(said['ask'])}, who answer for the rules on this"] if said["ask"] else []),
     ]  # fmt: skip
+
+
+def _warned(said: dict[str, Any]) -> list[str]:
+    return [f"  warn  {warning}" for warning in said["warnings"]]
 
 
 def _standing(match: dict[str, Any]) -> str:

@@ -67,7 +67,8 @@ class _SamePasses(TrainerCallback):  # type: ignore[misc]
     the orders of the passes that were done, so that the next one is the one that would have come."""
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        sampler = train_dataloader.batch_sampler.sampler
+        batches = train_dataloader.batch_sampler  # with several processes, a share of those of all
+        sampler = getattr(batches, "batch_sampler", batches).sampler
         for _pass in range(int(state.epoch or 0)):
             torch.randperm(sampler.num_samples, generator=sampler.generator)
 
