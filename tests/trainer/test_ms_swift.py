@@ -106,7 +106,7 @@ def test_a_run_is_followed_brought_home_and_scored(tmp_path: Path, chat: Path, m
 def test_a_stop_ends_its_process_and_leaves_no_model(
     tmp_path: Path, chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played(tmp_path, monkeypatch, pause=300)
+    played(tmp_path, monkeypatch, pause=20)
     job = job_of(tmp_path, chat, listener=Watcher(stop_at=1))
 
     outcome = MsSwift("sft", "sft", [SFT]).train(job)
@@ -133,7 +133,7 @@ def test_a_failure_of_its_process_is_one_of_the_run(
 
 
 def test_a_loss_that_is_no_number_ends_it(tmp_path: Path, chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    played(tmp_path, monkeypatch, first=FIRST.replace("5.57231617", "NaN"), pause=300)
+    played(tmp_path, monkeypatch, first=FIRST.replace("5.57231617", "NaN"), pause=20)
 
     with pytest.raises(ArithmeticError, match="the loss is nan at step 1"):
         MsSwift("sft", "sft", [SFT]).train(job_of(tmp_path, chat))
