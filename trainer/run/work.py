@@ -25,11 +25,11 @@ from enforcer import wire
 from enforcer.problems import LogInconsistent, Problem, TicketInvalid, TicketUsed, TrainingFailed
 from enforcer.runspec import RunSpec
 from enforcer.tickets import VerifiedTicket, unverified_claims
-from trainer import preflight, recipes
+from trainer import backends, preflight
 from trainer.client import Registry
 from trainer.inputs import folders, rows
 from trainer.inputs.cleaning import Cleaned
-from trainer.job import Job, Outcome, Recipe
+from trainer.job import Job, Outcome
 from trainer.preflight import Sources
 from trainer.run import checkpoints, evidence, handover, offline, ranks, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
@@ -87,6 +87,7 @@ def execute(
     watch = Watch(spec.limits.max_runtime_s, tell)
     job = job_of(permit, spec, rows, watch)
     ranks.refuse_alone(spec.arguments.get("nproc", 1))
+    backends.refuse(spec.task_type, spec.profile, spec.arguments, permit.model, permit.checkpoint)
     # Whoever judges the answers must be there before the ticket is spent on hours of training.
     judge = _judge(spec, permit)
     with Registry(permit.settings) as registry:
@@ -177,7 +178,7 @@ def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch
     beating = Heartbeats(registry, held, watch) if isinstance(held, wire.Lease) else contextlib.nullcontext()
     try:
         with beating:
-            recipe: Recipe = recipes.load(spec.profile.recipe)
+            recipe = backends.load(spec.task_type, spec.profile, spec.arguments)
             return _judged(job, recipe.train(job), judge)
     except KeyboardInterrupt:
         when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
