@@ -219,5 +219,5 @@ def test_a_reward_model_prefers_what_it_rewards_more(tmp_path: Path, chat: Path)
 def test_a_judge_with_nothing_to_judge_is_refused_before_a_ticket(desk: Desk) -> None:
     refused = desk.cli("plan", preferences(desk, eval_dataset=None, eval_fraction=0.0, judge_model="judge-1"))
 
-    assert refused.returncode == 6
+    assert refused.returncode == 1
     assert "give an `eval_dataset`" in " ".join(refused.stderr.split())

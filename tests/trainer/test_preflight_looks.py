@@ -259,7 +259,7 @@ def test_queries_that_do_not_run_on_their_database_are_told_with_their_line(tmp_
     assert "2 of 4 queries give no answer on their database" in found.findings[0]
     assert "line 2 of `d.jsonl`: no such column: size" in found.findings[0]
 
-    with pytest.raises(DatasetInvalid, match="1 of 2 held-out queries give no answer .* no such column: size"):
+    with pytest.raises(DatasetInvalid, match="1 of 2 held-out queries give no answer"):
         queries.look([], rows[:2], placed(rows))
 
 

@@ -106,6 +106,12 @@ def vocabulary_size(folder: Path) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def architectures(folder: Path) -> list[str]:
+    """The classes that a model's config says it is."""
+    said = _object(weights_folder(folder) / "config.json").get("architectures")
+    return [kind for kind in said if isinstance(kind, str)] if isinstance(said, list) else []
+
+
 def attention_heads(folder: Path) -> int | None:
     """How many heads a layer of attention has, where the config says so."""
     heads = _object(weights_folder(folder) / "config.json").get("num_attention_heads")

@@ -24,7 +24,7 @@ from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
-from trainer.preflight import calls, encodings, labels, lengths, memory, pairs, processes, queries, repeats
+from trainer.preflight import calls, encodings, labels, lengths, memory, models, pairs, processes, queries, repeats
 from trainer.preflight.found import Found
 from trainer.recipes import _rewards as rewards
 
@@ -121,6 +121,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     _check_smoothing(arguments)
     _check_labels(arguments)
     model = folders.model_folder(args.model_name_or_path)
+    models.check(profile.recipe, arguments, model)
     processes.check(args.gpus, arguments, model)
     teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)

@@ -17,7 +17,7 @@ def look(train: Sequence[Row], held_out: Sequence[Row], places: Places) -> Found
     from trainer.sql import checking
 
     rows = [*held_out, *train]
-    faults = checking.broken(rows)
+    faults = list(checking.broken(rows))
     broken = [f"{places.where(rows[index])}: {why}" for index, why in faults]
     if unjudgeable := [said for said, (index, _) in zip(broken, faults, strict=True) if index < len(held_out)]:
         raise DatasetInvalid(

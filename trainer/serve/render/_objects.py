@@ -17,13 +17,20 @@ LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 def metadata(asked: Deployed, name: str | None = None) -> dict[str, Any]:
     template = asked.model / "chat_template.jinja"
     annotations = {
-        "tagwarden/accepted": "true" if asked.run.forced is None else "false",
+        "tagwarden/accepted": _accepted(asked),
         "tagwarden/model-digest": folders.folder_digest(asked.model),
         "tagwarden/run-spec-digest": digest(asked.run.folder.run_spec.read_bytes()),
         **({} if asked.run.forced is None else {"tagwarden/forced": asked.run.forced}),
         **({"tagwarden/chat-template-digest": folders.file_digest(template)} if template.is_file() else {}),
     }
     return {"name": name or asked.name, "labels": labels(asked), "annotations": annotations}
+
+
+def _accepted(asked: Deployed) -> str:
+    """Nobody signs for what an adapter was merged into: `adapter` says that only it was accepted."""
+    if asked.run.forced is not None:
+        return "false"
+    return "true" if asked.model == asked.run.folder.model else "adapter"
 
 
 def labels(asked: Deployed) -> dict[str, str]:
