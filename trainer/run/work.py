@@ -79,7 +79,7 @@ def execute(
         # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained
         #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
         held_rows = sources(permit, in_memory)
-        _check_inputs(permit, spec, held_rows)
+        check_inputs(permit, spec, held_rows)
     inputs = spec.inputs
     rows = preflight.rows_of(
         held_rows, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss
@@ -235,7 +235,7 @@ def sources(permit: Permit, in_memory: Sources | None = None) -> Sources:
     )
 
 
-def check_datasets(spec: RunSpec, sources: Sources) -> None:
+def _check_datasets(spec: RunSpec, sources: Sources) -> None:
     """Raise `TicketInvalid` unless these are the rows, and the files that they point to, that were signed."""
     here = [*sources.listed(), *sources.files(spec.profile, spec.inputs.columns)]
     found = [(dataset.role, dataset.digest) for dataset in here]
@@ -253,8 +253,9 @@ def check_datasets(spec: RunSpec, sources: Sources) -> None:
             )
 
 
-def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
-    check_datasets(spec, sources)
+def check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
+    """Raise `TicketInvalid` unless rows, model, teacher and checkpoint are those that were signed."""
+    _check_datasets(spec, sources)
     given, bound = (permit.model, permit.teacher, permit.checkpoint), spec.inputs
     for what, folder, of in zip(
         (f"model `{bound.model.name}`", f"teacher `{bound.teacher and bound.teacher.name}`", "the checkpoint"),
