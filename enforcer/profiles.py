@@ -25,6 +25,7 @@ from enforcer.problems import ArgumentInvalid
 
 MAX_TEXT = 2_000
 MAX_LIST = 2_000
+MAX_WAYS = 10_000  # to run, as gates tell them apart; a proposal is checked while its author waits
 
 
 class Kind(StrEnum):
@@ -169,17 +170,33 @@ class Profile(_Frozen):
             for name in when:
                 if name not in self.parameters or self.parameters[name].type != "str":
                     raise _contradiction(f"{what} is for runs by their `{name}`, which is no parameter of words")
+                if self.parameters[name].choices is None:
+                    raise _contradiction(
+                        f"{what} is for runs by their `{name}`, which takes any word; give it `choices`"
+                    )
         return self
 
     @model_validator(mode="after")
     def every_run_meets_a_gate(self) -> Self:
         """Where there are gates at all: what nobody measures would pass unseen."""
         names = sorted({name for gate in self.gates for name in gate.when})
-        for words in itertools.product(*(_possible(self.parameters[name]) for name in names)):
+        words_of = [self._told_apart(name) for name in names]
+        if (ways := math.prod(map(len, words_of))) > MAX_WAYS:
+            raise _contradiction(
+                f"the gates tell {ways:,} ways to run apart, by {_shown(', '.join(names))}, and at most {MAX_WAYS:,} "
+                "are looked through; let fewer parameters or fewer words stand in `when`"
+            )
+        for words in itertools.product(*words_of):
             arguments = dict(zip(names, words, strict=True))
             if self.gates and not any(gate.concerns(arguments) for gate in self.gates):
                 raise _contradiction(f"no gate concerns a run with {arguments}, so it would pass unmeasured")
         return self
+
+    def _told_apart(self, name: str) -> list[str | None]:
+        """What a run can have there, with one word for all that stand in the same gates, to which they are the same."""
+        lists = [set(gate.when[name]) for gate in self.gates if name in gate.when]
+        possible = _possible(self.parameters[name])
+        return list({tuple(word in words for words in lists): word for word in reversed(possible)}.values())
 
     @model_validator(mode="after")
     def labels_are_names_and_a_number(self) -> Self:
@@ -304,8 +321,12 @@ def _has_type(value: object, type_: ParameterType) -> bool:
             )
 
 
-def _possible(parameter: Parameter) -> Sequence[str]:
-    return [str(parameter.default)] if parameter.locked else parameter.choices or []
+def _possible(parameter: Parameter) -> Sequence[str | None]:
+    """The words that a run can have there; None where it may say none and nothing is filled in."""
+    if parameter.locked:
+        return [str(parameter.default)]
+    unsaid = [None] if parameter.default is None and not parameter.required else []
+    return [*(parameter.choices or []), *unsaid]
 
 
 def _refuse_against_direction(gate: Gate) -> None:

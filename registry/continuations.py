@@ -35,8 +35,8 @@ def check(session: Session, request: wire.TicketRequest, task: tags.InForce, per
     if run is None or (run.actor, run.business_unit) != (permit.actor.id, permit.unit):
         raise UnknownRun(f"`{asked.run_id}` is not one of your runs for `{permit.unit}`, so nothing continues it")
     # 2. Where it stands.
-    if run.state not in CONTINUABLE:
-        why = "it has not started, as far as the books know" if run.state == "permitted" else f"it is {run.state}"
+    if run.started_at is None or run.state not in CONTINUABLE:  # a permit that lapsed is `interrupted` as well
+        why = "it has not started, as far as the books know" if run.started_at is None else f"it is {run.state}"
         raise NotContinued(f"run `{run.id}` cannot be continued: {why}", run_id=run.id)
     # 3. What it computes.
     ticket = session.get_one(Ticket, run.jti)
@@ -66,7 +66,8 @@ def _outputs(session: Session, run: Run) -> Mapping[str, str]:
 
 
 def _is_among(asked: Continued, outputs: Mapping[str, str]) -> bool:
-    """Outputs are listed by file; where there were too many, the place as a whole is, which says nothing of a part."""
+    """Outputs are listed by file. Where there were too many, the place is as a whole, under one digest of all that it
+    holds: a request brings the digest of one checkpoint alone, so nothing can be compared, and any is taken."""
     place = f"checkpoints/checkpoint-{asked.step}/"
     inside = {path.removeprefix(place): digest for path, digest in outputs.items() if path.startswith(place)}
     return "checkpoints" in outputs or folder_digest(inside) == asked.digest

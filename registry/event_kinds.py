@@ -40,7 +40,7 @@ ACTIVITIES = {
     "ticket.issued": _CREATE, "ticket.redeemed": _UPDATE, "ticket.revoked": _DELETE, "ticket.refused": OTHER,
     "ticket.never-issued": OTHER, "ticket.used-twice": OTHER, "ticket.used-revoked": OTHER,
     "run.finished": _UPDATE, "run.failed": _UPDATE, "run.interrupted": _UPDATE, "run.cancelled": _UPDATE,
-    "run.lost": _UPDATE, "run.lapsed": _UPDATE, "run.found": _UPDATE,
+    "run.lost": _UPDATE, "run.lapsed": _UPDATE, "run.found": _UPDATE, "run.forced": _READ,  # its model is used
     "gate.pass": OTHER, "gate.fail": OTHER, "gate.inconclusive": OTHER,
     "audit.read": _READ, "audit.exported": _READ, "audit.export-finished": _READ, "audit.manifest": _READ,
     "audit.erased": _DELETE, "audit.erasure-finished": _DELETE, "audit.retained": _DELETE,

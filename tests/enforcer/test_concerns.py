@@ -21,7 +21,7 @@ RANKS = {"metric": "spearman", "value": 0.5, "min_n": 10, "when": {"kind": ["num
 def profile(bars: list[dict[str, Any]], **kind: Any) -> Profile:
     return Profile(
         recipe="r",
-        parameters={"kind": Parameter(type="str", help="k", default="word", choices=KINDS, **kind)},
+        parameters={"kind": Parameter(**{"type": "str", "help": "k", "default": "word", "choices": KINDS, **kind})},
         columns={
             "text": Column(type="text", help="t"),
             "label": Column(type="label", help="l", when={"kind": ["word"]}),
@@ -36,6 +36,18 @@ def profile(bars: list[dict[str, Any]], **kind: Any) -> Profile:
 
 BOTH = profile([F1, RANKS])
 FINE = Score(value=0.9, n=10)
+
+
+def ways_apart(parameters: int, words: list[str], conditions: list[dict[str, list[str]]]) -> Profile:
+    """A profile with a gate for each condition on so many parameters that take these words."""
+    word = Parameter(type="str", help="p", default=words[0], choices=words)
+    bars = [Gate(metric=m, value=0.5, min_n=1, when=w) for m, w in zip(BOTH.metrics, conditions, strict=False)]
+    return Profile(
+        **BOTH.model_dump(exclude={"parameters", "columns", "gates"}),
+        parameters={f"p{number}": word for number in range(parameters)},
+        columns={"text": Column(type="text", help="t")},
+        gates=bars,
+    )
 
 
 def test_a_run_is_judged_by_the_gates_that_concern_it() -> None:
@@ -59,6 +71,36 @@ def test_no_run_may_go_by_without_any_gate() -> None:
     assert profile([F1], locked=True), "no run can have the other word"
     assert profile([]), "without gates, nothing is promised"
     assert profile([{**F1, "when": {}}])
+
+
+def test_a_run_that_says_no_word_goes_by_no_gate_either() -> None:
+    with pytest.raises(ValidationError, match=r"no gate concerns a run with \{'kind': None\}"):
+        profile([F1, RANKS], default=None)
+
+    assert profile([F1, RANKS], default=None, required=True)
+
+
+def test_a_condition_is_on_words_that_can_be_counted() -> None:
+    """Of any other word it would not be known whether a gate concerns it."""
+    with pytest.raises(
+        ValidationError, match="the gate on `macro_f1` is for runs by their `kind`, which takes any word"
+    ):
+        profile([F1, RANKS], choices=None)
+
+
+def test_many_words_are_looked_through_as_the_gates_tell_them_apart() -> None:
+    words = [f"w{number}" for number in range(100)]
+
+    assert ways_apart(3, words, [{"p0": words, "p1": words, "p2": words}]), "a million ways, and one gate for all"
+    with pytest.raises(ValidationError, match=r"no gate concerns a run with \{.*'p2': 'w99'\}"):
+        ways_apart(3, words, [{"p0": words, "p1": words, "p2": words[:-1]}])
+
+
+def test_more_ways_than_can_be_looked_through_are_refused() -> None:
+    names = [f"p{number}" for number in range(14)]
+
+    with pytest.raises(ValidationError, match=r"the gates tell 16,384 ways to run apart, by 'p0, p1, .*let fewer"):
+        ways_apart(14, ["a", "b"], [{name: ["a"] for name in names}, {}])
 
 
 @pytest.mark.parametrize("name", ["length", "kin"])

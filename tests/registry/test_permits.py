@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Registry, ask, redeem, ticket_request
+from conftest import DIGEST, Registry, ask, redeem, ticket_request
 from sqlmodel import select
 
 from enforcer.keys import SigningKey
@@ -68,3 +68,22 @@ def test_many_that_end_are_few_events(registry: Registry, monkeypatch: pytest.Mo
     assert len(registry.events("run.lapsed")) == 1
     with registry.books.reading() as session:
         assert session.exec(select(Run.id).where(*runs.in_flight(db.utc_now()))).all() == []
+
+
+def test_a_run_that_never_started_is_not_continued(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It left no checkpoint, whatever ended it."""
+    wang = registry.as_("wang", "trainers")
+    cancelled, lapsed = (ask(wang, ticket_request()).json()["run_id"] for _ in range(2))
+    seen = wang.get(f"/v1/runs/{cancelled}").headers["etag"]
+    assert wang.post(f"/v1/runs/{cancelled}:cancel", json={}, headers={"If-Match": seen}).status_code == 200
+    later(monkeypatch, minutes=18)
+    assert permits.tend(registry.books) == 1
+
+    for run in (cancelled, lapsed):
+        asked = ticket_request()
+        asked["inputs"]["continues"] = {"run_id": run, "step": 5, "digest": DIGEST}
+        refused = ask(wang, asked)
+
+        assert states(registry)[run] == "interrupted"
+        assert (refused.status_code, refused.json()["code"]) == (409, "not-continued")
+        assert "has not started" in refused.json()["detail"]

@@ -170,6 +170,17 @@ def test_force_takes_a_reason_and_is_on_record_before_anything_is_done(world: Wo
     assert (annotations["tagwarden/accepted"], annotations["tagwarden/forced"]) == ("false", event.reason)
 
 
+@pytest.mark.parametrize("reason", ["", "  x ", "x" * 1_001])
+def test_force_with_no_reason_worth_the_record_says_what_one_is(world: World, tmp_path: Path, reason: str) -> None:
+    where = ["--render", "vllm", "--storage", "pvc://models/news"]
+    done = world.desk.cli("--json", "deploy", str(world.copy(world.run, tmp_path)), "--force", reason, *where)
+
+    problem = json.loads(done.stdout)
+    assert problem["code"] == "argument-invalid"
+    assert "3 to 1,000" in problem["detail"]
+    assert not (tmp_path / world.run.name / "forced.jsonl").exists()
+
+
 def test_force_without_a_registry_is_on_record_here(world: World, tmp_path: Path) -> None:
     run = accepted.forced(RunFolder(world.copy(world.run, tmp_path)), "the registry is down")
     away = f"http://127.0.0.1:{free_port()}"

@@ -10,8 +10,10 @@ import json
 import os
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
+
 from enforcer import wire
-from enforcer.problems import OutputInvalid, Unavailable
+from enforcer.problems import ArgumentInvalid, OutputInvalid, Unavailable
 from trainer.client import Registry
 from trainer.serve.accepted import Servable
 from trainer.settings import Settings
@@ -21,10 +23,11 @@ def record(settings: Settings, run: Servable, doing: str) -> str:
     """Put it on record; returns where it stands, for people.
 
     Raises:
+        ArgumentInvalid: the reason is none that goes on record.
         Problem: the registry refuses, or the run folder cannot be written.
     """
     assert run.forced is not None
-    asked = wire.ForcedUse.model_validate({"use": doing, "reason": run.forced})
+    asked = _asked(doing, run.forced)
     try:
         with Registry(settings) as registry:
             registry.force(run.spec.run_id, asked)
@@ -40,3 +43,14 @@ def record(settings: Settings, run: Servable, doing: str) -> str:
     except OSError as error:
         raise OutputInvalid(f"`{path}` cannot be written, so it would not be on record: {error.strerror}") from error
     return "The registry has it on record" if told else f"The registry does not answer: it stands in `{path}` only"
+
+
+def _asked(doing: str, reason: str) -> wire.ForcedUse:
+    try:
+        return wire.ForcedUse.model_validate({"use": doing, "reason": reason})
+    except ValidationError as error:
+        raise ArgumentInvalid(
+            f"the reason after `--force` has {len(reason.strip()):,} characters, and one that goes on record has 3 to "
+            "1,000, none of them NUL; say in a sentence why this model is used",
+            pointer="/force",
+        ) from error
