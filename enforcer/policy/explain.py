@@ -62,8 +62,8 @@ def sentence(gate: "Snapshot", decision: Decision, *, near: tuple[NearMiss, ...]
             held = sorted(gate.units_below(asked.unit) - {str(asked.unit)})
             some = ", ".join(f"`{unit}`" for unit in held[:8])
             return (
-                f"{_thing(asked.action)} is for one business unit, and `{asked.unit}` holds others; name one of them as "
-                f"`business_unit`: {some}"
+                f"{_thing(asked.action)} is for one business unit, and `{asked.unit}` holds others; name one of them "
+                f"as `business_unit`: {some}"
             )
         case "target-holds-others":
             return f"{_thing(asked.action)} is for one place, and `{asked.target}` holds others; name one of them"
