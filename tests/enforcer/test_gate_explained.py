@@ -129,7 +129,7 @@ def test_each_answer_is_told_in_one_sentence() -> None:
         "no rule allows anybody to cancel `sql`",
         "no rule allows anybody to cancel",
         "there is no tag `dpo-v2`, and what is unknown is denied",
-        "a run is for one business unit, and `all` holds others; name one of them",
+        "a run is for one business unit, and `all` holds others; name one of them as `business_unit`: `bank`, `shop`",
         "a run is for one place, and `any` holds others; name one of them",
     ]
 

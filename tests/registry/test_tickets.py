@@ -325,10 +325,13 @@ def test_a_superseded_version_takes_no_new_runs(registry: Registry) -> None:
     assert new.status_code == 201
 
 
-def test_one_label_is_no_classification(registry: Registry) -> None:
-    reply = ask(registry.as_("wang", "trainers"), ticket_request(arguments={"label_names": ["only"]}))
+def test_no_label_is_no_classification(registry: Registry) -> None:
+    """One may do: of several labels to a text, or as what a regression predicts."""
+    wang = registry.as_("wang", "trainers")
+    reply = ask(wang, ticket_request(arguments={"label_names": []}))
 
     assert (reply.status_code, reply.json()["pointer"]) == (422, "/label_names")
+    assert ask(wang, ticket_request(arguments={"label_names": ["only"]})).status_code == 201
 
 
 def test_a_ticket_forged_with_our_own_key_is_not_in_the_books(

@@ -26,7 +26,7 @@ def check(arguments: Mapping[str, Any], train: Sequence[Row], held_out: Sequence
     if len({row["label"] for row in train}) < 2:
         answers = train[0]["label"] > 0
         missing = (
-            "that do not answer, or turn `use_inbatch_negatives` on where all of them do" if answers else "that do"
+            "that do not answer, or turn `use_inbatch_negatives` on where all of them do" if answers else "that answer"
         )
         raise DatasetInvalid(
             f"all training rows have the label {train[0]['label']:g}, so every document is as good as any other; add "
