@@ -1,6 +1,7 @@
 """`swift-submit export`."""
 
 import importlib
+import warnings
 from pathlib import Path
 
 import click
@@ -34,9 +35,19 @@ def export(run_dir: str, format: str, output: str | None, base: str | None) -> N
 
     session = current()
     exporting = importlib.import_module("trainer.exporting")  # numpy and faiss stand behind it
+    if format not in exporting.FROM_THE_FOLDER_ALONE and not session.output.verbose:
+        _hush()
     folder = RunFolder(Path(run_dir).absolute())
     target = Path(output).expanduser().absolute() if output else None
     job, outcome = exporting.read(folder, format, base)
     written = importlib.import_module("trainer.export").export(job, outcome, format, target)
     document = {"run_id": job.run_id, "task_type": job.task_type, "export": format, "path": str(written)}
     session.output.result(document, [f"{job.run_id}  {format}", str(written)], brief=[str(written)])
+
+
+def _hush() -> None:
+    """Loading a base without the head that its adapter brings, libraries warn of weights that are missing."""
+    said = importlib.import_module("transformers.utils.logging")
+    said.set_verbosity_error()
+    said.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
