@@ -103,7 +103,7 @@ def prepared(case: Case, data: Path, options: argparse.Namespace, place: Path) -
     if case.tag == "reranker":
         picked = train[: options.rows]  # whole queries
         picked = [{**row, "label": float(row["label"])} for row in picked]
-        asked = [{**row, "label": float(row["label"])} for row in asked[: options.held_out]]
+        asked = [{**row, "label": float(row["label"])} for row in asked[: 4 * options.held_out]]
     if "score" in case.columns:
         picked, asked = (
             [{**r, "similarity_score": float(r["similarity_score"])} for r in part] for part in (picked, asked)

@@ -60,6 +60,7 @@ class Race:
 RACES = {
     "sft": Race("sft", "decoder", "answers", {**LANGUAGE, "use_lora": False, "learning_rate": 2e-5}),
     "sft-lora": Race("sft", "decoder", "answers", {**LANGUAGE, "use_lora": True, "lora_dropout": 0.0}),
+    "dpo-lora": Race("dpo", "decoder", "preferences", {**LANGUAGE, "per_device_train_batch_size": 2, "use_lora": True}),
     "sequence-classification": Race(
         "sequence-classification", "encoder", "labelled",
         {**COMMON, "per_device_train_batch_size": 16, "use_lora": False,
@@ -68,6 +69,7 @@ RACES = {
     "embedding": Race(
         "embedding", "encoder", "pairs", {**COMMON, "per_device_train_batch_size": 32, "use_lora": False},
     ),
+    "reranker": Race("reranker", "encoder", "judged", {**COMMON, "per_device_train_batch_size": 16, "use_lora": False}),
 }  # fmt: skip
 
 
@@ -180,6 +182,16 @@ def write_rows(data: Path, folder: Path) -> dict[str, Path]:
             for row in lines("sft/alpaca_en_demo.jsonl")
             if len(row["instruction"] + row["input"] + row["output"]) < 400  # whole within `max_length`
         ][:400],
+        "preferences": [
+            {"prompt": row["conversations"][0]["value"], "chosen": row["chosen"]["value"], "rejected": other}
+            for row in lines("dpo/dpo_en_demo.jsonl")
+            if (other := row["rejected"]["value"]) and len(row["conversations"]) == 1
+            if len(row["conversations"][0]["value"] + max(row["chosen"]["value"], other, key=len)) < 400
+        ][:100],
+        "judged": [
+            {"query": row["qtext"], "document": row["atext"], "label": float(row["label"])}
+            for row in lines("reranker/trecqa.train.csv")
+        ][:800],
         "labelled": [
             {"text": f"{row['title']} {row['description']}", "label": row["label_name"]}
             for row in lines("sequence-classification/ag_news.train.csv")

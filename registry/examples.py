@@ -79,6 +79,7 @@ REQUESTS: dict[str, Any] = {
     "revokeTicket": {"reason": "wrong data"},
     "refuseTicket": {"step": 9, "reason": "the ticket is for another machine"},
     "uploadOfflineRun": {"record": "eyJ0eXAiOiJyZWRlbXB0aW9uLXJlY29yZCtqd3QifQ.e30.c2ln"},
+    "forceRun": {"use": "serve", "reason": "a demo for the retail team"},
     "sendHeartbeat": {"step": 120, "total_steps": 1000, "logs": {"loss": 0.42}},
     "reportRun": {"state": "failed", "steps": 120, "train_seconds": 31.5, "error": "out of memory"},
     "erasePerson": {"actor": "user:li", "business_unit": "retail", "reason": "asked for under GDPR article 17"},

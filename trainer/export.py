@@ -93,7 +93,7 @@ def _write_faiss(job: Job, folder: Path) -> None:
 
     rows = (*job.train_rows, *job.eval_rows)
     model = recipe.merge(job.folder.model, job.model_dir) if is_adapter(job) else recipe.load(job.folder.model)
-    queries = dict.fromkeys(map(recipe.asked, job.eval_rows))
+    queries = dict.fromkeys(map(merging.asked, job.eval_rows))
     faiss_pack.write(folder, model, documents=[text for row in rows for text in _documents(row)], queries=[*queries])
 
 

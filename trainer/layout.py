@@ -20,6 +20,8 @@ judgement.json   win rate and Elo that follow from them
 model/           the trained model (or adapter)
 checkpoints/     while it trains, and of a run that stopped: the newest checkpoint, whole once `SHA256SUMS` stands in it
 tensorboard/     event files; the text summary `task` says `task=<tag>`
+merged/          `save_model(format="merged")`; other exports lie beside it under their formats' names
+forced.jsonl     who served the model or wrote a manifest for it although it was not accepted, and why
 train.log        everything the training libraries had to say
 worker.pid       while it runs: the process that trains, should its launcher be gone
 """

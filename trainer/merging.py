@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer import card_metadata
 from trainer.faiss_pack import ExportRefused
-from trainer.job import Job
+from trainer.job import Job, Row
 from trainer.model_kinds import Kind, kind_of
 
 PROBES = 32  # rows on which a merged model must agree with its adapter
@@ -56,6 +56,11 @@ def probes(job: Job) -> int:
 
 def probe_rows(job: Job) -> list[Any]:
     return [*job.eval_rows, *job.train_rows][:PROBES]
+
+
+def asked(row: Row) -> str:
+    """The text of an embedding row that stands for a query."""
+    return str(row["anchor"] if "anchor" in row else row["sentence1"])
 
 
 def _classifier(job: Job) -> Merged:
@@ -109,7 +114,7 @@ def _by_logits(model: Any, tokenizer: Any, ids: Any, *, last: bool = False) -> M
 def _embedding(job: Job) -> Merged:
     from trainer.recipes import embedding as recipe
 
-    texts = [recipe.asked(row) for row in probe_rows(job)]
+    texts = [asked(row) for row in probe_rows(job)]
     before = recipe.load(job.folder.model, job.model_dir).encode(texts, show_progress_bar=False)
     merged = recipe.merge(job.folder.model, job.model_dir)
     after = merged.encode(texts, show_progress_bar=False)

@@ -24,7 +24,7 @@ import numpy as np
 from enforcer.problems import NotConfigured
 from trainer.faiss_pack import ExportRefused
 from trainer.job import Job
-from trainer.merging import probe_rows
+from trainer.merging import asked, probe_rows
 from trainer.model_kinds import Kind, is_adapter, kind_of
 
 TOLERANCE = 1e-4  # float32 kernels of two libraries differ by about 1e-6
@@ -153,7 +153,7 @@ def _embedding(job: Job) -> Exportable:
     from trainer.recipes import embedding as recipe
 
     model = recipe.merge(job.folder.model, job.model_dir) if is_adapter(job) else recipe.load(job.folder.model)
-    return _sentence_model(model, recipe.asked, "embeddings", lambda batch: model(batch)["sentence_embedding"])
+    return _sentence_model(model, asked, "embeddings", lambda batch: model(batch)["sentence_embedding"])
 
 
 def _reranker(job: Job) -> Exportable:

@@ -205,3 +205,34 @@ def test_an_unknown_query_parameter_is_refused(registry: Registry) -> None:
     reply = registry.as_("wang", "trainers").get("/v1/runs", params={"task-type": "dpo"})
 
     assert (reply.status_code, reply.json()["code"]) == (422, "malformed-request")
+
+
+def test_whoever_uses_a_model_that_was_not_accepted_is_on_record_once(
+    registry: Registry, running: dict[str, str], finish: Callable[..., httpx2.Response]
+) -> None:
+    finish(macro_f1={**GOOD, "n": 40})
+    path, said = f"/v1/runs/{running['run_id']}", {"use": "serve", "reason": "a demo for the retail team"}
+    client = registry.as_("wang", "trainers")
+    before = client.get(path).json()
+
+    replies = [client.post(f"{path}:force", json=said, headers={"Idempotency-Key": "this-one-use"}) for _ in range(2)]
+
+    (event,) = registry.events("run.forced")
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert replies[0].json() == client.get(path).json() == before
+    assert (event.actor, event.run_id, event.reason) == ("user:wang", running["run_id"], said["reason"])
+    assert event.detail.items() >= {"use": "serve", "state": "finished", "verdict": "inconclusive"}.items()
+
+
+def test_a_forced_use_is_told_by_those_who_may_see_the_run_and_with_a_reason(
+    registry: Registry, running: dict[str, str]
+) -> None:
+    path = f"/v1/runs/{running['run_id']}:force"
+
+    stranger = registry.as_("sun", "trainers", unit="search").post(path, json={"use": "serve", "reason": "let me"})
+    silent = registry.as_("wang", "trainers").post(path, json={"use": "serve", "reason": "  "})
+
+    assert (stranger.status_code, silent.status_code) == (403, 422)
+    assert registry.events("run.forced") == []
+    refused = [(event.actor, event.detail["problem"]) for event in registry.events("run-read.refused")]
+    assert refused == [("user:sun", "not-permitted"), ("user:wang", "malformed-request")]

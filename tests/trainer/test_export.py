@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import LANGUAGE, Run, asked_rows, contents, copied, make_chat, make_job
+from tiny import LANGUAGE, Run, contents, copied, make_chat, make_job
 
 from enforcer.problems import Invalid
 from trainer import faiss_pack, merging
@@ -135,27 +135,20 @@ def test_a_merged_embedder_answers_as_its_adapter_does(embedder_lora: Run, tmp_p
     assert not (folder / "adapter_config.json").exists()
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward-modeling"])
-def test_a_merged_language_model_answers_as_its_adapter_does(kind: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+def test_a_merged_language_model_answers_as_its_adapter_does(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
 
-    from trainer.recipes import reward_modeling, sft
+    from trainer.recipes import sft
 
-    chat = make_chat(tmp_path / "chat")
-    changes: dict[str, Any] = {"use_lora": True, "max_steps": 3, "task_type": kind}
-    if kind == "reward-modeling":
-        rows = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": "say"} for r in asked_rows(24, 1)]
-        changes |= {"train_rows": rows, "eval_rows": rows[:8], "center_rewards_coefficient": 0.01}
-    job = make_job(tmp_path, chat, LANGUAGE, **changes)
-    outcome = (sft if kind == "sft" else reward_modeling).train(job)
-    loader: Any = AutoModelForCausalLM if kind == "sft" else AutoModelForSequenceClassification
+    job = make_job(tmp_path, make_chat(tmp_path / "chat"), LANGUAGE, use_lora=True, max_steps=3)
+    outcome = sft.train(job)
 
     folder = export(job, outcome, "merged", tmp_path / "merged")
 
     record = json.loads((folder / "merge.json").read_text())
     assert (record["compared"], record["rows"], record["dtype"]) == ("logits", 32, "float32")
     assert record["max_abs_difference"] < 1e-4
-    model = loader.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     assert not any("lora" in name for name, _ in model.named_parameters())
     assert (folder / "chat_template.jinja").exists()
     assert (job.folder.model / "adapter_model.safetensors").exists()

@@ -10,8 +10,9 @@ from judge_server import JudgeServer, longer, serving
 from submitting import Desk
 from tiny import LANGUAGE, asked_rows, labelled_rows, make_chat, make_job
 
+from enforcer.problems import NotConfigured
 from trainer import exits, http
-from trainer.judging import session
+from trainer.judging import runs, session
 from trainer.judging.answers import Speaker, prompts_of
 from trainer.judging.endpoint import Endpoint
 from trainer.judging.reward import RewardModel
@@ -33,8 +34,8 @@ def preferences(desk: Desk, **changes: Any) -> str:
     rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "say what"} for row in asked_rows(96, 1)]
     given = {
         "task_type": "dpo",
-        "dataset": str(desk.data(rows[12:])),
-        "eval_dataset": str(desk.data(rows[:12], "eval.jsonl")),
+        "dataset": str(desk.data(rows[4:])),
+        "eval_dataset": str(desk.data(rows[:4], "eval.jsonl")),
         "use_lora": False,
         "max_steps": 8,
         "max_length": 256,
@@ -64,21 +65,21 @@ def test_a_run_that_names_its_judge_reports_win_rate_and_elo_and_can_be_judged_a
         with_itself = desk.cli("judge", str(run_dir), *ask, "--against", str(run_dir))
 
     scores = json.loads(ran.stdout)["run"]["scores"]
-    assert scores["win_rate"]["n"] == scores["elo"]["n"] == 12
-    assert scores["reward_accuracy"]["n"] == 12
-    assert scores["elo"]["low"] is None  # twelve prompts say too little
-    assert asked_in_run >= 24
+    assert scores["win_rate"]["n"] == scores["elo"]["n"] == 4
+    assert scores["reward_accuracy"]["n"] == 4
+    assert scores["elo"]["low"] is None  # four prompts say too little
+    assert asked_in_run >= 2
     assert {sent["Authorization"] for sent in server.headers[:asked_in_run]} == {"Bearer sk-secret"}
     assert json.loads((run_dir / "metrics.json").read_text())["details"]["judged"]["judge"]["model"] == "judge-1"
 
     summary = json.loads(again.stdout)
     assert again.returncode == exits.FINE, again.stderr
     assert (summary["judge"]["model"], summary["judge"]["served"]) == ("judge-2", ["judge-1@abc"])
-    assert (summary["prompts"], summary["generation"]["max_new_tokens"], summary["without_verdict"]) == (12, 8, 0)
-    assert summary["scores"]["win_rate"]["value"] == (summary["wins"] + summary["ties"] / 2) / 12
-    assert "won 0, tied 12, lost 0, without verdict 0" in with_itself.stdout
+    assert (summary["prompts"], summary["generation"]["max_new_tokens"], summary["without_verdict"]) == (4, 8, 0)
+    assert summary["scores"]["win_rate"]["value"] == (summary["wins"] + summary["ties"] / 2) / 4
+    assert "won 0, tied 4, lost 0, without verdict 0" in with_itself.stdout
     lines = [json.loads(line) for line in (run_dir / "judgements.jsonl").read_text().splitlines()]
-    assert len(lines) == 12
+    assert len(lines) == 4
     assert all(line["model"] == line["reference"] for line in lines)  # the last judging: the run against itself
     kept = "".join(file.read_text() for file in run_dir.iterdir() if file.is_file())
     assert "sk-secret" not in kept + ran.stdout + ran.stderr
@@ -94,16 +95,21 @@ def test_a_judge_that_is_away_costs_no_ticket_and_no_training(desk: Desk) -> Non
     assert not (run_dir / "report.json").exists()
 
 
-def test_without_a_judge_nothing_is_called_elo(desk: Desk) -> None:
-    config = preferences(desk)
-    desk.cli("run", "--permit-only", config)
-    (run_dir,) = desk.run_dirs
-    (run_dir / "model").mkdir()
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "Without one there is no win rate and no Elo"),
+        ({"url": "http://127.0.0.1:9/v1"}, "a judge is needed"),
+        ({"url": "http://127.0.0.1:9/v1", "judge_model": "judge-1", "reward_model": "run-1"}, "not by both"),
+    ],
+)
+def test_a_run_is_judged_by_one_judge_and_without_any_nothing_is_called_elo(given: dict[str, str], why: str) -> None:
+    empty: dict[str, Any] = {"against": None, "url": None, "judge_model": None, "reward_model": None, "limit": None}
 
-    refused = desk.cli("judge", str(run_dir), "--prompts", "eval.jsonl")
-
-    assert refused.returncode == exits.INVALID
-    assert "Without one there is no win rate and no Elo" in " ".join(refused.stderr.split())
+    with pytest.raises(NotConfigured, match=why):
+        runs.judge_for(
+            runs.Asked(**{"run_dir": Path(), "prompts": "", "max_tokens": 8, **empty, **given}), cached=False
+        )
 
 
 def test_a_run_that_answers_no_prompts_is_not_judged(desk: Desk) -> None:

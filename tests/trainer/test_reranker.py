@@ -148,7 +148,7 @@ def test_grades_become_probabilities_to_the_cross_entropy(encoder: Path, tmp_pat
 # What is learned, and how it is scored
 
 
-@pytest.mark.parametrize("loss_type", ["pointwise", "listwise"])
+@pytest.mark.parametrize("loss_type", ["pointwise", pytest.param("listwise", marks=pytest.mark.slow)])
 def test_a_reranker_learns_which_document_answers(loss_type: str, encoder: Path, tmp_path: Path) -> None:
     changes = {"max_steps": 60, "learning_rate": 5e-3, "eval_rows": ranked_rows(48, 1)}
     job = rerank_job(tmp_path, encoder, loss_type=loss_type, **changes)

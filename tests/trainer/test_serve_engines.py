@@ -276,6 +276,62 @@ def test_documents_come_best_first_with_the_scores_of_the_library(cross_encoder:
     assert "document" not in top["results"][0]
 
 
+def test_a_reranker_that_asks_a_language_model_counts_what_it_reads(tmp_path: Path) -> None:
+    """`PROMPT` around both texts, byte by byte."""
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.cross_encoder import CrossEncoder
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    from trainer.recipes import reranker
+
+    decoder = make_chat(tmp_path / "decoder", reranker.TEMPLATE)
+    transformer = Transformer(str(decoder), transformer_task="text-generation", max_seq_length=128)
+    model = CrossEncoder(modules=[transformer, LogitScore(50, 60)])
+    model.save_pretrained(str(tmp_path / "model"))
+    with answering(servable(tmp_path / "model", "/v1/rerank", recipe="reranker", max_length=128)) as client:
+        told = ask(client, "/v1/rerank", query="chips", documents=["a chip", "goals"])
+        long = refused(client, "/v1/rerank", query="chips", documents=["a" * 128])
+
+    scores = {item["index"]: item["relevance_score"] for item in told["results"]}
+    expected = reranker.load(tmp_path / "model").predict([("chips", "a chip"), ("chips", "goals")])
+    assert [scores[0], scores[1]] == pytest.approx(expected.tolist(), abs=1e-6)
+    read = [len(reranker.PROMPT.format(query="chips", document=text)) for text in ("a chip", "goals")]
+    assert told["usage"]["prompt_tokens"] == sum(read)
+    assert long == (422, "input-refused", "documents")
+
+
+def test_rewards_are_logits_behind_the_prompt_as_training_read_it(tmp_path: Path) -> None:
+    """An empty query reads the answer alone."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    decoder = make_chat(tmp_path / "decoder")
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(decoder, num_labels=1).eval()
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+
+    def reward(ids: Any) -> float:
+        with torch.inference_mode():
+            return float(model(input_ids=torch.tensor([ids])).logits)
+
+    turns = [
+        [{"role": "user", "content": "why?"}, {"role": "assistant", "content": said}] for said in ("so", "because")
+    ]
+    asked = [tokenizer.apply_chat_template(turn, tokenize=True, return_dict=True)["input_ids"] for turn in turns]
+    with answering(servable(tmp_path / "model", "/v1/rerank", recipe="reward-modeling", max_length=64)) as client:
+        told = ask(client, "/v1/rerank", query="why?", documents=["so", "because"])
+        alone = ask(client, "/v1/rerank", query="", documents=["so"])
+
+    scores = {item["index"]: item["relevance_score"] for item in told["results"]}
+    assert [scores[0], scores[1]] == pytest.approx([reward(ids) for ids in asked], abs=1e-5)
+    assert told["usage"]["prompt_tokens"] == sum(map(len, asked))
+    ended = tokenizer("so" + tokenizer.eos_token)["input_ids"]
+    assert alone["results"][0]["relevance_score"] == pytest.approx(reward(ended), abs=1e-5)
+
+
 # --- chat -------------------------------------------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ def test_a_number_is_learned_and_named(encoder: Path, tmp_path: Path) -> None:
     assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "stars"})
 
 
-@pytest.mark.parametrize("problem_type", ["multi-label", "regression"])
+@pytest.mark.parametrize("problem_type", ["multi-label", pytest.param("regression", marks=pytest.mark.slow)])
 def test_an_adapter_of_either_kind_can_be_merged(problem_type: str, encoder: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification

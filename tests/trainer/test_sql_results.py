@@ -74,6 +74,22 @@ def test_columns_that_cannot_fit_are_not_tried_in_every_order() -> None:
     assert not same(gold, predicted, ordered=False)
 
 
+def test_columns_that_hold_the_same_values_in_other_rows_are_tried_only_so_often() -> None:
+    """12! orders of columns that each hold 0 to 11, and no order in which the rows are those of the right answer."""
+    shifted = [tuple((row + column) % 12 for column in range(12)) for row in range(12)]
+    turned = [(*row[:11], (5 * row[11]) % 12) for row in shifted]
+
+    assert not same(gave(*shifted), gave(*turned), ordered=False)
+
+
+def test_columns_that_are_alike_do_not_use_up_the_tries() -> None:
+    """The first two columns are swapped; the other 7 have 5,040 orders, which are one."""
+    gold = gave(*[(a, b, *[0] * 7) for a, b in ((1, 2), (2, 3), (3, 1))])
+    predicted = gave(*[(b, a, *[0] * 7) for a, b in ((1, 2), (2, 3), (3, 1))])
+
+    assert same(gold, predicted, ordered=False)
+
+
 @pytest.mark.parametrize(
     ("sql", "ordered"),
     [

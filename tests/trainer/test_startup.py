@@ -114,8 +114,9 @@ def test_the_one_line_helps_of_lazy_commands_are_their_own() -> None:
 
 def test_exit_codes_are_frozen() -> None:
     for module in pkgutil.walk_packages(trainer.__path__, "trainer."):
-        heavy = module.name.startswith(("trainer.recipes", "trainer.serve.engines"))
-        if not heavy and not module.name.endswith("__main__"):
+        if not module.name.startswith(("trainer.recipes", "trainer.serve.engines")) and not module.name.endswith(
+            "__main__"
+        ):
             importlib.import_module(module.name)
 
     ours = [kind for kind in _all_problems() if kind.__module__.startswith(("enforcer.", "trainer."))]

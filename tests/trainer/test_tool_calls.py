@@ -1,5 +1,6 @@
 """A call is the right one by its name and its arguments, however the model wrote it down."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_call_that_fits_is_no_misfit() -> None:
     assert misfit(Call("timer", {}), TOOLS) == "there is no tool `timer`"
 
 
-def test_a_schema_of_others_fetches_nothing_and_runs_no_pattern() -> None:
+def test_a_schema_of_others_fetches_nothing_and_runs_no_pattern(tmp_path: Path) -> None:
     import time
 
     slow = {"type": "string", "pattern": "^(a+)+$"}
@@ -121,7 +122,8 @@ def test_a_schema_of_others_fetches_nothing_and_runs_no_pattern() -> None:
 
     assert misfit(Call("f", {"x": "a" * 40 + "!"}), [tool]) is None
     assert time.perf_counter() - started < 5
-    outside = {"name": "f", "parameters": {"$ref": "http://127.0.0.1:9/schema.json"}}
+    (tmp_path / "schema.json").write_text("{}")  # jsonschema alone would open it, and addresses of the network as well
+    outside = {"name": "f", "parameters": {"$ref": (tmp_path / "schema.json").as_uri()}}
     with pytest.raises(ValueError, match="refers to"):
         misfit(Call("f", {}), [outside])
     with pytest.raises(ValueError, match="no JSON schema"):

@@ -4,7 +4,7 @@ Shapes: P prompts, R resamples. A prompt's score is 1 where the model won, 0 whe
 is drawn in a resample is whole prompts, since the two verdicts on one prompt are about the same two answers.
 
 Below `MIN_PROMPTS` there is no interval, so that a gate stays inconclusive. From there on, 93 to 97 of 100 intervals at
-95 % hold the true value: measured at true win rates from 0.5 to 0.95, with 0 to 60 % ties (`test_preference.py`).
+95 % hold the true value: measured at true win rates from 0.5 to 0.95, with 0 to 60 % ties (`test_win_rate.py`).
 """
 
 # ruff: noqa: N803, N806 -- names end in their shape

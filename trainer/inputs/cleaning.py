@@ -84,9 +84,9 @@ def _without(
         case "duplicate":
             return list({columns.content(row): row for row in reversed(train)}.values())[::-1], held_out
         case "leaked":
-            by = columns.subject(profile, train)
+            by = columns.subject(profile, train) if train else ""  # then nothing is known
             known = {columns.about(row, by) for row in train}
-            return train, [row for row in held_out if columns.about(row, by) not in known]
+            return train, [row for row in held_out if not known or columns.about(row, by) not in known]
         case "equal":
             train, held_out = ([row for row in rows if not _equal(rule, row)] for rows in (train, held_out))
             return train, held_out

@@ -50,7 +50,7 @@ def judge_run(asked: Asked, *, cached: bool, talk: Callable[[str], None]) -> tup
     reference = _reference(asked.against, base)
     source = rows.read(asked.prompts)
     prompts = prompts_of(source.rows)[: asked.limit]
-    judge = _judge(asked, cached)
+    judge = judge_for(asked, cached=cached)
     talk(f"{len(prompts)} prompts, answered by both models; then each pair is judged in both orders")
     return session.run_against(
         folder,
@@ -65,7 +65,8 @@ def judge_run(asked: Asked, *, cached: bool, talk: Callable[[str], None]) -> tup
     )
 
 
-def _judge(asked: Asked, cached: bool) -> Judge:
+def judge_for(asked: Asked, *, cached: bool) -> Judge:
+    """Raises `Problem`: none or two are named, or the one that is named is away."""
     if asked.reward_model is not None:
         if asked.url or asked.judge_model:
             raise NotConfigured("a run is judged by `--judge` or by `--reward-model`, not by both")

@@ -51,7 +51,7 @@ from transformers import AutoModel
 from enforcer.gates import Score
 from trainer import evaluate
 from trainer.inputs import folders
-from trainer.job import Job, Outcome, Row
+from trainer.job import Job, Outcome
 from trainer.recipes import _steps
 
 log = logging.getLogger(__name__)
@@ -181,11 +181,6 @@ class PairLoss(nn.Module):
 
     def get_config_dict(self) -> dict[str, float]:
         return {"scale": self.scale}
-
-
-def asked(row: Row) -> str:
-    """What a row searches with."""
-    return str(row["anchor"] if "anchor" in row else row["sentence1"])
 
 
 def _columns(job: Job) -> list[str]:
