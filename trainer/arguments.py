@@ -51,6 +51,7 @@ class TrainingArguments(BaseModel):
     resume: str | None = None
     save_steps: int | None = Field(default=None, ge=0)
 
+    backend: str | None = None
     nproc: int | None = None
     sequence_parallel_size: int | None = None
     problem_type: str | None = None

@@ -24,7 +24,7 @@ from enforcer.problems import (
 )
 from enforcer.profiles import Profile
 from enforcer.runspec import Inputs
-from trainer import preflight, recipes
+from trainer import backends, preflight, recipes
 from trainer.arguments import TrainingArguments
 from trainer.client import Registry
 from trainer.inputs import folders
@@ -89,7 +89,9 @@ def look(
         _ask(registry, args, train, held_out)
     _need_recipe(found)
     _need_launcher(args)
-    return found, preflight.check(args, found.profile, train, held_out)
+    checked = preflight.check(args, found.profile, train, held_out)
+    backends.refuse(found.tag, found.profile, checked.arguments, checked.model, checked.checkpoint)
+    return found, checked
 
 
 def _contract(registry: Registry, args: TrainingArguments) -> Contract:

@@ -19,6 +19,7 @@ judgements.jsonl of a run that was judged: prompts, both models' answers, both v
 judgement.json   win rate and Elo that follow from them
 model/           the trained model (or adapter)
 checkpoints/     while it trains, and of a run that stopped: the newest checkpoint, whole once `SHA256SUMS` stands in it
+ms-swift/        of a run by `backend: ms-swift`: its own `args.json` and `logging.jsonl`
 tensorboard/     event files; the text summary `task` says `task=<tag>`
 merged/          `save_model(format="merged")`; other exports lie beside it under their formats' names
 forced.jsonl     who served the model or wrote a manifest for it although it was not accepted, and why

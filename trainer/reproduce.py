@@ -124,6 +124,7 @@ def _arguments(spec: RunSpec) -> TrainingArguments:
         dataset=files["train"],
         **({"eval_dataset": files["eval"]} if files["eval"] else {"eval_fraction": inputs.eval_fraction}),
         **({"columns": inputs.columns} if inputs.columns else {}),
+        **({"allow_row_loss": inputs.allow_row_loss} if inputs.allow_row_loss else {}),
         business_unit=spec.business_unit,
         target=spec.target,
         gpus=spec.gpus,

@@ -40,6 +40,7 @@ HERE = {
     "judge": "SWIFT_SUBMIT_JUDGE",
     "judge_key": "SWIFT_SUBMIT_JUDGE_KEY",
     "judge_key_file": "SWIFT_SUBMIT_JUDGE_KEY_FILE",
+    "ms_swift": "SWIFT_SUBMIT_MS_SWIFT",
 }
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 # Not `token`: a secret has a file of its own. Not `allow_http`: it is said of one network, not once for all.

@@ -171,6 +171,10 @@ def test_a_judge_that_dies_after_training_costs_its_scores_alone(
     assert scores == {}
     assert "cannot be reached" in told["error"]
 
+    monkeypatch.setattr(session, "compared", lambda *_, **__: [])  # whatever else goes wrong
+
+    assert session.in_run(job, gone)[0] == {}
+
 
 def test_prompts_are_asked_once_each_and_without_their_answers() -> None:
     rows: list[Any] = [
@@ -210,3 +214,10 @@ def test_a_reward_model_prefers_what_it_rewards_more(tmp_path: Path, chat: Path)
 
     assert [one.score for one in judged] == [1.0, 0.0, 0.5]
     assert judge.describe()["kind"] == "reward-model"
+
+
+def test_a_judge_with_nothing_to_judge_is_refused_before_a_ticket(desk: Desk) -> None:
+    refused = desk.cli("plan", preferences(desk, eval_dataset=None, eval_fraction=0.0, judge_model="judge-1"))
+
+    assert refused.returncode == 6
+    assert "give an `eval_dataset`" in " ".join(refused.stderr.split())

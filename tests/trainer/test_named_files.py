@@ -91,3 +91,19 @@ def test_a_profile_without_files_lists_none(tmp_path: Path) -> None:
     without = PROFILE.model_copy(update={"columns": {"prompt": Column(type="text", help="p")}})
 
     assert named_files.listed([dataset(tmp_path / "data", "a")], without, {}) == []
+
+
+def test_what_is_no_name_of_a_file_is_refused_in_words(tmp_path: Path) -> None:
+    for name in ("CREATE TABLE city (name TEXT); " * 40, "a\0b"):
+        with pytest.raises(DatasetInvalid, match="there is no file"):
+            named_files.find(name, tmp_path)
+
+
+def test_many_datasets_leave_less_room_for_names_of_files(tmp_path: Path) -> None:
+    names = [f"d{i}.sqlite" for i in range(30)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    source = dataset(tmp_path, *names)
+
+    assert len(named_files.listed([source], PROFILE, {})) == 30
+    assert len(named_files.listed([source] * 40, PROFILE, {})) == 1

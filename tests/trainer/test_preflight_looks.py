@@ -253,11 +253,14 @@ def test_queries_that_do_not_run_on_their_database_are_told_with_their_line(tmp_
         for sql in ("SELECT name FROM city", "SELECT size FROM city", "SELEC 1")
     ]
 
-    found = queries.look(rows, placed(rows))
+    found = queries.look(rows, rows[:1], placed(rows))
 
-    assert found.facts == {"queries": 3, "broken_queries": 2}
-    assert "2 of 3 queries give no answer on their database" in found.findings[0]
+    assert found.facts == {"queries": 4, "broken_queries": 2}
+    assert "2 of 4 queries give no answer on their database" in found.findings[0]
     assert "line 2 of `d.jsonl`: no such column: size" in found.findings[0]
+
+    with pytest.raises(DatasetInvalid, match="1 of 2 held-out queries give no answer .* no such column: size"):
+        queries.look([], rows[:2], placed(rows))
 
 
 # --- places -----------------------------------------------------------------------------------------------------------

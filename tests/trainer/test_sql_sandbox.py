@@ -92,6 +92,8 @@ def test_whatever_is_no_reading_of_its_tables_is_refused(sandbox: Sandbox, datab
     [
         ("SELECT 1; DROP TABLE city", "one statement"),
         ("", "asks for nothing"),
+        ("EXPLAIN SELECT name FROM city", "explains a query"),
+        (" ;/* a */ -- b\n explain query plan SELECT 1", "explains a query"),
         ("-- nothing", "asks for nothing"),
         ("SELECT '\ud800'", "surrogates"),
         ("SELECT \0", "null character"),

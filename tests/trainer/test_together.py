@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from conftest import LiveRegistry
 from submitting import Desk, events
 from tiny import LANGUAGE, asked_rows, losses, make_chat, make_job
 
-from enforcer.problems import ArgumentInvalid
+from enforcer.problems import ArgumentInvalid, ModelInvalid
+from trainer.layout import RunFolder
+from trainer.preflight import processes
 from trainer.recipes import sft
 from trainer.run import ranks
 
@@ -110,6 +113,7 @@ def test_a_run_that_was_permitted_several_processes_does_not_start_as_one() -> N
     ("changes", "says"),
     [
         ({"gpus": 4}, "each GPU takes a process, so set `nproc: 4`"),
+        ({"gpus": 1}, "each GPU takes a process, so set `nproc: 1`"),
         ({"nproc": 3, "sequence_parallel_size": 2}, "2 does not divide `nproc` 3"),
         ({"nproc": 3, "sequence_parallel_size": 3}, "3 does not divide the 4 attention heads of this model"),
         ({"sequence_parallel_size": 2, "packing": True}, "take `packing: false`"),
@@ -121,3 +125,40 @@ def test_processes_that_do_not_fit_are_refused_before_a_ticket(desk: Desk, chang
     assert done.returncode != 0
     assert says in " ".join(done.stderr.split())
     assert not desk.run_dirs
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"sliding_window": 8}, "sliding_window"),
+        ({"sliding_window": 8, "use_sliding_window": False}, None),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ],
+)
+def test_a_model_that_attends_otherwise_shares_no_texts(config: Any, says: str | None, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, **config}))
+    asked = {"nproc": 2, "sequence_parallel_size": 2}
+    if says is None:
+        return processes.check(0, asked, tmp_path)
+    with pytest.raises(ArgumentInvalid, match=says):
+        processes.check(0, asked, tmp_path)
+    return None
+
+
+def test_attention_that_is_not_shared_is_refused_where_it_happens() -> None:
+    from trainer.recipes import _ulysses
+
+    with pytest.raises(ModelInvalid, match="`sliding_window`"):
+        _ulysses.attention(None, None, None, None, None, sliding_window=8)  # type: ignore[arg-type]
+
+
+def test_helpers_find_the_word_of_the_first_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(ranks.handover, "document", lambda _permit: {"key": "secret", "run_folder": "x"})
+    seen: list[str] = []
+    monkeypatch.setattr(Path, "replace", lambda part, to: seen.append(f"{part.name} {to.name} {part.read_text()}"))
+
+    ranks.share(SimpleNamespace(folder=RunFolder(tmp_path)))  # type: ignore[arg-type]
+
+    assert seen == ['.ranks.json.part ranks.json {"key": null, "run_folder": "x"}']

@@ -31,6 +31,10 @@ COMMANDS = {  # name: (where it lives, its first line of help)
     "trust": ("trainer.cli.verify:trust", "What a verifier trusts: save it from a registry."),
     "reproduce": ("trainer.cli.reproduce:reproduce", "Plan a run again, and say what differs now."),
     "export": ("trainer.cli.export:export", "Write a finished run's model as somebody else needs it."),
+    "import-args": (
+        "trainer.cli.import_args:import_args",
+        "Print the config that asks for a run of ms-swift again, from its args.json.",
+    ),
     "serve": ("trainer.cli.serve:serve", "Answer requests with an accepted run's model."),
     "deploy": ("trainer.cli.deploy:deploy", "Write the manifest by which a larger engine serves an accepted run."),
 }
@@ -51,6 +55,7 @@ VARIABLES = {
     "SWIFT_SUBMIT_JUDGE": "an OpenAI-compatible server that judges answers, for runs with `judge_model`",
     "SWIFT_SUBMIT_JUDGE_KEY": "its key, if it takes one",
     "SWIFT_SUBMIT_JUDGE_KEY_FILE": "a 0600 file that holds it",
+    "SWIFT_SUBMIT_MS_SWIFT": "the python that has ms-swift, for runs with `backend: ms-swift`",
 }
 PLACES = (
     "Settings: flag, then environment, then ~/.config/swift-submit/config.toml "

@@ -112,6 +112,16 @@ def attention_heads(folder: Path) -> int | None:
     return heads if isinstance(heads, int) else None
 
 
+def attends_otherwise(folder: Path) -> str | None:
+    """What in a model's config says that its tokens do not simply attend to all before them; None if they do."""
+    config = _object(weights_folder(folder) / "config.json")
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
+        return "sliding_window"
+    if config.get("attn_logit_softcapping"):
+        return "attn_logit_softcapping"
+    return "layer_types" if set(config.get("layer_types") or ()) - {"full_attention"} else None
+
+
 def folder_digest(folder: Path) -> str:
     """The digest described on top of this file."""
     return runspec.folder_digest(file_digests(folder))

@@ -4,6 +4,7 @@ A dataset from elsewhere is no reason to open whatever it names, so what a file'
 folder or below it. Rows in memory come from a program on this machine, which may name any file.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from enforcer.runspec import Dataset
 from trainer.inputs import folders
 from trainer.inputs.rows import Source
 
-MAX_LISTED = 32  # a run specification holds 64 datasets; of more files it holds one digest over all
+MAX_DATASETS = 64  # of a run specification
+MAX_LISTED = 32  # of more files it holds one digest over all
 # What benchmarks write instead of a path: the name of a database (Spider, BIRD: `database/<name>/<name>.sqlite`).
 _SPELLINGS = ("{0}", "{0}.sqlite", "{0}/{0}.sqlite", "database/{0}/{0}.sqlite")
 
@@ -29,10 +31,11 @@ def find(name: str, folder: Path | None) -> Path:
     if folder is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
         raise DatasetInvalid(f"`{name}` leaves the folder of its dataset; put the file beside it, or below")
     base = (folder or Path()).expanduser().absolute()
-    for spelling in _SPELLINGS:
-        if (path := base / spelling.format(name)).is_file():
-            return path
-    raise DatasetInvalid(f"there is no file `{name}` in `{base}`")
+    with contextlib.suppress(OSError, ValueError):  # no name of a file: too long, or with a NUL
+        for spelling in _SPELLINGS:
+            if (path := base / spelling.format(name)).is_file():
+                return path
+    raise DatasetInvalid(f"there is no file `{name[:200]}` in `{base}`")
 
 
 def listed(sources: Sequence[Source], profile: Profile, mapping: Mapping[str, str]) -> list[Dataset]:
@@ -49,7 +52,7 @@ def listed(sources: Sequence[Source], profile: Profile, mapping: Mapping[str, st
         names.setdefault(path, name)
         rows[path] += count
     digests = {path: folders.file_digest(path) for path in names}
-    if len(digests) > MAX_LISTED:
+    if len(digests) > min(MAX_LISTED, MAX_DATASETS - len(sources)):
         whole = runspec.folder_digest(
             {f"{i} {names[path]}": digest for i, (path, digest) in enumerate(digests.items())}
         )

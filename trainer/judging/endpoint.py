@@ -8,6 +8,7 @@ A verdict that was read is kept on disk under the digest of everything that was 
 on after a broken connection, asks only what is new. A reply without a verdict is asked for once more, then it is none.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -143,11 +144,12 @@ class Endpoint:
     def _keep(self, asked: list[Message], said: str) -> None:
         if self._cache is None:
             return
-        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        document = json.dumps({"said": said, "served": sorted(self._served)}, ensure_ascii=False)
-        with tempfile.NamedTemporaryFile("w", dir=self._cache, encoding="utf-8", delete=False) as part:  # 0600
-            part.write(document)
-        os.replace(part.name, self._place(asked))
+        document = json.dumps({"said": said, "served": sorted(self._served)})
+        with contextlib.suppress(OSError):  # a verdict that is not kept is asked for again
+            self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._cache, encoding="utf-8", delete=False) as part:  # 0600
+                part.write(document)
+            os.replace(part.name, self._place(asked))
 
     def _place(self, asked: list[Message]) -> Path:
         assert self._cache is not None

@@ -103,6 +103,9 @@ def in_run(job: Job, judge: Judge) -> tuple[dict[str, Score], dict[str, Any]]:
     except Problem as problem:
         log.error("the run has no win rate: %s", problem.detail)
         return {}, {"error": problem.detail}
+    except Exception as error:  # whatever it is, a finished model is worth more than its comparison
+        log.exception("the run has no win rate")
+        return {}, {"error": f"{type(error).__name__}: {error}"}
 
 
 def _named(speaker: Speaker) -> dict[str, Any]:

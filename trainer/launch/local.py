@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO, Any, Literal
 
 from enforcer import wire
-from enforcer.problems import Problem, TrainingFailed, from_document
+from enforcer.problems import Problem, TicketInvalid, TrainingFailed, from_document
 from trainer import resume, telemetry
 from trainer.client import Registry
 from trainer.layout import RunFolder
@@ -86,7 +86,10 @@ def _command(permit: Permit) -> list[str]:
     """The worker, or `torchrun` with as many as were permitted. It meets them on loopback, and starts none twice."""
     # -P: a folder named `trainer` in the working directory must not become the trainer.
     python, worker = [sys.executable, "-P", "-m"], ["trainer.launch.worker", str(permit.file)]
-    nproc = int(permit.verify().spec.arguments.get("nproc", 1))
+    try:
+        nproc = int(permit.verify().spec.arguments.get("nproc", 1))
+    except TicketInvalid:  # the worker finds that out again, and puts it on record
+        nproc = 1
     if nproc == 1:
         return [*python, *worker]
     alone = ["--standalone", "--local-addr", "127.0.0.1", "--max-restarts", "0", "--nproc-per-node", str(nproc)]

@@ -125,7 +125,7 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
     teacher = teachers.folder(arguments, model)
     sources = read_sources(args, train, held_out)
     cleaned = rows_of(sources, profile, args.columns, arguments, args.eval_fraction, args.allow_row_loss)
-    profile = profile.concerning(arguments)
+    whole, profile = profile, profile.concerning(arguments)
     train_rows, eval_rows = cleaned.train, cleaned.eval
     if not train_rows:
         raise DatasetInvalid("no row is left for training; give more rows or a smaller `eval_fraction`")
@@ -137,12 +137,18 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
         relevance.refuse_grades_of_nothing((*train_rows, *eval_rows))
     relevance.refuse_one_score(train_rows)
     _check_rewards(arguments, [*train_rows, *eval_rows])
+    if arguments.get("judge_model") and not eval_rows:
+        raise ArgumentInvalid(
+            "`judge_model`: a judge compares answers to held-out prompts, and none are; give an `eval_dataset`, "
+            "or an `eval_fraction` above 0",
+            pointer="/judge_model",
+        )
     found = _looks(args, profile, arguments, model, teacher, cleaned, apart=bool(sources.eval))
     found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
-    inputs, checkpoint = gather(args, sources, model, teacher, sources.files(profile, args.columns)), None
+    inputs, checkpoint = gather(args, sources, model, teacher, sources.files(whole, args.columns)), None
     if args.resume is not None:
         earlier = resume.find(Path(args.resume))
-        earlier.check(args.tag, profile, arguments, inputs, args.gpus)
+        earlier.check(args.tag, whole, arguments, inputs, args.gpus)
         inputs, checkpoint = inputs.model_copy(update={"continues": earlier.continued}), earlier.checkpoint
         found.findings.append(f"continues run `{earlier.spec.run_id}` after step {earlier.continued.step}")
     return Preflight(
@@ -327,7 +333,7 @@ def _looks(
     if "tools" in columns:
         found.add(calls.look([*train, *held_out], rows.places))
     if "database" in columns:
-        found.add(queries.look([*train, *held_out], rows.places))
+        found.add(queries.look(train, held_out, rows.places))
     if "positive" in columns and held_out:
         found.findings += _few_documents(profile, len({row["positive"] for row in held_out}))
     if args.eval_fraction and not apart and held_out:

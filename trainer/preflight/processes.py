@@ -15,7 +15,7 @@ def check(gpus: int, arguments: Mapping[str, Any], model: Path) -> None:
         ArgumentInvalid: the numbers do not fit.
     """
     nproc, shared = int(arguments.get("nproc", 1)), int(arguments.get("sequence_parallel_size", 1))
-    if gpus > 1 and nproc != gpus:
+    if gpus and nproc != gpus:
         raise ArgumentInvalid(
             f"`nproc`: {nproc} for {gpus} GPUs; each GPU takes a process, so set `nproc: {gpus}`",
             pointer="/nproc",
@@ -33,6 +33,11 @@ def check(gpus: int, arguments: Mapping[str, Any], model: Path) -> None:
         raise ArgumentInvalid(
             f"`sequence_parallel_size`: {shared} does not divide the {heads or 'unknown number of'} attention heads of "
             f"this model, and each process takes whole heads; {hint}",
+            pointer="/sequence_parallel_size",
+        )
+    if shared > 1 and (odd := folders.attends_otherwise(model)):
+        raise ArgumentInvalid(
+            f"`sequence_parallel_size`: this model has `{odd}`, and shared texts are attended to as a whole; take 1",
             pointer="/sequence_parallel_size",
         )
     if shared > 1 and arguments.get("packing"):

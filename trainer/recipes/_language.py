@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, TaskType
 from torch.nn.functional import cross_entropy
+from torch.utils.tensorboard import SummaryWriter
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
@@ -39,6 +40,12 @@ def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokeniz
     if base is not None:
         loaded = PeftModel.from_pretrained(loaded, folder, use_safetensors=True)
     return loaded.eval(), _steps.tokenizer(folder)
+
+
+def measure(job: Job, outcome: Outcome, tokenizer: PreTrainedTokenizerBase, _board: SummaryWriter) -> Outcome:
+    """Score `outcome.model`, whoever trained it."""
+    rows = tokens(job, Reader(job.model_dir), job.eval_rows)
+    return replace(outcome, scores=token_scores(job, outcome.model, tokenizer, rows))
 
 
 def arguments(job: Job) -> dict[str, Any]:

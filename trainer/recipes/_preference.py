@@ -40,8 +40,8 @@ def learn(job: Job, make: Callable[..., Trainer], score: Callable[[Job, Any], di
         trainer = make(
             job,
             model=_language.model(job.model_dir),
-            train_dataset=_dataset(job.train_rows, tokenizer),
-            eval_dataset=_dataset(job.eval_rows, tokenizer) if job.eval_rows else None,
+            train_dataset=dataset(job.train_rows, tokenizer),
+            eval_dataset=dataset(job.eval_rows, tokenizer) if job.eval_rows else None,
             processing_class=tokenizer,
             peft_config=_language.adapter(job),
         )
@@ -110,7 +110,7 @@ def log_ratios(trainer: Any, batch: Batch, which: str = "") -> torch.Tensor:
         return policy_B - log_probabilities(model, batch, which)
 
 
-def _dataset(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def dataset(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Conversations, which TRL reads through the model's own chat template; plain texts where it has none."""
     if tokenizer.chat_template is None:
         return Dataset.from_list([dict(row) for row in rows])

@@ -18,7 +18,10 @@ from torch.utils.data import DataLoader
 from transformers import AttentionInterface, AttentionMaskInterface
 from trl import SFTTrainer
 
+from enforcer.problems import ModelInvalid
+
 NAME = "ulysses"
+OTHERWISE = ("sliding_window", "softcap", "s_aux", "position_bias")
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 _group: distributed.ProcessGroup | None = None
 
@@ -78,9 +81,15 @@ def join(size: int) -> None:
 
 def attention(
     module: nn.Module, query_BHTE: Tensor, key_BGTE: Tensor, value_BGTE: Tensor, _mask: Tensor | None,
-    dropout: float = 0.0, scaling: float | None = None, **_: Any,
+    dropout: float = 0.0, scaling: float | None = None, **more: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Causal attention over the whole of a text of which this process holds a part; returns (B, T/P, H, E)."""
+    """Causal attention over the whole of a text of which this process holds a part; returns (B, T/P, H, E).
+
+    Raises:
+        ModelInvalid: the model attends otherwise, to the nearest tokens only, say.
+    """
+    if odd := [name for name in OTHERWISE if more.get(name) is not None]:
+        raise ModelInvalid(f"this model attends with `{odd[0]}`, which is not shared; take `sequence_parallel_size: 1`")
     size = distributed.get_world_size(_group)
     if key_BGTE.shape[1] % size:  # fewer heads of keys than processes: each query head gets its own
         times = query_BHTE.shape[1] // key_BGTE.shape[1]

@@ -15,6 +15,7 @@ Scores   reward_accuracy: share of held-out pairs with m > 0, Wilson interval
          reward_margin: mean of m, bootstrap interval over pairs   [nats]
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +31,14 @@ def train(job: Job) -> Outcome:
 
 
 load = _language.load
+
+
+def measure(job: Job, outcome: Outcome, tokenizer: Any, _board: Any) -> Outcome:
+    """Score `outcome.model`, whoever trained it, against the model it came from. The trainer here trains nothing."""
+    rows = _preference.dataset(job.eval_rows, tokenizer)
+    parts = {"model": outcome.model, "train_dataset": rows, "eval_dataset": rows, "processing_class": tokenizer}
+    trainer = _trainer(job, peft_config=None, **parts)
+    return replace(outcome, scores=_preference.pair_scores(rewards)(job, trainer))
 
 
 def _trainer(job: Job, **parts: Any) -> DPOTrainer:

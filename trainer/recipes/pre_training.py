@@ -20,4 +20,4 @@ def train(job: Job) -> Outcome:
     )
 
 
-load = _language.load
+load, measure = _language.load, _language.measure

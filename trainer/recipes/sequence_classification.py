@@ -83,7 +83,7 @@ def train(job: Job) -> Outcome:
             _steps.name_base(job.folder.model, folders.public_name(job.model_dir))
         (job.folder.model / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is the run's README.md
         outcome = replace(outcome, model=model, details={**outcome.details, "newly_initialised": fresh})
-        return _steps.finish(job, _scored(job, outcome, tokenizer, board), board)
+        return _steps.finish(job, measure(job, outcome, tokenizer, board), board)
 
 
 def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -99,7 +99,22 @@ def load(folder: Path, base: Path | None = None) -> tuple[Any, PreTrainedTokeniz
 
 
 def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]]:
-    """The model with a head of K labels, and the names of the modules that the base had no (fitting) weights for."""
+    """What trains, and the names of the modules that the base had no (fitting) weights for."""
+    model, fresh = with_head(job)
+    model.config.pad_token_id = tokenizer.pad_token_id  # decoders read the logits at the last token that is no padding
+    log.info("attention: %s; newly initialised: %s", model.config._attn_implementation, ", ".join(fresh) or "nothing")
+    if job.arguments["use_lora"]:
+        model = get_peft_model(model, _steps.lora(job, TaskType.SEQ_CLS, saved_whole(fresh) or None))
+    return model, fresh
+
+
+def saved_whole(fresh: Sequence[str]) -> list[str]:
+    """A module with random weights must learn in full and be saved: an adapter on it would be lost with the weights."""
+    return [name for name in fresh if not any(part in HEADS for part in name.split("."))]
+
+
+def with_head(job: Job) -> tuple[Any, list[str]]:
+    """The base model with a head of K labels, and the modules that it had no (fitting) weights for."""
     names: Sequence[str] = job.arguments["label_names"]
     assert len(names) == job.arguments["num_labels"], "preflight lets no run through whose labels do not add up"
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -112,14 +127,7 @@ def _model(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, list[str]
         output_loading_info=True,
         **_steps.WEIGHTS,
     )
-    model.config.pad_token_id = tokenizer.pad_token_id  # decoders read the logits at the last token that is no padding
-    fresh = _steps.modules_of([*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])])
-    log.info("attention: %s; newly initialised: %s", model.config._attn_implementation, ", ".join(fresh) or "nothing")
-    if job.arguments["use_lora"]:
-        # A module with random weights must learn in full and be saved: an adapter on it would be lost with the weights.
-        whole = [name for name in fresh if not any(part in HEADS for part in name.split("."))]
-        model = get_peft_model(model, _steps.lora(job, TaskType.SEQ_CLS, whole or None))
-    return model, fresh
+    return model, _steps.modules_of([*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])])
 
 
 def _encoded(job: Job, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -151,7 +159,8 @@ def _logits(job: Job, model: Any, rows: Dataset, tokenizer: PreTrainedTokenizerB
     return np.concatenate([model(**batch.to(model.device)).logits.float().cpu().numpy() for batch in batches])
 
 
-def _scored(job: Job, outcome: Outcome, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter) -> Outcome:
+def measure(job: Job, outcome: Outcome, tokenizer: PreTrainedTokenizerBase, board: SummaryWriter) -> Outcome:
+    """Score `outcome.model`, whoever trained it."""
     if not job.eval_rows:
         return outcome
     rows, seed = _encoded(job, job.eval_rows, tokenizer), job.arguments["seed"]

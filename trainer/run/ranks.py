@@ -38,7 +38,9 @@ def share(permit: Permit) -> None:
     """Let the other processes begin."""
     if world() > 1:
         document = {**handover.document(permit), "key": None}
-        write_private(permit.folder.root / handover.RANKS, json.dumps(document).encode())
+        part = permit.folder.root / f".{handover.RANKS}.part"
+        write_private(part, json.dumps(document).encode())
+        part.replace(permit.folder.root / handover.RANKS)  # who waits for it finds it whole
 
 
 def over(folder: RunFolder) -> None:
@@ -62,7 +64,7 @@ def help_out(folder: RunFolder) -> None:
         expected_digest=str(unverified_claims(folder.ticket.read_text("ascii").strip())["run_spec_digest"]),
     )
     sources = work.sources(permit)
-    work.check_datasets(spec, sources)
+    work.check_inputs(permit, spec, sources)
     inputs = spec.inputs
     rows = preflight.rows_of(
         sources, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss

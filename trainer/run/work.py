@@ -25,11 +25,11 @@ from enforcer import wire
 from enforcer.problems import LogInconsistent, Problem, TicketInvalid, TicketUsed, TrainingFailed
 from enforcer.runspec import RunSpec
 from enforcer.tickets import VerifiedTicket, unverified_claims
-from trainer import preflight, recipes
+from trainer import backends, preflight
 from trainer.client import Registry
 from trainer.inputs import folders, rows
 from trainer.inputs.cleaning import Cleaned
-from trainer.job import Job, Outcome, Recipe
+from trainer.job import Job, Outcome
 from trainer.preflight import Sources
 from trainer.run import checkpoints, evidence, handover, offline, ranks, reporting
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
@@ -80,7 +80,7 @@ def execute(
         # 16. The inputs, before the ticket is spent on them. The rows that are hashed here are those that are trained
         #     on; the model's folder is read once more by the recipe, so who can write to it now could still swap it.
         held_rows = sources(permit, in_memory)
-        _check_inputs(permit, spec, held_rows)
+        check_inputs(permit, spec, held_rows)
     inputs = spec.inputs
     rows = preflight.rows_of(
         held_rows, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss
@@ -88,6 +88,7 @@ def execute(
     watch = Watch(spec.limits.max_runtime_s, tell, rows=len(rows.train))
     job = job_of(permit, spec, rows, watch)
     ranks.refuse_alone(spec.arguments.get("nproc", 1))
+    backends.refuse(spec.task_type, spec.profile, spec.arguments, permit.model, permit.checkpoint)
     # Whoever judges the answers must be there before the ticket is spent on hours of training.
     judge = _judge(spec, permit)
     with Registry(permit.settings) as registry:
@@ -180,7 +181,7 @@ def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch
         beating = Heartbeats(registry, held, watch, measure=Resources(job.folder.root).now)
     try:
         with beating:
-            recipe: Recipe = recipes.load(spec.profile.recipe)
+            recipe = backends.load(spec.task_type, spec.profile, spec.arguments)
             return _judged(job, recipe.train(job), judge)
     except KeyboardInterrupt:
         when = "while its model was evaluated" if watch.trained else "before a checkpoint was saved"
@@ -238,7 +239,7 @@ def sources(permit: Permit, in_memory: Sources | None = None) -> Sources:
     )
 
 
-def check_datasets(spec: RunSpec, sources: Sources) -> None:
+def _check_datasets(spec: RunSpec, sources: Sources) -> None:
     """Raise `TicketInvalid` unless these are the rows, and the files that they point to, that were signed."""
     here = [*sources.listed(), *sources.files(spec.profile, spec.inputs.columns)]
     found = [(dataset.role, dataset.digest) for dataset in here]
@@ -256,8 +257,9 @@ def check_datasets(spec: RunSpec, sources: Sources) -> None:
             )
 
 
-def _check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
-    check_datasets(spec, sources)
+def check_inputs(permit: Permit, spec: RunSpec, sources: Sources) -> None:
+    """Raise `TicketInvalid` unless rows, model, teacher and checkpoint are those that were signed."""
+    _check_datasets(spec, sources)
     given, bound = (permit.model, permit.teacher, permit.checkpoint), spec.inputs
     for what, folder, of in zip(
         (f"model `{bound.model.name}`", f"teacher `{bound.teacher and bound.teacher.name}`", "the checkpoint"),
