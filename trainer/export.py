@@ -32,8 +32,7 @@ def export(job: Job, outcome: Outcome, format: str, path: Path | None = None) ->
         raise ExportRefused(
             f"run `{job.run_id}` was stopped (`{outcome.stopped}`) and left no final model; run it to the end"
         )
-    if format not in formats(job):
-        raise ExportRefused(_why_not(job, format))
+    refuse_impossible(job, format)
     target = path or job.folder.root / format
     if target.exists():
         raise ExportRefused(f"`{target}` exists; move it away or name another path")
@@ -57,6 +56,12 @@ def formats(job: Job) -> list[str]:
         *(["faiss"] if kind == "embedding" else []),
         *(["onnx"] if onnx_model.possible(kind) else []),
     ]
+
+
+def refuse_impossible(job: Job, format: str) -> None:
+    """Raise `ExportRefused` for a format that this run cannot have, with those that it can."""
+    if format not in formats(job):
+        raise ExportRefused(_why_not(job, format))
 
 
 def _why_not(job: Job, format: str) -> str:

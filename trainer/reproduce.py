@@ -57,11 +57,16 @@ def read(folder: RunFolder) -> Again:
 def local_differences(again: Again) -> Iterator[Difference]:
     """What differs on this machine: code, data, model, packages, Python, hardware."""
     yield from _code(again.spec)
-    yield from _data(again.spec)
-    yield from _files(again)
+    yield from data_differences(again)
     yield from _model(again.spec)
     if again.manifest is not None:
         yield from _environment(again.manifest.environment, environment.look(again.spec.gpus))
+
+
+def data_differences(again: Again) -> Iterator[Difference]:
+    """What differs of the rows, and of the files that they point to."""
+    yield from _data(again.spec)
+    yield from _files(again)
 
 
 def governed_differences(again: Again, registry: Registry, *, readable: bool) -> Iterator[Difference]:

@@ -78,12 +78,13 @@ def test_without_a_terminal_progress_is_a_line_in_half_a_minute(capsys: pytest.C
     with Progress(Output({}), clock=lambda: now[0]) as progress:
         for step in range(1, 101):
             now[0] += 1.0
-            progress.show({"event": "step", "step": step, "total": 100, "loss": 1 / step})
+            pace = {"pace/rows_per_s": 1600.0, "pace/eta_s": 100.0 - step}
+            progress.show({"event": "step", "step": step, "total": 100, "loss": 1 / step, **pace})
 
     told = capsys.readouterr()
     assert told.out == ""
     assert [line.split()[1] for line in told.err.splitlines()] == ["30/100", "60/100", "90/100", "100/100"]
-    assert "loss 0.0333  70 s left" in told.err
+    assert "loss 0.0333  1,600 rows/s  70 s left" in told.err
 
 
 def test_a_loss_that_is_no_number_is_null_for_programs_and_told_to_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """How far a run is: a bar on a terminal, a line in 30 s elsewhere, one event for each step in ndjson.
 
-Beside it, the sentences that a worker has for people (`notice`).
+Loss, speed and time left are the run's own words (`trainer.run.pace`), so who follows it from elsewhere reads the same.
+Beside them, the sentences that a worker has for people (`notice`).
 """
 
 import time
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainer.cli.output import Output
+from trainer.run.pace import ETA, ROWS, TOKENS
 
 LINE_EVERY_S = 30.0
 
@@ -20,7 +22,6 @@ class Progress:
         self._task: Any = None
         self._loss = ""
         self._last_line = clock()
-        self._first: tuple[int, float] | None = None  # step and time; loading is not counted into what is left
 
     def __enter__(self) -> Self:
         if self._output.live:
@@ -31,16 +32,15 @@ class Progress:
                 Progress as Bar,
                 TextColumn,
                 TimeElapsedColumn,
-                TimeRemainingColumn,
             )
 
             columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"),
+                TimeElapsedColumn(),
             )  # fmt: skip
             self._bar = Bar(*columns, console=Console(stderr=True, no_color=not self._output.color), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("loading", total=None, loss="")
+            self._task = self._bar.add_task("loading", total=None, said="")
         return self
 
     def __exit__(
@@ -58,16 +58,14 @@ class Progress:
 
     def _step(self, event: Mapping[str, Any]) -> None:
         step, total = int(event["step"]), int(event["total"])
-        self._first = self._first or (step, self._clock())
         if "loss" in event:
             loss = event["loss"]
             self._loss = "loss nan" if loss is None else f"loss {loss:.4f}"
         if self._bar is not None:
             doing = "training" if step < total else "evaluating"
-            self._bar.update(self._task, description=doing, completed=step, total=total, loss=self._loss)
+            self._bar.update(self._task, description=doing, completed=step, total=total, said=self._said(event))
         elif self._output.mode == "human" and self._is_time_for_a_line(step, total):
-            parts = (f"step {step}/{total}", self._loss, f"{self._left(step, total)} left")
-            self._output.talk("  ".join(part for part in parts if part))
+            self._output.talk(f"step {step}/{total}  {self._said(event)}".rstrip())
 
     def _is_time_for_a_line(self, step: int, total: int) -> bool:
         now = self._clock()
@@ -76,7 +74,21 @@ class Progress:
         self._last_line = now
         return True
 
-    def _left(self, step: int, total: int) -> str:
-        first_step, started = self._first or (step, self._clock())
-        seconds = (self._clock() - started) / max(step - first_step, 1) * (total - step)
-        return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    def _said(self, event: Mapping[str, Any]) -> str:
+        return "  ".join(part for part in (self._loss, _speed(event), _left(event)) if part)
+
+
+def _speed(event: Mapping[str, Any]) -> str:
+    for name, unit in ((TOKENS, "tokens/s"), (ROWS, "rows/s")):
+        if event.get(name) is not None:
+            return f"{event[name]:,.0f} {unit}" if event[name] >= 10 else f"{event[name]:.2g} {unit}"
+    return ""
+
+
+def _left(event: Mapping[str, Any]) -> str:
+    """Minutes from a minute and a half on, hours from as many hours."""
+    if (seconds := event.get(ETA)) is None:
+        return ""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h left"
+    return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"

@@ -12,6 +12,7 @@ from trainer.exits import FINE, GATE_MISSED, INTERRUPTED, UNREACHABLE
 
 if TYPE_CHECKING:
     from enforcer import wire
+    from trainer.cli.output import Output
     from trainer.launch.local import Ended
     from trainer.layout import RunFolder
     from trainer.run.permit import Permit
@@ -127,6 +128,11 @@ def tell(session: Session, ended: "Ended", folder: "RunFolder") -> int:
         return UNREACHABLE
     if (compared := _memory(folder)) is not None:
         output.talk(compared)
+    return judged(output, run)
+
+
+def judged(output: "Output", run: "wire.Run") -> int:
+    """What the verdict on a finished run means; returns the exit code."""
     if run.verdict == "fail":
         output.warn("an acceptance gate was missed: this model cannot be promoted")
         return GATE_MISSED

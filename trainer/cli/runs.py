@@ -8,12 +8,12 @@ import click
 
 from trainer.cli.flags import Group, matching
 from trainer.cli.session import current
-from trainer.exits import FINE, GATE_MISSED
+from trainer.exits import FINE, GATE_MISSED, INTERRUPTED
 
 
 @click.group(cls=Group)
 def runs() -> None:
-    """Runs: list, show, send a report that waits."""
+    """Runs: list, show, follow one, send a report that waits."""
 
 
 @runs.command("list")
@@ -76,6 +76,35 @@ def show(id: str) -> None:
     ]
     lines = [*run_lines(run), *(f"  {line}" for line in table(("", ""), facts)[1:])]
     session.output.result(run.model_dump(mode="json"), lines, brief=[run.state])
+
+
+@runs.command()
+@click.argument("id", metavar="RUN_ID")
+@click.option(
+    "--interval",
+    type=click.FloatRange(1, 3600),
+    default=10,
+    show_default=True,
+    metavar="S",
+    help="Seconds between questions.",
+)
+def watch(id: str, interval: float) -> None:
+    """Follow a run from anywhere, until it ends.
+
+    Exits as `run` would have: 0, 11 for a gate that was missed, 10 for a run that failed, 130 for one that was stopped.
+    A run that is lost, because nothing has been heard of it for too long, exits with 9. Ctrl-C leaves the run alone.
+    """
+    from trainer.cli.watch import follow
+
+    session = current()
+    try:
+        with session.registry() as registry:
+            code = follow(session.output, registry, id, interval)
+    except KeyboardInterrupt:
+        again = f"swift-submit runs watch {id}"
+        session.output.warn(f"no longer watching; run `{id}` goes on without you, and `{again}` follows it again")
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 @runs.command()

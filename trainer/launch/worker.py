@@ -46,7 +46,7 @@ class Events:
     def step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
         """At most ten a second: a tiny model steps faster than anybody reads."""
         now = time.monotonic()
-        if logs or step == total or now - self._last_step_s >= STEP_EVERY_S:
+        if "loss" in logs or step == total or now - self._last_step_s >= STEP_EVERY_S:
             self._last_step_s = now
             finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
             self.say("step", step=step, total=total, **finite)

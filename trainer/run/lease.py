@@ -19,6 +19,7 @@ from typing import Any, Self
 from enforcer import wire
 from enforcer.problems import Conflict, NotFound, Problem, Unauthenticated
 from trainer.client import Registry
+from trainer.run.pace import Pace
 
 log = logging.getLogger(__name__)
 Tell = Callable[[int, int, Mapping[str, float]], None]
@@ -31,10 +32,16 @@ class Watch:
     """The listener of a job (`trainer.job.Listener`): knows the last step, and whether anybody wants a stop."""
 
     def __init__(
-        self, max_runtime_s: float, tell: Tell | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        max_runtime_s: float,
+        tell: Tell | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        rows: int = 0,
     ) -> None:
-        self.step, self.total, self.logs = 0, 0, dict[str, float]()
+        self.step, self.total, self.logs, self.pace = 0, 0, dict[str, float](), dict[str, float]()
         self._tell, self._clock = tell, clock
+        self._pace = Pace(rows, clock)
         self._ends_at = clock() + max_runtime_s
         self._stop: str | None = None
 
@@ -42,8 +49,9 @@ class Watch:
         self.step, self.total = step, total
         if logs:
             self.logs = {name: value for name, value in logs.items() if math.isfinite(value)}
+        self.pace = self._pace.at(step, total, logs)
         if self._tell is not None:
-            self._tell(step, total, logs)
+            self._tell(step, total, {**logs, **self.pace})
 
     @property
     def trained(self) -> bool:
@@ -59,12 +67,18 @@ class Watch:
 
 
 class Heartbeats:
-    """A thread that tells the registry every `interval_s` how far the run is."""
+    """A thread that tells the registry every `interval_s` how far the run is, how fast, and what it `measure`s."""
 
     def __init__(
-        self, registry: Registry, lease: wire.Lease, watch: Watch, clock: Callable[[], float] = time.monotonic
+        self,
+        registry: Registry,
+        lease: wire.Lease,
+        watch: Watch,
+        clock: Callable[[], float] = time.monotonic,
+        measure: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._registry, self._lease, self._watch, self._clock = registry, lease, watch, clock
+        self._measure = measure
         self._answered_at = clock()  # counted by our own clock, from when we were given time by theirs
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
@@ -85,7 +99,7 @@ class Heartbeats:
         while not over:  # the last beat comes at the end of training, so that the books know all its steps
             over = self._over.wait(self._lease.heartbeat_s)
             watch = self._watch
-            beat = wire.Heartbeat(step=watch.step, total_steps=watch.total, logs=dict([*watch.logs.items()][:MAX_LOGS]))
+            beat = wire.Heartbeat(step=watch.step, total_steps=watch.total, logs=self._numbers())
             asked_at = self._clock()
             try:
                 answer = self._registry.heartbeat(self._lease.run_id, self._lease.lease_token, beat)
@@ -100,6 +114,14 @@ class Heartbeats:
             self._answered_at = asked_at
             if answer.stop is not None:
                 watch.stop(answer.stop)
+
+    def _numbers(self) -> dict[str, float]:
+        """Pace and resources find room however much a trainer logs."""
+        measured: Mapping[str, float] = {}
+        with contextlib.suppress(Exception):  # a number that cannot be had must not cost the lease
+            measured = self._measure()
+        ours = {**self._watch.pace, **measured}
+        return dict([*self._watch.logs.items()][: MAX_LOGS - len(ours)]) | ours
 
     def _lost(self) -> bool:
         """Whether lease and grace are over; what is to happen then is said to the run, or to its log."""

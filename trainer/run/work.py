@@ -35,6 +35,7 @@ from trainer.run import checkpoints, evidence, handover, offline, ranks, reporti
 from trainer.run.lease import Heartbeats, Say, Tell, Watch, say_on_stderr, stopped_by_signals
 from trainer.run.permit import Permit
 from trainer.run.reporting import FOR_EVER, Held
+from trainer.run.resources import Resources
 
 log = logging.getLogger(__name__)
 HearLease = Callable[[wire.Lease], None]
@@ -84,7 +85,7 @@ def execute(
     rows = preflight.rows_of(
         held_rows, spec.profile, inputs.columns, spec.arguments, inputs.eval_fraction, inputs.allow_row_loss
     )
-    watch = Watch(spec.limits.max_runtime_s, tell)
+    watch = Watch(spec.limits.max_runtime_s, tell, rows=len(rows.train))
     job = job_of(permit, spec, rows, watch)
     ranks.refuse_alone(spec.arguments.get("nproc", 1))
     backends.refuse(spec.task_type, spec.profile, spec.arguments, permit.model, permit.checkpoint)
@@ -175,7 +176,9 @@ def _judged(job: Job, outcome: Outcome, judge: Any) -> Outcome:
 
 
 def _train(job: Job, spec: RunSpec, registry: Registry, held: Held, watch: Watch, judge: Any) -> Outcome:
-    beating = Heartbeats(registry, held, watch) if isinstance(held, wire.Lease) else contextlib.nullcontext()
+    beating: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if isinstance(held, wire.Lease):
+        beating = Heartbeats(registry, held, watch, measure=Resources(job.folder.root).now)
     try:
         with beating:
             recipe = backends.load(spec.task_type, spec.profile, spec.arguments)
