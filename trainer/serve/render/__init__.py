@@ -71,8 +71,8 @@ def model_of(run: Servable) -> Path:
     merged = run.folder.root / "merged"
     if not (merged / "merge.json").is_file():
         raise NotServable(
-            f"run `{run.spec.run_id}` trained an adapter, and engines load whole models: export it with "
-            '`trainer.save_model(format="merged")`, which leaves it in `merged`'
+            f"run `{run.spec.run_id}` trained an adapter, and engines load whole models: "
+            f"`swift-submit export {run.folder.root} --format merged` leaves one in `merged`"
         )
     return merged
 
