@@ -18,7 +18,7 @@ import orjson
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
-from trainer.inputs import conversations, inside, named_files, proposals
+from trainer.inputs import conversations, inside, named_files, numbered, proposals
 from trainer.inputs.proposals import quoted
 from trainer.inputs.rows import Source
 from trainer.job import Row
@@ -304,15 +304,7 @@ def _spellings(names: Sequence[str], textual: bool) -> dict[str | int, str]:
     """
     counted: dict[str | int, str] = {str(i) if textual else i: name for i, name in enumerate(names)}
     meant = {int(name): name for name in names if _INTEGER.fullmatch(name)}
-    return {name: name for name in names} | (meant if any(map(_is_number, names)) else counted)
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+    return {name: name for name in names} | (meant if any(map(numbered.is_number, names)) else counted)
 
 
 def _label(value: Any, source: Source, index: int, column: str) -> str | int:

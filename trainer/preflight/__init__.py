@@ -18,7 +18,7 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, named_files, relevance, rows, teachers
+from trainer.inputs import columns, folders, named_files, numbered, relevance, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.places import Places
@@ -183,6 +183,7 @@ def rows_of(
     for source in (*sources.train, *sources.eval):
         refuse_rows_of_another_word(source, profile, mapping, arguments)
     profile = profile.concerning(arguments)
+    numbered.refuse_other_counts([*sources.train, *sources.eval], profile, mapping, arguments.get("label_names") or ())
 
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
