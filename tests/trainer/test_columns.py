@@ -299,6 +299,16 @@ def test_rows_of_another_task_type_or_under_other_names_are_answered_with_what_f
     assert says in refusal([row] * 3, shipped()[tag]).detail
 
 
+def test_a_mapping_that_would_lose_half_of_what_is_asked_says_so_and_how_to_join_it() -> None:
+    alpaca = [{"instruction": "Say it in French.", "input": "cat", "output": "chat"}]
+
+    said = refusal(alpaca, shipped()["sft"]).detail
+
+    assert "columns: {prompt: instruction, completion: output}`. Then nothing is read from `input`" in said
+    assert "a column `prompt` that joins both (`instruction`, an empty line, `input`)" in said
+    assert "`input`" not in refusal([{k: alpaca[0][k] for k in ("instruction", "output")}], shipped()["sft"]).detail
+
+
 def test_columns_that_nothing_is_read_from_are_listed() -> None:
     source = rows.hold([{"review": "a", "label": "bad", "input": "b", "id": 1}])
 

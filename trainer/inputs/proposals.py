@@ -78,7 +78,8 @@ def missing(
     hint = f"the file has {quoted(unused[:20])}" if unused else "the file has no other column"
     if {*wanted} & {"prompt", "completion", "chosen"} and {*present} & {*USUAL_NAMES["messages"], "messages"}:
         guesses, hint = {}, f"{hint}; cut each conversation before its last answer, and give both parts as texts"
-    return DatasetInvalid(f"`{source.name}` has no column `{name}`; {proposed(guesses) or hint}", **facts)
+    advice = proposed(guesses) + lost_beside(guesses, unused) or hint
+    return DatasetInvalid(f"`{source.name}` has no column `{name}`; {advice}", **facts)
 
 
 def formless(
@@ -95,7 +96,7 @@ def formless(
         if len(guesses) == len(wanted):
             return DatasetInvalid(
                 f"`{source.name}` has {quoted(present[:20])}, and rows of this task type have {forms(profile)}; "
-                f"{proposed(guesses)}",
+                f"{proposed(guesses)}{lost_beside(guesses, unused)}",
                 file=source.name,
                 pointer=f"/{wanted[0]}",
                 columns=guesses,
@@ -123,6 +124,16 @@ def proposed(guesses: Mapping[str, str]) -> str:
     arrows = ", ".join(f"`{role}` <- `{column}`" for role, column in guesses.items())
     pairs = ", ".join(f"{role}: {column}" for role, column in guesses.items())
     return f"{arrows}? Map {'it' if len(guesses) == 1 else 'them'} with `columns: {{{pairs}}}`"
+
+
+def lost_beside(guesses: Mapping[str, str], unused: Sequence[str]) -> str:
+    """Rows in the manner of Alpaca ask in two columns, and a mapping reads one."""
+    if guesses.get("prompt") != "instruction" or "input" not in unused or "input" in guesses.values():
+        return ""
+    return (
+        ". Then nothing is read from `input`: where rows have one, write a column `prompt` that joins both "
+        "(`instruction`, an empty line, `input`) instead"
+    )
 
 
 class Other(NamedTuple):

@@ -18,7 +18,7 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, named_files, numbered, relevance, rows, teachers
+from trainer.inputs import columns, folders, named_files, numbered, proposals, relevance, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.places import Places
@@ -144,7 +144,9 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
             pointer="/judge_model",
         )
     found = _looks(args, profile, arguments, model, teacher, cleaned, apart=bool(sources.eval))
-    found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
+    if unread := columns.not_read([*sources.train, *sources.eval], profile, args.columns):
+        found.findings.append(f"nothing is read from {proposals.quoted(unread)}")
+    found.facts["not_read"] = unread
     inputs, checkpoint = gather(args, sources, model, teacher, sources.files(whole, args.columns)), None
     if args.resume is not None:
         earlier = resume.find(Path(args.resume))
