@@ -24,7 +24,7 @@ from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
-from trainer.preflight import calls, encodings, labels, lengths, memory, pairs, processes, queries, repeats
+from trainer.preflight import calls, encodings, labels, lengths, memory, pairs, processes, queries, repeats, unknown
 from trainer.preflight.found import Found
 from trainer.recipes import _rewards as rewards
 
@@ -333,6 +333,7 @@ def _looks(
         found.add(labels.look(label, arguments.get("label_names") or [], train, held_out))
     found.add(pairs.look(profile, [*train, *held_out]))
     found.add(encodings.look([*train, *held_out]))
+    found.add(unknown.look(profile, [*train, *held_out], model))
     if "tools" in columns:
         found.add(calls.look([*train, *held_out], rows.places))
     if "database" in columns:
