@@ -150,8 +150,6 @@ class Profile(_Frozen):
 
     @model_validator(mode="after")
     def gates_speak_of_declared_metrics_and_once_of_each(self) -> Self:
-        if len({gate.metric for gate in self.gates}) != len(self.gates):
-            raise _contradiction("two gates bound the same metric; keep the one that is meant")
         for gate in self.gates:
             if gate.metric not in self.metrics:
                 raise PydanticCustomError(
@@ -160,6 +158,8 @@ class Profile(_Frozen):
                     {"metric": gate.metric, "known": ", ".join(self.metrics)},
                 )
             _refuse_against_direction(gate)
+        if len({gate.metric for gate in self.gates}) != len(self.gates):
+            raise _contradiction("two gates bound the same metric; keep the one that is meant")
         return self
 
     @model_validator(mode="after")

@@ -153,8 +153,16 @@ def test_pairs_are_read_held_out_by_their_first_sentence_and_need_no_negative(ch
         (pair_rows(9, 1), {"loss_type": "cosent"}, "has no column `sentence1`"),
         ([{**row, "grade": 0} for row in pair_rows(9, 1)], {}, "the grade 0 is none of a `positive`"),
         (alike(9), {}, "rows of `sentence1`, `sentence2` and `score` are for `loss_type: cosent`"),
+        (
+            [
+                {"sentence1": row["sentence1"], "sentence2": row["sentence2"], "similarity_score": row["score"]}
+                for row in alike(9)
+            ],
+            {},
+            "`loss_type: cosent`; set that, with `columns: {score: similarity_score}`",
+        ),
     ],
-    ids=["one score", "queries for pairs", "no positive", "pairs for queries"],
+    ids=["one score", "queries for pairs", "no positive", "pairs for queries", "pairs under other names"],
 )
 def test_rows_that_do_not_suit_the_loss_are_refused_with_what_to_do(
     rows: list[Row], changes: dict[str, Any], message: str, check: Any

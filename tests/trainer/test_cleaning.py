@@ -70,8 +70,23 @@ def test_a_task_type_may_take_none_at_all() -> None:
 
 
 def test_more_than_the_task_type_allows_is_refused_and_not_dropped() -> None:
-    with pytest.raises(DatasetInvalid, match=r"leave out 1 of 6 rows \(16.7%\), and this task type allows 10%"):
+    with pytest.raises(
+        DatasetInvalid, match=r"leave out 1 of 4 training rows \(25.0%\), and this task type allows 10%"
+    ):
         cleaned({**EQUAL, "action": "drop"}, share=0.1)
+
+
+def test_rows_that_stay_held_out_do_not_make_up_for_training_rows_that_are_lost() -> None:
+    train = [row(str(i)) for i in range(36)] + [row("same")] * 5  # 4 of 41 are repeats
+
+    with pytest.raises(DatasetInvalid, match=r"4 of 41 training rows \(9.8%\).* `allow_row_loss: 0.1`"):
+        clean(profile({"check": "duplicate", "action": "drop"}, share=0.05), train, [row(f"h{i}") for i in range(60)])
+
+
+def test_nobody_is_advised_to_lose_every_training_row() -> None:
+    with pytest.raises(DatasetInvalid, match="no row to train on") as refused:
+        clean(profile({**EQUAL, "action": "drop"}, share=0.05), [row("a", "b", "b")], HELD_OUT)
+    assert "allow_row_loss" not in refused.value.detail
 
 
 def test_a_rule_compares_columns_that_there_are() -> None:

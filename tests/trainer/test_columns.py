@@ -236,7 +236,7 @@ def test_a_value_is_held_to_the_type_of_its_column(kind: Any, fits: list[Any], s
         ({"role": "assistant", "content": "", "tool_calls": [{}]}, "is no call", "/it/1/tool_calls/0"),
         (
             {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{broken"}}]},
-            "the arguments of `f` are no JSON object",
+            "the arguments of `f`: the text is not JSON",
             "/it/1/tool_calls/0",
         ),
         ({"role": "user", "content": 3}, "is `int`, not text", "/it/1/content"),
@@ -297,6 +297,47 @@ def test_rows_of_another_task_type_or_under_other_names_are_answered_with_what_f
     tag: str, row: dict[str, Any], says: str
 ) -> None:
     assert says in refusal([row] * 3, shipped()[tag]).detail
+
+
+def test_a_mapping_that_would_lose_half_of_what_is_asked_says_so_and_how_to_join_it() -> None:
+    alpaca = [{"instruction": "Say it in French.", "input": "cat", "output": "chat"}]
+
+    said = refusal(alpaca, shipped()["sft"]).detail
+
+    assert "columns: {prompt: instruction, completion: output}`. Then nothing is read from `input`" in said
+    assert "a column `prompt` that joins both (`instruction`, an empty line, `input`)" in said
+    assert "`input`" not in refusal([{k: alpaca[0][k] for k in ("instruction", "output")}], shipped()["sft"]).detail
+
+
+SHAREGPT_PAIR: dict[str, Any] = {
+    "conversations": [{"from": "human", "value": "Who?"}],
+    "chosen": {"from": "gpt", "value": "me"},
+    "rejected": [{"role": "assistant", "content": "you"}],
+}
+
+
+def test_preferences_of_one_turn_are_read_by_their_words() -> None:
+    dpo = shipped()["dpo"]
+
+    assert "Map it with `columns: {prompt: conversations}`" in refusal([SHAREGPT_PAIR], dpo).detail
+    assert mapped([SHAREGPT_PAIR], dpo, prompt="conversations") == [
+        {"prompt": "Who?", "chosen": "me", "rejected": "you"}
+    ]
+
+
+def test_preferences_of_more_turns_are_told_what_to_write() -> None:
+    more = {**SHAREGPT_PAIR, "conversations": [{"from": "system", "value": "s"}, *SHAREGPT_PAIR["conversations"]]}
+
+    said = refusal([more], shipped()["dpo"]).detail
+
+    assert "write it as the words before the answer, and `chosen` and `rejected` as the words of each answer" in said
+    assert (
+        "is `dict`, not text"
+        in refusal(
+            [{"prompt": "p", "chosen": {"from": "human", "value": "x"}, "rejected": "y"}], shipped()["dpo"]
+        ).detail
+    )
+    assert "is `list`, not text" in refusal([more], shipped()["dpo"], prompt="conversations").detail
 
 
 def test_columns_that_nothing_is_read_from_are_listed() -> None:

@@ -104,3 +104,36 @@ def test_what_is_no_turn_is_refused_with_its_row(turn: dict[str, Any]) -> None:
         examples(rows.hold([good, {"messages": [OPENAI[1], turn], "tools": []}]), PROFILE, {}, {})
 
     assert refused.value.facts["pointer"].startswith("/messages/1")
+
+
+@pytest.mark.parametrize(
+    ("turn", "says"),
+    [
+        ({"from": "function_call", "value": '{"name": "look", "args": {"at": "sky"}}'}, "has `args` beside its `name`"),
+        ({"role": "assistant", "tool_calls": [{"name": "look", "parameters": {}}]}, "has `parameters` beside"),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "a", "arguments": {}, "x": 1}}]},
+            "has `x` beside",
+        ),
+        ({"from": "function_call", "value": '{"name": "look"'}, "is no call: it is not JSON"),
+        ({"from": "function_call", "value": '{"name": "look", "arguments": "{broken"}'}, "the text is not JSON"),
+    ],
+)
+def test_a_call_that_would_lose_its_arguments_is_refused(turn: dict[str, Any], says: str) -> None:
+    with pytest.raises(DatasetInvalid, match=says) as refused:
+        examples(rows.hold([{"messages": [OPENAI[1], turn], "tools": []}]), PROFILE, {}, {})
+
+    assert refused.value.facts["pointer"] == "/messages/1/tool_calls/0"
+
+
+def test_what_is_null_in_a_call_is_nothing() -> None:
+    """Tables give every call the columns of all."""
+    call = {"id": None, "type": "function", "function": {**LOOK["function"], "args": None}}  # type: ignore[dict-item]
+    (turn,) = conversations.turns([{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    assert turn["tool_calls"][0]["function"] == LOOK["function"]
+
+
+def test_a_conversation_of_broken_json_is_told_as_such() -> None:
+    with pytest.raises(DatasetInvalid, match="`messages` is text that is not JSON"):
+        examples(rows.hold([{"messages": '[{"role": "user"', "tools": []}]), PROFILE, {}, {})

@@ -77,6 +77,12 @@ def test_duplicates_leaks_and_uneven_labels_are_found_and_do_not_forbid(check: A
     assert f"no evaluation row has the label `{LABELS[1]}`, `{LABELS[2]}`: `macro_f1` will have no interval" in findings
 
 
+def test_a_column_that_nothing_is_read_from_is_a_finding(check: Any) -> None:
+    rows = [{**row, "input": "more"} for row in labelled_rows(30, 1)]
+
+    assert "nothing is read from `input`" in check(rows).findings
+
+
 def test_labels_that_were_not_named_are_read_from_the_data_into_the_refusal(check: Any) -> None:
     stars = [{"text": f"the {i}", "label": i % 3} for i in range(9)]
 

@@ -1,5 +1,7 @@
 """Rows are counted as the model will read them: all tokens, those that are learned, and what `max_length` keeps."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,12 @@ import pytest
 from test_chat import CALL, MARKED, TALK, TOOLS
 from test_columns import shipped
 from test_preflight_looks import placed
-from tiny import make_chat
+from tiny import CHATML, make_chat
 
 from enforcer.problems import DatasetInvalid
 from trainer.cli import seen
 from trainer.inputs.chat import Reader
-from trainer.preflight import reading
+from trainer.preflight import reading, unknown
 
 PROFILES = shipped()
 ROWS: list[Any] = [
@@ -145,3 +147,52 @@ def test_a_prompt_whose_answer_is_sampled_has_a_length_and_nothing_learned(chat:
 
     assert count.tokens == len(Reader(chat).prompt(rows[0]))
     assert not reading.carries_loss(rows[0])
+
+
+@pytest.mark.parametrize("model", ["chat", "plain"])
+def test_an_answer_that_ends_in_an_end_token_teaches_to_stop(model: str, request: pytest.FixtureRequest) -> None:
+    rows = [{"prompt": "p", "completion": "yes"}]
+
+    assert reading.endless(PROFILES["sft"], rows[0], Reader(request.getfixturevalue(model)), placed(rows)) == []
+
+
+def test_a_template_whose_answers_end_in_no_end_token_is_told(tmp_path: Path) -> None:
+    """Its marks leave the end token out; or its end is none of the model's, until `generation_config.json` names it."""
+    rows = [{"prompt": "p", "completion": "yes"}]
+    outside = CHATML.replace(
+        "{%- if m.get('content') %}{{ m['content'] }}{% endif -%}",
+        "{% generation %}{{ m['content'] }}{% endgeneration %}",
+    )
+    short = make_chat(tmp_path / "short", template=outside)
+    other = make_chat(tmp_path / "other", template=CHATML.replace("<|im_end|>", "<|endoftext|>"))
+
+    for folder in (short, other):
+        (said,) = reading.endless(PROFILES["sft"], rows[0], Reader(folder), placed(rows))
+        assert "does not end in any of its end tokens (`<|im_end|>`), so it never learns to stop" in said
+    (other / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    assert reading.endless(PROFILES["sft"], rows[0], Reader(other), placed(rows)) == []
+
+
+def test_a_model_that_names_no_end_token_is_told(plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "endless"))
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / file).exists():
+            held = json.loads((folder / file).read_text())
+            (folder / file).write_text(json.dumps({k: v for k, v in held.items() if not k.startswith("eos")}))
+    rows = [{"prompt": "p", "completion": "yes"}]
+
+    (said,) = reading.endless(PROFILES["sft"], rows[0], Reader(folder), placed(rows))
+
+    assert "an end token: it names none" in said
+
+
+def test_tokens_that_the_tokenizer_does_not_know_are_told_above_a_twentieth(encoder: Path, chat: Path) -> None:
+    profile = PROFILES["sequence-classification"]
+    strange = [{"text": "the chip", "label": "x"}, {"text": "the 𐌰", "label": "x"}]
+    sound = [{"text": "the chip", "label": "x"}]
+
+    (said,) = unknown.look(profile, strange, encoder).findings
+
+    assert said.startswith("25% of the tokens are unknown to this model's tokenizer")
+    assert unknown.look(profile, sound, encoder).findings == []
+    assert unknown.look(profile, strange, chat).findings == [], "bytes spell everything"

@@ -12,8 +12,6 @@ LEARNED = ("⟦", "⟧")
 
 def lines(facts: Facts) -> Iterator[Line]:
     yield "rows", _rows(facts)
-    if facts.get("not_read"):
-        yield "not read", ", ".join(facts["not_read"])
     yield "lengths", _lengths(facts)
     yield from (("tokens", f"{most}: {count:,} rows") for most, count in (facts.get("lengths") or {}).items())
     if "trained_share" in facts:

@@ -20,7 +20,7 @@ from typing import Any
 
 from enforcer.columns import LossMask
 from enforcer.problems import DatasetInvalid, ModelInvalid, NotConfigured
-from trainer.inputs import tool_template
+from trainer.inputs import special_tokens, tool_template
 from trainer.inputs.folders import weights_folder
 from trainer.job import Row
 
@@ -73,7 +73,8 @@ class Reader:
             ) from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.special = _special_tokens(folder)
+        self.special = special_tokens.named(folder)
+        self.ends = special_tokens.ends(folder, self.tokenizer)
         source = _template(folder)
         self.template = None if source is None else _compile(source, model.name)
         self.marks = source is not None and "generation" in source and "endgeneration" in source
@@ -225,29 +226,10 @@ def _template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text("utf-8")
-    found = _object(folder / "tokenizer_config.json").get("chat_template")
+    found = special_tokens.json_object(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):
         found = next((entry["template"] for entry in found if entry.get("name") == "default"), None)
     return found if isinstance(found, str) else None
-
-
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """`bos_token`, `eos_token` and the like, by which templates name them."""
-    config = {**_object(folder / "special_tokens_map.json"), **_object(folder / "tokenizer_config.json")}
-    tokens = {name: value for name, value in config.items() if name.endswith("_token")}
-    return {
-        name: text
-        for name, value in tokens.items()
-        if isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
-    }
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _compile(source: str, model: str) -> Any:

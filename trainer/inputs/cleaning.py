@@ -66,7 +66,6 @@ def clean(
             findings.append(f"{said} and are left out")
         elif rule.check == "equal":  # preflight tells of duplicates and leaks whatever the rules say
             findings.append(said)
-    _refuse_too_many(profile, dropped.total(), total, findings, allowed)
     if train and not kept[0]:
         raise DatasetInvalid(f"cleaning would leave no row to train on: {'; '.join(findings)}", dropped=dropped.total())
     if held_out and not kept[1]:
@@ -74,6 +73,16 @@ def clean(
             f"cleaning would leave no row to evaluate on: {'; '.join(findings)}. Hold out rows of other texts",
             dropped=dropped.total(),
         )
+    _refuse_too_many(
+        profile,
+        {
+            "rows": (dropped.total(), total),
+            "training rows": (len(train) - len(kept[0]), len(train)),
+            "held-out rows": (len(held_out) - len(kept[1]), len(held_out)),
+        },
+        findings,
+        allowed,
+    )
     return Cleaned(*kept, dict(dropped), findings)
 
 
@@ -108,11 +117,15 @@ def _says(rule: CleaningRule, profile: Profile, train: Sequence[Row]) -> str:
             return f"have the same {' and '.join(f'`{name}`' for name in rule.columns)}"
 
 
-def _refuse_too_many(profile: Profile, count: int, total: int, findings: Sequence[str], allowed: float | None) -> None:
+def _refuse_too_many(
+    profile: Profile, lost: Mapping[str, tuple[int, int]], findings: Sequence[str], allowed: float | None
+) -> None:
+    """Judge each kind of rows by itself (lost, of how many): many that stay of one do not make up for another."""
     share = max(profile.max_dropped_share, allowed or 0)
+    which, (count, total) = max(lost.items(), key=lambda item: item[1][0] / max(1, item[1][1]))
     if count > share * total:
         raise DatasetInvalid(
-            f"cleaning would leave out {count:,} of {total:,} rows ({count / total:.1%}), and "
+            f"cleaning would leave out {count:,} of {total:,} {which} ({count / total:.1%}), and "
             f"{'this task type' if share == profile.max_dropped_share else '`allow_row_loss`'} allows {share:.0%}: "
             f"{'; '.join(findings)}. Clean the data where it is made, or say "
             f"`allow_row_loss: {_up(count / total)}`, which the ticket will hold",

@@ -18,12 +18,14 @@ import orjson
 from enforcer.columns import ColumnType
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
-from trainer.inputs import conversations, inside, named_files, proposals
+from trainer.inputs import conversations, inside, named_files, numbered, proposals
 from trainer.inputs.proposals import quoted
 from trainer.inputs.rows import Source
 from trainer.job import Row
 
 MAX_SHOWN = 5
+# Texts that others write as a turn, and whose turn it is.
+SPEAKERS = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
@@ -58,6 +60,7 @@ def examples(source: Source, profile: Profile, columns: Mapping[str, str], argum
                 named = list(dict.fromkeys(spellings.get(label, str(label)) for label in said))
                 row[role] = named if kind == "labels" else named[0]
             else:
+                value = conversations.words(value, SPEAKERS[role]) if role in SPEAKERS else value
                 row[role] = _value(kind, value, source, index, column)
         _refuse_formless(profile, row, source, index)
         rows.append(row)
@@ -212,7 +215,12 @@ def _value(kind: ColumnType, value: Any, source: Source, index: int, column: str
             pointer, why = found
             place = f"/{_escaped(column)}{pointer}"
             raise _at(source, index, column, f"`{place}`: {why}; as `{column}` it holds {expected}", place)
-        raise _at(source, index, column, f"`{column}` is `{type(value).__name__}`; it holds {expected}")
+        what = (
+            "text that is not JSON"
+            if kind in _READ and conversations.is_no_json(value)
+            else f"`{type(value).__name__}`"
+        )
+        raise _at(source, index, column, f"`{column}` is {what}; it holds {expected}")
     return value
 
 
@@ -250,15 +258,8 @@ def _is_turn(turn: Any) -> bool:
     if not isinstance(turn, dict) or turn.get("role") not in inside.ROLES:
         return False
     calls = turn.get("tool_calls")
-    return isinstance(turn.get("content"), str) and (not calls or _is_some(calls, _is_call))
-
-
-def _is_call(call: Any) -> bool:
-    function = call.get("function") if isinstance(call, dict) else None
-    return (
-        isinstance(function, dict)
-        and isinstance(function.get("name"), str)
-        and isinstance(function.get("arguments"), dict)
+    return isinstance(turn.get("content"), str) and (
+        not calls or _is_some(calls, lambda call: inside.not_a_call(call) is None)
     )
 
 
@@ -304,15 +305,7 @@ def _spellings(names: Sequence[str], textual: bool) -> dict[str | int, str]:
     """
     counted: dict[str | int, str] = {str(i) if textual else i: name for i, name in enumerate(names)}
     meant = {int(name): name for name in names if _INTEGER.fullmatch(name)}
-    return {name: name for name in names} | (meant if any(map(_is_number, names)) else counted)
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+    return {name: name for name in names} | (meant if any(map(numbered.is_number, names)) else counted)
 
 
 def _label(value: Any, source: Source, index: int, column: str) -> str | int:

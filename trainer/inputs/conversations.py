@@ -15,6 +15,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.inputs import inside
+
 ROLES_OF_SHAREGPT = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
     "function_call": "assistant", "observation": "tool", "function_response": "tool", "tool": "tool",
@@ -25,6 +27,15 @@ def turns(value: Any) -> Any:
     """A conversation in OpenAI's form."""
     listed = _parsed(value)
     return [_turn(turn) if isinstance(turn, dict) else turn for turn in listed] if isinstance(listed, list) else value
+
+
+def words(value: Any, speaker: str) -> Any:
+    """The text of one turn of `speaker`, or of a conversation of that turn alone; anything else as it is."""
+    (turn,) = value if isinstance(value, list) and len(value) == 1 else (value,)
+    if not isinstance(turn, dict) or {*turn} not in ({"from", "value"}, {"role", "content"}):
+        return value
+    read = _turn(turn)
+    return read["content"] if read["role"] == speaker and isinstance(read["content"], str) else value
 
 
 def tools(value: Any) -> Any:
@@ -62,7 +73,7 @@ def _of_sharegpt(turn: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _call(call: Any) -> Any:
     function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or "name" not in function:
+    if not isinstance(function, dict) or "name" not in function or inside.unknown_in_call(call):
         return call
     arguments = _parsed(function.get("arguments", {}))
     return {
@@ -74,6 +85,11 @@ def _call(call: Any) -> Any:
 
 def _is_bare(tool: Any) -> bool:
     return isinstance(tool, dict) and "name" in tool and "function" not in tool
+
+
+def is_no_json(value: Any) -> bool:
+    """Whether this is a text that JSON cannot be read from."""
+    return isinstance(value, str) and _parsed(value) is value
 
 
 def _parsed(value: Any) -> Any:

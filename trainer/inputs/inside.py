@@ -5,6 +5,7 @@ from typing import Any
 
 from enforcer.columns import ColumnType
 
+OF_A_CALL = ("name", "arguments")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -31,18 +32,40 @@ def _turn(turn: Any) -> tuple[str, str] | None:
         return "/content", "is missing, and no tool is called" if said is None else f"is {kind_of(said)}, not text"
     calls = turn.get("tool_calls") or []
     for i, call in enumerate(calls if isinstance(calls, list) else [calls]):
-        if (why := _not_a_call(call)) is not None:
+        if (why := not_a_call(call)) is not None:
             return f"/tool_calls/{i}", why
     return None
 
 
-def _not_a_call(call: Any) -> str | None:
+def not_a_call(call: Any) -> str | None:
+    """Why this calls no tool; None where it does."""
+    if isinstance(call, str):
+        return "is no call: it is not JSON"
     function = call.get("function") if isinstance(call, dict) else None
+    if unknown := unknown_in_call(call):
+        names = ", ".join(f"`{name}`" for name in unknown)
+        return f"has {names} beside its `name`, and a call is a `name` with its `arguments`"
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return "is no call: it has no `function` with a `name`"
+    if isinstance(function.get("arguments"), str):
+        return f"the arguments of `{function['name']}`: the text is not JSON"
     if not isinstance(function.get("arguments"), dict):
         return f"the arguments of `{function['name']}` are no JSON object"
     return None
+
+
+def unknown_in_call(call: Any) -> list[str]:
+    """What a call holds that nobody reads, as arguments by another name; what is null holds nothing."""
+    if not isinstance(call, dict):
+        return []
+    function = call["function"] if isinstance(call.get("function"), dict) else {}
+    known = {"id", "type", "index", "function"} if function else {"id", "type", "index", "function", *OF_A_CALL}
+    return [
+        key
+        for part, keys in ((call, known), (function, {*OF_A_CALL}))
+        for key, value in part.items()
+        if key not in keys and value is not None
+    ]
 
 
 def _text(part: Any) -> tuple[str, str] | None:

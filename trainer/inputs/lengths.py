@@ -52,15 +52,15 @@ def measure(rows: Iterable[Row], text_columns: Sequence[str], model: Path, *, to
     Raises:
         NoTokenizer: no `tokenizer.json`, or the package `tokenizers` is not installed.
     """
-    tokenizer = _tokenizer(model)
+    reader = tokenizer(model)
     held = [[row[column] for column in text_columns if column in row] for row in rows]
     if together:
         pairs = [(texts[0], texts[1]) if len(texts) > 1 else texts[0] for texts in held]
-        return [len(tokens) for part in _batches(pairs) for tokens in tokenizer.encode_batch_fast(part)]
+        return [len(tokens) for part in _batches(pairs) for tokens in reader.encode_batch_fast(part)]
     texts = list({text: None for row in held for text in row})
     count: dict[str, int] = {}
     for part in _batches(texts):
-        count.update(zip(part, map(len, tokenizer.encode_batch_fast(part)), strict=True))
+        count.update(zip(part, map(len, reader.encode_batch_fast(part)), strict=True))
     return [max(count[text] for text in row) for row in held]
 
 
@@ -69,7 +69,12 @@ def _batches(items: list[Any]) -> Iterator[list[Any]]:
         yield items[start : start + BATCH]
 
 
-def _tokenizer(model: Path) -> Any:
+def tokenizer(model: Path) -> Any:
+    """The fast tokenizer of a model folder, cutting and padding nothing.
+
+    Raises:
+        NoTokenizer: no `tokenizer.json`, or the package `tokenizers` is not installed.
+    """
     path = weights_folder(model) / "tokenizer.json"
     if not path.is_file():
         raise NoTokenizer("the model folder has no `tokenizer.json`")
@@ -78,9 +83,9 @@ def _tokenizer(model: Path) -> Any:
     except ImportError:
         raise NoTokenizer("the package `tokenizers` is not installed") from None
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        read = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
         raise NoTokenizer(f"`{path}` cannot be read: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    read.no_truncation()
+    read.no_padding()
+    return read

@@ -9,6 +9,7 @@ from typing import Any
 
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
+from trainer.inputs import proposals
 from trainer.inputs.rows import Source
 
 
@@ -30,10 +31,31 @@ def refuse_rows_of_another_word(
         parameter = profile.parameters[name]
         for word in parameter.choices or []:
             other = {**arguments, name: word}
-            if arguments.get(name) == parameter.default != word and suit(other):
+            if arguments.get(name) != parameter.default or parameter.default == word:
+                continue
+            guesses = _under_other_names(needed(other), present, mapping)
+            if suit(other) or guesses:
                 *most, last = (f"`{column}`" for column in needed(other))
+                todo = f"set that, with `columns: {{{_pairs(guesses)}}}`" if guesses else "set that"
                 raise DatasetInvalid(
-                    f"`{source.name}`: rows of {', '.join(most)} and {last} are for `{name}: {word}`; set that",
+                    f"`{source.name}`: rows of {', '.join(most)} and {last} are for `{name}: {word}`; {todo}",
                     file=source.name,
                     pointer=f"/{name}",
+                    columns=guesses,
                 )
+
+
+def _under_other_names(needed: list[str], present: set[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """The usual names of the columns that lack, where most are there; all of them or none. A `label` may be a class."""
+    lacking = [name for name in needed if mapping.get(name, name) not in present]
+    guesses = {
+        name: usual
+        for name in lacking
+        for usual in reversed(proposals.USUAL_NAMES.get(name, ()))
+        if usual in present and usual not in ("label", "target")
+    }
+    return guesses if len(guesses) == len(lacking) < len(needed) / 2 else {}
+
+
+def _pairs(guesses: Mapping[str, str]) -> str:
+    return ", ".join(f"{role}: {column}" for role, column in guesses.items())

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from enforcer.problems import DatasetInvalid
 from enforcer.profiles import Profile
+from trainer.inputs import conversations
 from trainer.inputs.rows import Source
 
 # What people call the columns that profiles call otherwise.
@@ -77,8 +78,26 @@ def missing(
         )
     hint = f"the file has {quoted(unused[:20])}" if unused else "the file has no other column"
     if {*wanted} & {"prompt", "completion", "chosen"} and {*present} & {*USUAL_NAMES["messages"], "messages"}:
-        guesses, hint = {}, f"{hint}; cut each conversation before its last answer, and give both parts as texts"
-    return DatasetInvalid(f"`{source.name}` has no column `{name}`; {proposed(guesses) or hint}", **facts)
+        guesses, hint = _of_conversations(source, wanted, present, hint)
+    advice = proposed(guesses) + lost_beside(guesses, unused) or hint
+    return DatasetInvalid(f"`{source.name}` has no column `{name}`; {advice}", **facts)
+
+
+def _of_conversations(
+    source: Source, wanted: Sequence[str], present: Sequence[str], hint: str
+) -> tuple[dict[str, str], str]:
+    """What to do with conversations where texts are read: a mapping that reads them as they are, or how to cut them."""
+    talk = next(name for name in ("conversations", "messages", *USUAL_NAMES["messages"]) if name in present)
+    if not {"chosen", "rejected"} <= {*present}:
+        return {}, f"{hint}; cut each conversation before its last answer, and give both parts as texts"
+    if [*wanted] == ["prompt"] and all(
+        isinstance(conversations.words(row.get(talk), "user"), str) for row in source.rows
+    ):
+        return {"prompt": talk}, hint
+    return {}, (
+        f"`{talk}` holds more than one turn, and `prompt` is a text: write it as the words before the answer, and "
+        "`chosen` and `rejected` as the words of each answer (its `value` or `content`)"
+    )
 
 
 def formless(
@@ -95,7 +114,7 @@ def formless(
         if len(guesses) == len(wanted):
             return DatasetInvalid(
                 f"`{source.name}` has {quoted(present[:20])}, and rows of this task type have {forms(profile)}; "
-                f"{proposed(guesses)}",
+                f"{proposed(guesses)}{lost_beside(guesses, unused)}",
                 file=source.name,
                 pointer=f"/{wanted[0]}",
                 columns=guesses,
@@ -123,6 +142,16 @@ def proposed(guesses: Mapping[str, str]) -> str:
     arrows = ", ".join(f"`{role}` <- `{column}`" for role, column in guesses.items())
     pairs = ", ".join(f"{role}: {column}" for role, column in guesses.items())
     return f"{arrows}? Map {'it' if len(guesses) == 1 else 'them'} with `columns: {{{pairs}}}`"
+
+
+def lost_beside(guesses: Mapping[str, str], unused: Sequence[str]) -> str:
+    """Rows in the manner of Alpaca ask in two columns, and a mapping reads one."""
+    if guesses.get("prompt") != "instruction" or "input" not in unused or "input" in guesses.values():
+        return ""
+    return (
+        ". Then nothing is read from `input`: where rows have one, write a column `prompt` that joins both "
+        "(`instruction`, an empty line, `input`) instead"
+    )
 
 
 class Other(NamedTuple):

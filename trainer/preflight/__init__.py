@@ -18,13 +18,25 @@ from enforcer.profiles import Profile
 from enforcer.runspec import Dataset, Inputs, Model
 from trainer import resume
 from trainer.arguments import TrainingArguments
-from trainer.inputs import columns, folders, named_files, relevance, rows, teachers
+from trainer.inputs import columns, folders, named_files, numbered, proposals, relevance, rows, teachers
 from trainer.inputs.cleaning import Cleaned, clean
 from trainer.inputs.meant import refuse_rows_of_another_word
 from trainer.inputs.places import Places
 from trainer.inputs.rows import Source
 from trainer.job import Row
-from trainer.preflight import calls, encodings, labels, lengths, memory, models, pairs, processes, queries, repeats
+from trainer.preflight import (
+    calls,
+    encodings,
+    labels,
+    lengths,
+    memory,
+    models,
+    pairs,
+    processes,
+    queries,
+    repeats,
+    unknown,
+)
 from trainer.preflight.found import Found
 from trainer.recipes import _rewards as rewards
 
@@ -145,7 +157,9 @@ def check(args: TrainingArguments, profile: Profile, train: Any = None, held_out
             pointer="/judge_model",
         )
     found = _looks(args, profile, arguments, model, teacher, cleaned, apart=bool(sources.eval))
-    found.facts["not_read"] = columns.not_read([*sources.train, *sources.eval], profile, args.columns)
+    if unread := columns.not_read([*sources.train, *sources.eval], profile, args.columns):
+        found.findings.append(f"nothing is read from {proposals.quoted(unread)}")
+    found.facts["not_read"] = unread
     inputs, checkpoint = gather(args, sources, model, teacher, sources.files(whole, args.columns)), None
     if args.resume is not None:
         earlier = resume.find(Path(args.resume))
@@ -184,6 +198,7 @@ def rows_of(
     for source in (*sources.train, *sources.eval):
         refuse_rows_of_another_word(source, profile, mapping, arguments)
     profile = profile.concerning(arguments)
+    numbered.refuse_other_counts([*sources.train, *sources.eval], profile, mapping, arguments.get("label_names") or ())
 
     def side(sources: Sequence[Source]) -> list[Row]:
         parts = [columns.examples(source, profile, mapping, arguments) for source in sources]
@@ -331,6 +346,7 @@ def _looks(
         found.add(labels.look(label, arguments.get("label_names") or [], train, held_out))
     found.add(pairs.look(profile, [*train, *held_out]))
     found.add(encodings.look([*train, *held_out]))
+    found.add(unknown.look(profile, [*train, *held_out], model))
     if "tools" in columns:
         found.add(calls.look([*train, *held_out], rows.places))
     if "database" in columns:

@@ -46,6 +46,8 @@ def look(
     found = _judge([longest[id(row)] for row in rows], rows, limit, arguments, model, places)
     if reading.carries_loss(train[0]):
         found.add(reading.look(counts, places, limit, cut=bool(arguments.get("truncation"))))
+        if profile.loss_mask is not None:
+            found.findings += reading.endless(profile, train[0], reader, places)
     found.facts["row"] = reading.shown(profile, train[0], reader, places)
     return found
 

@@ -93,6 +93,20 @@ def shown(profile: Profile, row: Row, reader: Reader, places: Places) -> dict[st
     return {"where": places.where(row), "parts": decoded, "cut": len(encoding.ids) > SHOWN_TOKENS}
 
 
+def endless(profile: Profile, row: Row, reader: Reader, places: Places) -> list[str]:
+    """That what is learned does not end in a token at which generation stops."""
+    text = next(_texts(profile, row, reader, places))
+    first, last = text.learned[-1]
+    if text.text[first:last].rstrip().endswith(tuple(reader.ends)):
+        return []
+    which = f"any of its end tokens ({', '.join(f'`{end}`' for end in sorted(reader.ends))})"
+    where = "the chat template writes it (inside of `{% generation %}`, where it has that)"
+    return [
+        f"what this model learns to say does not end in {which if reader.ends else 'an end token: it names none'}, so "
+        f"it never learns to stop; see that {where} and that `eos_token` or `generation_config.json` names it"
+    ]
+
+
 def carries_loss(row: Row) -> bool:
     """Whether a row says what is learned; where answers are sampled, it only asks."""
     return any(name in row for name in (*ANSWERS, "messages", "text"))
