@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from submitting import Desk
-from tiny import LABELS
+from tiny import LABELS, make_chat
 
 from enforcer.profiles import Limits, Profile
 from trainer import contract
@@ -109,7 +109,13 @@ def test_a_tag_whose_proposal_is_open_waits_for_approval(desk: Desk, live_regist
 
 def test_a_group_that_may_not_is_refused_before_its_rows_are(desk: Desk, live_registry: Any) -> None:
     rows = [{"prompt": "p", "completion": f"c {i}", "label": True} for i in range(20)]
-    changes = {"task_type": "dpo", "dataset": str(desk.data(rows, "answers.jsonl")), "label_names": None}
+    model = make_chat(desk.root / "chat")
+    changes = {
+        "task_type": "dpo",
+        "model_name_or_path": str(model),
+        "dataset": str(desk.data(rows, "answers.jsonl")),
+        "label_names": None,
+    }
     refused = desk.cli("run", desk.config(**changes))
     desk.token = live_registry.token("mei", "nlp")
     permitted = desk.cli("run", desk.config(**changes))

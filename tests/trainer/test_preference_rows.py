@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tiny import make_chat
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
@@ -23,11 +24,16 @@ def shipped(tag: str) -> Profile:
     return Profile.model_validate(next(t["profile"] for t in yaml.safe_load(text)["tags"] if t["name"] == tag))
 
 
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chat(tmp_path_factory.mktemp("chat"))
+
+
 @pytest.fixture
-def check(tmp_path: Path, encoder: Path) -> Any:
+def check(tmp_path: Path, chat: Path) -> Any:
     def run(tag: str, rows: Any, **changes: Any) -> Any:
         args = TrainingArguments(
-            task_type=tag, model_name_or_path=str(encoder), output_dir=str(tmp_path / "out"), **changes
+            task_type=tag, model_name_or_path=str(chat), output_dir=str(tmp_path / "out"), **changes
         )
         return preflight.check(args, shipped(tag), rows)
 
