@@ -82,11 +82,12 @@ def look(
         _ask_for_the_record(registry, args, train, held_out)
         _raise_if_proposed(registry, args.tag)
         raise unknown
-    if (denied := _denial(registry, args, found)) is not None:
-        _ask_for_the_record(registry, args, train, held_out)
-        raise denied
+    denied = _denial(registry, args, found)
     if found.ended:  # the registry says no in its own words, or knows an exception that lets it through
         _ask(registry, args, train, held_out)
+    if denied is not None:
+        _ask_for_the_record(registry, args, train, held_out)
+        raise denied
     _need_recipe(found)
     _need_launcher(args)
     checked = preflight.check(args, found.profile, train, held_out)
