@@ -1,6 +1,7 @@
 """A model's query reads the tables of one file, and can do nothing else: not write, not load, not run for ever."""
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -216,3 +217,18 @@ def test_databases_take_turns(sandbox: Sandbox, database: Path, tmp_path: Path) 
     assert "no such table" in (sandbox.ask(other, "SELECT * FROM city").error or "")
     assert sandbox.ask(other, "SELECT count(*) FROM river").rows == [(0,)]
     assert sandbox.ask(database, "SELECT count(*) FROM city").rows == [(2,)]
+
+
+def test_a_process_that_holds_many_files_may_ask(database: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4_096)), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        with Sandbox() as sandbox:
+            assert sandbox.ask(database, "SELECT 1").rows == [(1,)]
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

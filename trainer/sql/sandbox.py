@@ -8,7 +8,7 @@ the next one gets a new process.
 import contextlib
 import json
 import os
-import select
+import selectors
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -116,7 +116,9 @@ class Sandbox:
     def _wait(self, deadline: float) -> str | None:
         assert self._process is not None
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - monotonic()))
+        with selectors.DefaultSelector() as selector:  # `select` itself knows no descriptor above 1,023
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            ready = selector.select(max(0.0, deadline - monotonic()))
         if not ready:
             return f"it takes more than {self._patience_s:g} s"
         part = os.read(self._process.stdout.fileno(), 1 << 20)
