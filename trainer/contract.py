@@ -149,6 +149,8 @@ def _denial(registry: Registry, args: TrainingArguments, found: Contract) -> Not
         return None
     why = answer.context
     nearest = [f"rule `{near.rule}` fails on {'; '.join(near.failed)}" for near in why.nearest[:1]]
+    if why.reason == "unit-holds-others":  # as with the token that a registry of one's own leaves
+        nearest = ["a run is for one business unit, and yours holds others; name it with `business_unit` (`--bu`)"]
     return NotPermitted(
         f"you may not submit `{found.tag}`: {', '.join([why.reason, *nearest])}",
         reason_code=why.reason,

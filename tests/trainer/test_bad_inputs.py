@@ -188,3 +188,14 @@ def test_words_of_others_cannot_steer_the_terminal(desk: Desk) -> None:
 
     assert done.returncode == 6
     assert "\x1b" not in done.stderr
+
+
+def test_whoever_is_for_all_units_is_told_to_name_one(desk: Desk, live_registry: Any) -> None:
+    """As the token is that `tagwarden serve` leaves."""
+    desk.token = live_registry.token("root", "platform-admins", "trainers", unit="all")
+
+    refused, unread = (desk.cli("run", desk.config(**changes)) for changes in ({}, {"model_name_or_path": "/none"}))
+
+    assert (refused.returncode, unread.returncode) == (3, 3)
+    assert "name one of them as `business_unit`: `ai`" in " ".join(refused.stderr.split())  # the registry's words
+    assert "name it with `business_unit`" in " ".join(unread.stderr.split())  # ours, where it could not be asked

@@ -10,9 +10,9 @@ from tiny import make_chat
 
 from enforcer.problems import ArgumentInvalid, DatasetInvalid
 from enforcer.profiles import Profile
-from trainer import preflight, rewards
+from trainer import preflight
 from trainer.arguments import TrainingArguments
-from trainer.evaluate import wilson
+from trainer.evaluate import rewards, wilson
 
 PAIRS = [{"prompt": f"ask {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(30)]
 JUDGED = [{"prompt": f"ask {i}", "completion": f"yes {i}", "label": i % 2 == 0} for i in range(30)]

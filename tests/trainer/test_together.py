@@ -162,3 +162,12 @@ def test_helpers_find_the_word_of_the_first_whole_or_not_at_all(tmp_path: Path, 
     ranks.share(SimpleNamespace(folder=RunFolder(tmp_path)))  # type: ignore[arg-type]
 
     assert seen == ['.ranks.json.part ranks.json {"key": null, "run_folder": "x"}']
+
+
+def test_a_worker_is_no_helper_because_somebody_else_left_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.launch import local
+
+    for name in local.OF_TORCHRUN:
+        monkeypatch.setenv(name, "1")
+
+    assert not set(local.OF_TORCHRUN) & local._environment().keys()

@@ -27,6 +27,7 @@ from trainer.settings import ENVIRONMENT
 
 Tell = Callable[[Mapping[str, Any]], None]
 LOG_LINES = 12
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _A_LEASE_THAT_ENDED: Mapping[str, Any] = {
     "expires_at": "1970-01-01T00:00:00Z", "heartbeat_s": 1, "lease_s": 1, "grace_s": 0, "on_lease_loss": "finish",
     "checkpoint": "",
@@ -160,8 +161,10 @@ def _signals_forwarded() -> Iterator[_Signals]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what only a person needs. A run reads its model and data from disk, never from the network."""
-    mine = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT.values()}
+    """Ours, without what only a person needs, and without what another `torchrun` may have left: with a `RANK` of its
+    own, a worker would take itself for a helper. A run reads its model and data from disk, never from the network."""
+    left_out = {*ENVIRONMENT.values(), *OF_TORCHRUN}
+    mine = {name: value for name, value in os.environ.items() if name not in left_out}
     mine |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     mine |= {"PYTHONSAFEPATH": "1"}  # -P, for the processes that `torchrun` starts
     telemetry.hand_to_child(mine)

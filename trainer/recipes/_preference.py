@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from enforcer.gates import Score
 from enforcer.problems import DatasetInvalid
-from trainer import rewards
-from trainer.evaluate import Floats
+from trainer.evaluate import Floats, rewards
 from trainer.inputs import folders
 from trainer.job import Job, Outcome, Row
 from trainer.recipes import _language, _steps

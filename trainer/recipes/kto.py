@@ -19,8 +19,7 @@ import torch
 from trl import KTOConfig, KTOTrainer
 
 from enforcer.gates import Score
-from trainer import rewards
-from trainer.evaluate import bootstrap_mean
+from trainer.evaluate import bootstrap_mean, rewards
 from trainer.job import Job, Outcome
 from trainer.recipes import _language, _preference
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enforcer.gates import Score
-from trainer.evaluate import CONFIDENCE, Floats, bootstrap_mean, wilson
+from trainer.evaluate.intervals import Floats, bootstrap_mean, share
 
 
 def of_pairs(chosen_N: Floats, rejected_N: Floats, seed: int) -> dict[str, Score]:
@@ -20,7 +20,7 @@ def of_pairs(chosen_N: Floats, rejected_N: Floats, seed: int) -> dict[str, Score
         ValueError: a reward that is not finite.
     """
     margin_N = _finite(chosen_N) - _finite(rejected_N)
-    return {"reward_accuracy": share(margin_N > 0), "reward_margin": bootstrap_mean(margin_N, seed)}
+    return {"reward_accuracy": _share(margin_N > 0), "reward_margin": bootstrap_mean(margin_N, seed)}
 
 
 def of_answers(reward_N: Floats, good_N: NDArray[np.bool_]) -> Score:
@@ -29,14 +29,11 @@ def of_answers(reward_N: Floats, good_N: NDArray[np.bool_]) -> Score:
     Raises:
         ValueError: a reward that is not finite.
     """
-    return share(np.where(good_N, _finite(reward_N) > 0, reward_N < 0))
+    return _share(np.where(good_N, _finite(reward_N) > 0, reward_N < 0))
 
 
-def share(hits_N: NDArray[np.bool_]) -> Score:
-    """How often something is true, with its Wilson interval."""
-    hits, n = int(hits_N.sum()), len(hits_N)
-    low, high = wilson(hits, n)
-    return Score(value=hits / n, n=n, low=low, high=high, confidence=CONFIDENCE)
+def _share(hits_N: NDArray[np.bool_]) -> Score:
+    return share(int(hits_N.sum()), len(hits_N))
 
 
 def _finite(reward_N: Floats) -> Floats:
